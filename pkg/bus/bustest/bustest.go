@@ -1,0 +1,100 @@
+// Package bustest runs a real NATS server with JetStream inside a test.
+package bustest
+
+import (
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/pollcast/pollcast/pkg/bus"
+)
+
+// Server is a NATS server on a loopback port of its own, with its data in the
+// test's temporary directory. It can be stopped and started again on the same
+// port with the same data.
+type Server struct {
+	t    testing.TB
+	opts server.Options
+	srv  *server.Server
+	URL  string
+}
+
+// Start runs a server until the test ends.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{t: t, opts: server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT,
+		JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	}}
+	s.Restart()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Stop shuts the server down and waits for it; its data stays.
+func (s *Server) Stop() {
+	if s.srv != nil {
+		s.srv.Shutdown()
+		s.srv.WaitForShutdown()
+		s.srv = nil
+	}
+}
+
+// Restart starts a stopped server on its port, with its data.
+func (s *Server) Restart() {
+	s.t.Helper()
+	opts := s.opts
+	srv, err := server.NewServer(&opts)
+	if err != nil {
+		s.t.Fatalf("start NATS: %v", err)
+	}
+	srv.Start()
+	if !srv.ReadyForConnections(10 * time.Second) {
+		s.t.Fatal("start NATS: not ready within 10 s")
+	}
+	s.srv = srv
+	s.URL = srv.ClientURL()
+	s.opts.Port = opts.Port
+}
+
+// Config is the configuration of a service that uses this server.
+func (s *Server) Config() bus.Config {
+	c := bus.DefaultConfig()
+	c.URL = s.URL
+	return c
+}
+
+// Connect returns a connection that is closed when the test ends.
+func (s *Server) Connect() *nats.Conn {
+	s.t.Helper()
+	nc, err := bus.Connect(bus.Options{
+		Config: s.Config(), Role: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		s.t.Fatalf("connect to NATS: %v", err)
+	}
+	s.t.Cleanup(nc.Close)
+	return nc
+}
+
+// JetStream connects and makes sure that the stream exists.
+func (s *Server) JetStream() (*nats.Conn, jetstream.JetStream, bus.Names) {
+	s.t.Helper()
+	nc := s.Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		s.t.Fatalf("jetstream: %v", err)
+	}
+	names, err := bus.NewNames("")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := bus.EnsureStream(s.t.Context(), js, names, s.Config()); err != nil {
+		s.t.Fatal(err)
+	}
+	return nc, js, names
+}

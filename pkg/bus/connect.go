@@ -1,0 +1,184 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Config is how a service reaches NATS. Zero fields mean the default.
+type Config struct {
+	URL       string        `yaml:"url" doc:"NATS servers, comma-separated"`
+	Prefix    string        `yaml:"prefix" doc:"first token of every subject, and the stream's name in upper case"`
+	User      string        `yaml:"user" doc:"user name, if the servers ask for one"`
+	Password  string        `yaml:"password" doc:"password of the user; write ${NAME} to take it from the environment"`
+	Replicas  int           `yaml:"replicas" doc:"copies of the stream and the lease bucket: 1, or 3 on a cluster"`
+	History   int           `yaml:"history" doc:"messages kept per subject, for clients that resume"`
+	MaxBytes  int64         `yaml:"maxBytes" doc:"size limit of the stream in bytes; the oldest messages go first"`
+	Creds     string        `yaml:"credentials" doc:"path of a NATS credentials file"`
+	LeaseTime time.Duration `yaml:"leaseTime" doc:"a source moves to another poller when its owner was silent for so long"`
+}
+
+// Defaults of Config.
+const (
+	DefaultURL       = "nats://127.0.0.1:4222"
+	DefaultHistory   = 64
+	DefaultMaxBytes  = 1 << 30
+	DefaultLeaseTime = 10 * time.Second
+)
+
+// DefaultConfig returns the configuration of a NATS server on this machine.
+func DefaultConfig() Config {
+	return Config{
+		URL: DefaultURL, Prefix: DefaultPrefix, Replicas: 1,
+		History: DefaultHistory, MaxBytes: DefaultMaxBytes, LeaseTime: DefaultLeaseTime,
+	}
+}
+
+// Check reports every mistake in the configuration.
+func (c *Config) Check(report func(path, problem, fix string)) {
+	for u := range strings.SplitSeq(c.URL, ",") {
+		if scheme, rest, ok := strings.Cut(strings.TrimSpace(u), "://"); !ok || rest == "" ||
+			scheme != "nats" && scheme != "tls" && scheme != "ws" && scheme != "wss" {
+			report("url", fmt.Sprintf("%q is no NATS address", u), "write nats://host:4222 (or tls://, ws://, wss://)")
+		}
+	}
+	if _, err := NewNames(c.Prefix); err != nil {
+		report("prefix", err.Error(), "use one word, such as pollcast")
+	}
+	switch c.Replicas {
+	case 1, 3, 5:
+	default:
+		report("replicas", fmt.Sprintf("%d copies make no useful quorum", c.Replicas), "use 1, 3 or 5")
+	}
+	if c.History < 1 || c.History > 100_000 {
+		report("history", fmt.Sprintf("%d is out of range", c.History), "use 1 to 100000")
+	}
+	if c.MaxBytes < 1<<20 {
+		report("maxBytes", fmt.Sprintf("%d bytes hold next to nothing", c.MaxBytes), "use at least 1048576 (1 MiB)")
+	}
+	if c.LeaseTime < time.Second || c.LeaseTime > 10*time.Minute {
+		report("leaseTime", fmt.Sprintf("%v is out of range", c.LeaseTime), "use 1s to 10m")
+	}
+	if c.User != "" && c.Creds != "" {
+		report("credentials", "both a user and a credentials file are set", "keep one of them")
+	}
+}
+
+// Options of Connect beyond Config.
+type Options struct {
+	Config
+	// Role is "poller" or "gateway". It names the connection, with the host, in
+	// `nats server report connections`, and its inboxes (_INBOX_<role>.>), so
+	// that permissions can keep the roles apart.
+	Role   string
+	Logger *slog.Logger
+	// InProcess, if set, connects to an embedded server without a socket.
+	InProcess nats.InProcessConnProvider
+	// OnState is called on every loss (false) and return (true) of the
+	// connection, from the client library's goroutines, one call at a time.
+	OnState func(connected bool)
+}
+
+// Connect returns a connection that keeps trying for ever: NATS may start after
+// its services, go away and come back. It fails only on options that cannot
+// work. While the connection is down, publishing fails at once instead of
+// queueing what would be sent late.
+func Connect(o Options) (*nats.Conn, error) {
+	host, _ := os.Hostname()
+	log := o.Logger
+	state := o.OnState
+	if state == nil {
+		state = func(bool) {}
+	}
+	opts := []nats.Option{
+		nats.Name("pollcast " + o.Role + " " + host),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(500 * time.Millisecond),
+		nats.ReconnectJitter(250*time.Millisecond, 500*time.Millisecond),
+		nats.ReconnectBufSize(-1),
+		nats.RetryOnFailedConnect(true),
+		nats.IgnoreAuthErrorAbort(),
+		nats.PingInterval(10 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(2 * time.Second),
+		nats.CustomInboxPrefix("_INBOX_" + o.Role),
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			log.Info("connected to NATS", "url", nc.ConnectedUrlRedacted())
+			state(true)
+		}),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if !nc.IsClosed() && !nc.IsDraining() {
+				log.Warn("lost NATS; trying again until it returns", "error", errText(err))
+			}
+			state(false)
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("NATS is back", "url", nc.ConnectedUrlRedacted())
+			state(true)
+		}),
+		nats.ReconnectErrHandler(reconnectLog(log)),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			subject := ""
+			if sub != nil {
+				subject = sub.Subject
+			}
+			log.Warn("NATS reports an error", "error", err, "subject", subject)
+		}),
+	}
+	if o.User != "" {
+		opts = append(opts, nats.UserInfo(o.User, o.Password))
+	}
+	if o.Creds != "" {
+		opts = append(opts, nats.UserCredentials(o.Creds))
+	}
+	if o.InProcess != nil {
+		opts = append(opts, nats.InProcessServer(o.InProcess))
+	}
+	nc, err := nats.Connect(o.URL, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	if !nc.IsConnected() {
+		log.Warn("NATS is not there yet; trying until it is", "url", redact(o.URL))
+	}
+	return nc, nil
+}
+
+// reconnectLog says a failing reconnect at most every 30 s.
+func reconnectLog(log *slog.Logger) nats.ConnErrHandler {
+	var last time.Time // one caller: the connection's reconnect loop
+	return func(_ *nats.Conn, err error) {
+		if time.Since(last) > 30*time.Second {
+			last = time.Now()
+			log.Warn("NATS cannot be reached; trying again", "error", errText(err))
+		}
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "connection closed"
+	}
+	if errors.Is(err, nats.ErrNoServers) {
+		return "no server answers"
+	}
+	return err.Error()
+}
+
+// redact hides the user part of every URL in a comma-separated list.
+func redact(urls string) string {
+	parts := strings.Split(urls, ",")
+	for i, u := range parts {
+		if at := strings.LastIndexByte(u, '@'); at >= 0 {
+			scheme, _, _ := strings.Cut(u, "://")
+			parts[i] = scheme + "://[redacted]" + u[at:]
+		}
+	}
+	return strings.Join(parts, ",")
+}

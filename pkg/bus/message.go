@@ -1,0 +1,242 @@
+package bus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/topic"
+)
+
+// Headers of a record: CloudEvents 1.0 attributes in the NATS binding's binary
+// mode ("ce-" and the attribute's name). Those from hdrVersion on are
+// Pollcast's own, as CloudEvents extensions.
+const (
+	hdrSpecVersion     = "ce-specversion"
+	hdrID              = "ce-id"
+	hdrSource          = "ce-source"
+	hdrType            = "ce-type"
+	hdrSubject         = "ce-subject"
+	hdrTime            = "ce-time"
+	hdrDataContentType = "ce-datacontenttype"
+	hdrVersion         = "ce-version"
+	hdrChangedAt       = "ce-changedat"
+	hdrAsOf            = "ce-asof"
+	hdrFence           = "ce-fence"
+	hdrPoll            = "ce-poll"
+	hdrKey             = "ce-key" // percent-encoded
+	hdrUpstream        = "ce-upstream"
+	hdrTraceparent     = "traceparent"
+)
+
+// Headers that the NATS server sets on republished and directly read messages.
+const (
+	hdrNatsSubject  = "Nats-Subject"
+	hdrNatsSequence = "Nats-Sequence"
+	hdrNatsTime     = "Nats-Time-Stamp"
+)
+
+// EventMsg makes the message of an event. slot is the poll's slot in time: an
+// event of the same topic and slot is stored once (Nats-Msg-Id), whoever sends
+// it.
+func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
+	typ := event.TypeEvent
+	if e.Deleted {
+		typ = event.TypeDeletion
+	}
+	m := n.message(n.In(e.Topic), typ, e.Topic, slotID(e.Topic, slot), e.ChangedAt, e.Fence)
+	m.Data = e.Data
+	set(m, hdrVersion, strconv.FormatUint(e.Version, 10))
+	set(m, hdrChangedAt, formatTime(e.ChangedAt))
+	set(m, hdrAsOf, formatTime(e.AsOf))
+	set(m, hdrPoll, e.Poll)
+	if e.Topic != e.Poll {
+		set(m, hdrKey, url.PathEscape(e.Key))
+	}
+	if e.Upstream != "" {
+		set(m, hdrUpstream, url.PathEscape(e.Upstream))
+	}
+	if e.Traceparent != "" {
+		set(m, hdrTraceparent, e.Traceparent)
+	}
+	return m
+}
+
+// FreshMsg makes the message of a freshness record.
+func (n Names) FreshMsg(f *event.Freshness) (*nats.Msg, error) {
+	return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, f)
+}
+
+// BreakerMsg makes the message of a breaker transition.
+func (n Names) BreakerMsg(b *event.Breaker) (*nats.Msg, error) {
+	return n.record(n.InBreaker(b.Source), event.TypeBreaker, b.Source, b.At, b.Fence, b)
+}
+
+func (n Names) record(subject, typ, about string, at time.Time, fence uint64, v any) (*nats.Msg, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode record of %s: %w", about, err)
+	}
+	id := subject[len(n.in):] + ":" + strconv.FormatInt(at.UnixNano(), 10) + ":" + strconv.FormatUint(fence, 10)
+	m := n.message(subject, typ, about, id, at, fence)
+	m.Data = data
+	return m, nil
+}
+
+func (n Names) message(subject, typ, about, id string, at time.Time, fence uint64) *nats.Msg {
+	m := nats.NewMsg(subject)
+	set(m, hdrSpecVersion, "1.0")
+	set(m, hdrID, id)
+	set(m, hdrSource, "/"+n.prefix+"/"+topic.Source(about))
+	set(m, hdrType, typ)
+	set(m, hdrSubject, about)
+	set(m, hdrTime, formatTime(at))
+	set(m, hdrDataContentType, "application/json")
+	set(m, hdrFence, strconv.FormatUint(fence, 10))
+	set(m, nats.MsgIdHdr, id)
+	return m
+}
+
+func slotID(topic string, slot time.Time) string {
+	return topic + ":" + strconv.FormatInt(slot.UnixMilli(), 10)
+}
+
+// set avoids Header.Set, which would canonicalise nothing but allocate the same.
+func set(m *nats.Msg, key, value string) { m.Header[key] = []string{value} }
+
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// Message is one record as the stream holds it. Exactly one of Event, Fresh
+// and Breaker is set; none for a reserved record that this version does not
+// know.
+type Message struct {
+	// Seq is the stream's sequence number.
+	Seq uint64
+	// Stored is when the stream took it. Zero on a republished message whose
+	// server sent none.
+	Stored  time.Time
+	Event   *event.Event
+	Fresh   *event.Freshness
+	Breaker *event.Breaker
+}
+
+// ErrForeign marks a message that is none of Pollcast's records.
+var ErrForeign = errors.New("not a pollcast record")
+
+// Decode reads a message that was republished or read directly from the
+// stream. The event's Data is the message's own and must not be written to.
+// An error names the subject and what is wrong; Message.Seq is set even then,
+// when the message carried one.
+func (n Names) Decode(m *nats.Msg) (Message, error) {
+	var out Message
+	subject := first(m, hdrNatsSubject)
+	if subject == "" {
+		subject = m.Subject
+	}
+	bad := func(what string, err error) (Message, error) {
+		return out, fmt.Errorf("message on %q: %s: %w", subject, what, err)
+	}
+	seq := first(m, hdrNatsSequence)
+	if seq == "" {
+		return bad("no "+hdrNatsSequence+" header", ErrForeign)
+	}
+	var err error
+	if out.Seq, err = strconv.ParseUint(seq, 10, 64); err != nil {
+		return bad(hdrNatsSequence, err)
+	}
+	if out.Stored, err = optionalTime(first(m, hdrNatsTime)); err != nil {
+		return bad(hdrNatsTime, err)
+	}
+	about, k, ok := n.parse(subject)
+	if !ok {
+		return bad("subject", ErrForeign)
+	}
+	switch k {
+	case kindFresh:
+		out.Fresh = new(event.Freshness)
+		if err := json.Unmarshal(m.Data, out.Fresh); err != nil {
+			out.Fresh = nil
+			return bad("freshness record", err)
+		}
+		out.Fresh.Poll = about
+	case kindBreaker:
+		out.Breaker = new(event.Breaker)
+		if err := json.Unmarshal(m.Data, out.Breaker); err != nil {
+			out.Breaker = nil
+			return bad("breaker record", err)
+		}
+		out.Breaker.Source = about
+	case kindEvent:
+		if err := topic.Check(about); err != nil {
+			return bad("topic", err)
+		}
+		e, err := decodeEvent(m, about)
+		if err != nil {
+			return bad("event", err)
+		}
+		out.Event = e
+	}
+	return out, nil
+}
+
+func decodeEvent(m *nats.Msg, about string) (*event.Event, error) {
+	e := &event.Event{
+		Topic:       about,
+		Poll:        first(m, hdrPoll),
+		Data:        m.Data,
+		Traceparent: first(m, hdrTraceparent),
+	}
+	switch first(m, hdrType) {
+	case event.TypeEvent:
+		if !json.Valid(m.Data) {
+			return nil, errors.New("the payload is not JSON")
+		}
+	case event.TypeDeletion:
+		e.Deleted, e.Data = true, nil
+	default:
+		return nil, fmt.Errorf("%s %q: %w", hdrType, first(m, hdrType), ErrForeign)
+	}
+	if e.Poll != about && !strings.HasPrefix(about, e.Poll+".") {
+		return nil, fmt.Errorf("%s %q is not the topic's poll", hdrPoll, e.Poll)
+	}
+	var err error
+	if e.Version, err = strconv.ParseUint(first(m, hdrVersion), 10, 64); err != nil {
+		return nil, fmt.Errorf("%s: %w", hdrVersion, err)
+	}
+	if e.Fence, err = strconv.ParseUint(first(m, hdrFence), 10, 64); err != nil {
+		return nil, fmt.Errorf("%s: %w", hdrFence, err)
+	}
+	if e.ChangedAt, err = time.Parse(time.RFC3339Nano, first(m, hdrChangedAt)); err != nil {
+		return nil, fmt.Errorf("%s: %w", hdrChangedAt, err)
+	}
+	if e.AsOf, err = time.Parse(time.RFC3339Nano, first(m, hdrAsOf)); err != nil {
+		return nil, fmt.Errorf("%s: %w", hdrAsOf, err)
+	}
+	if e.Key, err = url.PathUnescape(first(m, hdrKey)); err != nil {
+		return nil, fmt.Errorf("%s: %w", hdrKey, err)
+	}
+	if e.Upstream, err = url.PathUnescape(first(m, hdrUpstream)); err != nil {
+		return nil, fmt.Errorf("%s: %w", hdrUpstream, err)
+	}
+	return e, nil
+}
+
+func first(m *nats.Msg, key string) string {
+	if v := m.Header[key]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+func optionalTime(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339Nano, s)
+}

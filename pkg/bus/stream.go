@@ -1,0 +1,95 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// duplicateWindow is how long the server remembers a Nats-Msg-Id.
+const duplicateWindow = 2 * time.Minute
+
+// StreamConfig is the stream that holds every record, and republishes each,
+// once stored, to its live subject with Nats-Sequence in the headers.
+//
+// No MaxAge: a value that has not changed for a week is still the last good
+// one. Per-message TTLs let deletions go after a while.
+func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              n.Stream(),
+		Description:       "Pollcast: every event, freshness record and breaker transition",
+		Subjects:          []string{n.InAll()},
+		Storage:           jetstream.FileStorage,
+		Replicas:          c.Replicas,
+		MaxMsgsPerSubject: int64(c.History),
+		MaxBytes:          c.MaxBytes,
+		Discard:           jetstream.DiscardOld,
+		Duplicates:        duplicateWindow,
+		AllowDirect:       true,
+		AllowMsgTTL:       true,
+		RePublish:         &jetstream.RePublish{Source: n.InAll(), Destination: n.LiveAll()},
+	}
+}
+
+// EnsureStream creates the stream, or brings an existing one to the
+// configuration. Pollers call it; gateways only look.
+func EnsureStream(ctx context.Context, js jetstream.JetStream, n Names, c Config) (jetstream.Stream, error) {
+	s, err := js.CreateOrUpdateStream(ctx, n.StreamConfig(c))
+	if err != nil {
+		return nil, fmt.Errorf("create or update stream %s: %w", n.Stream(), err)
+	}
+	return s, nil
+}
+
+// EnsureLeases creates the KV bucket of the leases: entries vanish when they
+// are not renewed for the lease time.
+func EnsureLeases(ctx context.Context, js jetstream.JetStream, n Names, c Config) (jetstream.KeyValue, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:      n.LeaseBucket(),
+		Description: "Pollcast: which poller owns which source",
+		TTL:         c.LeaseTime,
+		Replicas:    c.Replicas,
+		Storage:     jetstream.MemoryStorage,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create or update bucket %s: %w", n.LeaseBucket(), err)
+	}
+	return kv, nil
+}
+
+// StreamState is what a reader needs to know of the stream.
+type StreamState struct {
+	// Epoch names the stream's incarnation: sequence numbers of two epochs must
+	// never be compared.
+	Epoch             string
+	FirstSeq, LastSeq uint64
+	History           int64 // messages kept per subject; 0 or less means no limit
+}
+
+// ErrNoStream means that no poller has created the stream yet.
+var ErrNoStream = errors.New("the stream does not exist yet; a poller creates it")
+
+// State reads the stream's state.
+func State(ctx context.Context, js jetstream.JetStream, n Names) (StreamState, error) {
+	s, err := js.Stream(ctx, n.Stream())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return StreamState{}, fmt.Errorf("stream %s: %w", n.Stream(), ErrNoStream)
+	}
+	if err != nil {
+		return StreamState{}, fmt.Errorf("look up stream %s: %w", n.Stream(), err)
+	}
+	return stateOf(s.CachedInfo()), nil
+}
+
+func stateOf(i *jetstream.StreamInfo) StreamState {
+	return StreamState{
+		Epoch:    strconv.FormatInt(i.Created.UnixNano(), 36),
+		FirstSeq: i.State.FirstSeq,
+		LastSeq:  i.State.LastSeq,
+		History:  i.Config.MaxMsgsPerSubject,
+	}
+}

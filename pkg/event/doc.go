@@ -1,0 +1,5 @@
+// Package event holds what Pollcast says about the world: events (a topic's
+// value changed), freshness (how far a poll's values can be trusted) and
+// breaker transitions. The types are the JSON of the NATS records and of the
+// client frames alike; proto/pollcast/v1 is their schema.
+package event

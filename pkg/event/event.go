@@ -1,0 +1,119 @@
+package event
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// CloudEvents types of the three records.
+const (
+	TypeEvent    = "pollcast.event.v1"
+	TypeDeletion = "pollcast.deletion.v1"
+	TypeFresh    = "pollcast.freshness.v1"
+	TypeBreaker  = "pollcast.breaker.v1"
+)
+
+// Event is a published change of a topic's value.
+type Event struct {
+	Topic string
+	// Poll is the poll the topic belongs to: the topic itself or, for a keyed
+	// topic, the topic without its last token.
+	Poll string
+	// Key is the key as the upstream gave it; empty when the topic has none.
+	Key string
+	// Data is the value as JSON; nil for a deletion.
+	Data json.RawMessage
+	// Deleted says that the key is gone from the poll's answer.
+	Deleted bool
+	// Version counts the topic's events from 1, by 1: a gap is a subtraction.
+	Version uint64
+	// ChangedAt is when a poll first saw this value.
+	ChangedAt time.Time
+	// AsOf is when the request was sent whose answer confirmed this value: the
+	// value is never older than its age says.
+	AsOf time.Time
+	// Fence is the revision of the lease under which it was published.
+	Fence uint64
+	// Upstream is the endpoint that answered, without credentials.
+	Upstream string
+	// Traceparent is the W3C trace context of the poll; may be empty.
+	Traceparent string
+}
+
+// State of a circuit breaker.
+type State string
+
+// The states of a breaker. A source's breaker is closed while any upstream's
+// circuit is, open when all are, half open while a probe is out.
+const (
+	Closed   State = "closed"
+	Open     State = "open"
+	HalfOpen State = "half_open"
+)
+
+// Freshness is the freshness record of a poll: it speaks for the poll's topic
+// and for every keyed topic under it.
+type Freshness struct {
+	Poll string `json:"poll"`
+	// AsOf is when the request was sent that last confirmed the poll's values;
+	// zero when none ever did.
+	AsOf time.Time `json:"asOf,omitzero"`
+	// CheckedAt is when this record was made.
+	CheckedAt time.Time `json:"checkedAt,omitzero"`
+	Stale     bool      `json:"stale"`
+	// Reason is why it is stale; empty while it is not.
+	Reason Reason `json:"reason"`
+	// Detail is the last failure in words, at most MaxDetail bytes, without
+	// secrets; empty while all is well.
+	Detail              string `json:"detail,omitempty"`
+	Breaker             State  `json:"breaker"`
+	ConsecutiveFailures int    `json:"consecutiveFailures"`
+	// NextProbeAt is when an open breaker lets its next call through.
+	NextProbeAt time.Time `json:"nextProbeAt,omitzero"`
+	// IntervalMs is the poll's interval, in milliseconds.
+	IntervalMs int64 `json:"intervalMs"`
+	// MaxAgeMs is how long the record holds without renewal, in milliseconds:
+	// a reader that has seen no newer one for so long must take the poll's
+	// values for stale (ReasonPollerSilent).
+	MaxAgeMs int64 `json:"maxAgeMs"`
+	// Fence is the revision of the lease under which it was published.
+	Fence uint64 `json:"fence,omitempty"`
+}
+
+// MaxAge is MaxAgeMs as a duration.
+func (f *Freshness) MaxAge() time.Duration { return time.Duration(f.MaxAgeMs) * time.Millisecond }
+
+// MaxDetail bounds Freshness.Detail and Breaker.Cause, in bytes.
+const MaxDetail = 240
+
+// Breaker is a breaker transition of one upstream of a source.
+type Breaker struct {
+	Source   string `json:"source"`
+	Upstream string `json:"upstream"`
+	From     State  `json:"from"`
+	To       State  `json:"to"`
+	// Cause is the failure that opened it, in words; "recovered" when it closed,
+	// "probe" when it went half open.
+	Cause    string    `json:"cause"`
+	Failures int       `json:"failures"`
+	At       time.Time `json:"at,omitzero"`
+	// NextProbeAt is when an open breaker lets its next call through.
+	NextProbeAt time.Time `json:"nextProbeAt,omitzero"`
+	Fence       uint64    `json:"fence,omitempty"`
+}
+
+// Detail cuts s to MaxDetail bytes at a rune boundary, on one line.
+func Detail(s string) string {
+	b := make([]rune, 0, len(s))
+	n := 0
+	for _, r := range s {
+		if r == '\n' || r == '\r' || r == '\t' {
+			r = ' '
+		}
+		if n += len(string(r)); n > MaxDetail-len("…") {
+			return string(b) + "…"
+		}
+		b = append(b, r)
+	}
+	return string(b)
+}
