@@ -1,0 +1,76 @@
+package hostrpc
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+)
+
+// Defaults and limits of [Config].
+const (
+	DefaultListen       = "127.0.0.1:12090"
+	DefaultMaxBodyBytes = 1 << 20
+	DefaultMaxBatch     = 100
+
+	minBodyBytes = 1 << 10
+	topBodyBytes = 64 << 20
+	topBatch     = 10_000
+)
+
+// ErrConfig marks every error that a changed [Config] would cure.
+var ErrConfig = errors.New("bad hostrpc configuration")
+
+// Config is what an operator decides about a hostrpc server. Start from
+// [DefaultConfig]: a zero value is a mistake, not a default.
+type Config struct {
+	// Listen is host:port; an empty host means every interface, port 0 a free
+	// port. Answers tell much about the host and nobody is asked who they are,
+	// so the default is loopback.
+	Listen string `yaml:"listen"`
+	// AllowFaults adds the fault.* methods and makes Faults settable by
+	// whoever reaches the address. For demonstrations and tests.
+	AllowFaults bool `yaml:"allowFaults"`
+	// MaxBodyBytes bounds a request body, 1 KiB to 64 MiB; more is HTTP 413.
+	MaxBodyBytes int `yaml:"maxBodyBytes"`
+	// MaxBatch bounds the calls in one batch, 1 to 10000; more is one error
+	// -32600 for the whole batch.
+	MaxBatch int `yaml:"maxBatch"`
+}
+
+// DefaultConfig returns a server on loopback without faults.
+func DefaultConfig() Config {
+	return Config{
+		Listen:       DefaultListen,
+		MaxBodyBytes: DefaultMaxBodyBytes,
+		MaxBatch:     DefaultMaxBatch,
+	}
+}
+
+// Check reports every mistake: the key's path inside this section, what is
+// wrong with its value, and what to write instead.
+func (c Config) Check(report func(path, problem, fix string)) {
+	const address = `write host:port, such as "` + DefaultListen + `"`
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil {
+		report("listen", fmt.Sprintf("%q is not an address", c.Listen), address)
+	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		report("listen", fmt.Sprintf("%q has no port from 0 to 65535", c.Listen), address)
+	}
+	if c.MaxBodyBytes < minBodyBytes || c.MaxBodyBytes > topBodyBytes {
+		report("maxBodyBytes", fmt.Sprintf("%d is outside %d to %d", c.MaxBodyBytes, minBodyBytes, topBodyBytes),
+			fmt.Sprintf("write the bytes a request may have, such as %d", DefaultMaxBodyBytes))
+	}
+	if c.MaxBatch < 1 || c.MaxBatch > topBatch {
+		report("maxBatch", fmt.Sprintf("%d is outside 1 to %d", c.MaxBatch, topBatch),
+			fmt.Sprintf("write the calls a batch may have, such as %d", DefaultMaxBatch))
+	}
+}
+
+// validate turns what Check reports into one error that names all of it.
+func (c Config) validate() error {
+	var mistakes []error
+	c.Check(func(path, problem, fix string) {
+		mistakes = append(mistakes, fmt.Errorf("%w: %s: %s: %s", ErrConfig, path, problem, fix))
+	})
+	return errors.Join(mistakes...)
+}

@@ -1,0 +1,171 @@
+package hostrpc
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// callTimeout bounds the work on one body, delays by faults not counted.
+const callTimeout = 10 * time.Second
+
+func (s *Server) routes(g prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{$}", s.serveRPC)
+	mux.HandleFunc("/jsonrpc", s.serveRPC)
+	mux.HandleFunc("/healthz", s.serveHealth)
+	if g != nil {
+		mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		rec := &recorder{ResponseWriter: w}
+		// Deferred: requests that a fault or a lost client ends panic out.
+		defer func() {
+			s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
+				slog.String("http_method", r.Method), slog.String("path", clip(r.URL.Path)), slog.Int("status", rec.status),
+				slog.Int("calls", rec.calls), slog.Int("bytes", rec.bytes), slog.Duration("took", time.Since(start)),
+				slog.String("remote", r.RemoteAddr))
+		}()
+		mux.ServeHTTP(rec, r)
+	})
+}
+
+// serveHealth says whether answers would be true: a server whose sampler is
+// stuck is up, but of no use.
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "use GET", http.StatusMethodNotAllowed)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if err := s.sampler.healthy(); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, "ok\n") // a failed write: the client is gone
+}
+
+// serveRPC is the way of one body: admitted, read, parsed, perhaps held back
+// or spoiled by a fault, answered.
+func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	if !s.admit(w, r) {
+		return
+	}
+	release, ok := take(s.slots)
+	if !ok {
+		w.Header().Set("Retry-After", "1")
+		s.reject(w, r, http.StatusServiceUnavailable, outcomeOverloaded, failf(codeServer, "%d requests are in flight, the limit", maxInFlight))
+		return
+	}
+	defer func() { release() }()
+	body, ok := s.readBody(w, r)
+	if !ok {
+		return
+	}
+	conn := http.NewResponseController(w)
+	// From here on a read that times out would only look like a lost client,
+	// and end a delay early.
+	_ = conn.SetReadDeadline(time.Time{})
+
+	requests, batch, fail := parseBody(body, s.config.MaxBatch)
+	if fail != nil {
+		s.metrics.count(fail.outcome())
+		s.write(w, r, http.StatusOK, appendResponse(nil, nil, nil, fail))
+		return
+	}
+	if rec, ok := w.(*recorder); ok {
+		rec.calls = len(requests)
+	}
+	plan := s.faults.plan(requests)
+	if plan.hang || plan.delay > 0 {
+		release()
+		release = func() {}
+		// The write deadline, like the read deadline, knows nothing of faults.
+		_ = conn.SetWriteDeadline(time.Time{})
+		s.hold(r.Context(), plan, requests, start)
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(callTimeout + writeTimeout))
+	if plan.spoil != "" {
+		s.spoil(w, plan, requests, start)
+		return
+	}
+	answer := s.answer(r.Context(), requests, batch, plan, start)
+	if answer == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	s.write(w, r, http.StatusOK, answer)
+}
+
+// admit refuses what is no JSON-RPC call by its headers alone.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		s.reject(w, r, http.StatusMethodNotAllowed, outcomeHTTPMethod, failf(codeInvalidRequest, "JSON-RPC calls are HTTP POST, this is %s", clip(r.Method)))
+		return false
+	}
+	// A browser on this host can reach loopback for any page it shows.
+	if err := new(http.CrossOriginProtection).Check(r); err != nil {
+		s.reject(w, r, http.StatusForbidden, outcomeCrossOrigin, failf(codeInvalidRequest, "a page of another site may not call this server"))
+		return false
+	}
+	if problem := mediaProblem(r.Header); problem != "" {
+		s.reject(w, r, http.StatusUnsupportedMediaType, outcomeMediaType, failf(codeInvalidRequest, "%s", problem))
+		return false
+	}
+	return true
+}
+
+// mediaProblem names what is wrong with a body's type, or is empty. No type
+// at all is accepted: simple clients send none.
+func mediaProblem(h http.Header) string {
+	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return fmt.Sprintf("Content-Encoding %q is not supported: send the body as it is", clip(encoding))
+	}
+	value := h.Get("Content-Type")
+	if strings.TrimSpace(value) == "" {
+		return ""
+	}
+	kind, parameters, err := mime.ParseMediaType(value)
+	if err == nil {
+		switch kind {
+		case "application/json", "application/json-rpc", "application/jsonrequest":
+			if charset := parameters["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") {
+				return fmt.Sprintf("charset %q is not supported: JSON is UTF-8", clip(charset))
+			}
+			return ""
+		}
+	}
+	return fmt.Sprintf("Content-Type %q is not supported: send application/json", clip(value))
+}
+
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(s.config.MaxBodyBytes)))
+	if err == nil {
+		return body, true
+	}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		s.reject(w, r, http.StatusRequestEntityTooLarge, outcomeTooLarge, failf(codeInvalidRequest, "the body has more than %d bytes, the limit", tooLarge.Limit))
+		return nil, false
+	}
+	status := http.StatusBadRequest
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		status = http.StatusRequestTimeout
+	}
+	w.Header().Set("Connection", "close")
+	s.reject(w, r, status, outcomeBadBody, failf(codeParse, "the body did not arrive whole"))
+	return nil, false
+}
