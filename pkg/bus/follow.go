@@ -1,0 +1,259 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Log is what a Follower tells its reader. All calls come from one goroutine.
+type Log interface {
+	// Reset begins a stream (or another incarnation of it): whatever was known
+	// is void. Snapshot follows.
+	Reset(epoch string)
+	// Snapshot gives the last message per subject at position seq, in the
+	// stream's order. The messages after seq come through Append.
+	Snapshot(msgs []Message, seq uint64)
+	// Append gives messages in the stream's order, each once, none left out
+	// except those the stream itself no longer holds. seq is the position
+	// reached, which may lie past the last message. late says that they were read
+	// back and may be old; otherwise they come straight from the stream.
+	Append(msgs []Message, seq uint64, late bool)
+	// Connected says that the stream can be read (true) or not (false, and why).
+	Connected(ok bool, why string)
+}
+
+// Bounds of a Follower.
+const (
+	// followBuffer is how many live messages wait for the reader. Beyond it the
+	// client library drops, which is a gap, which is read back.
+	followBuffer = 16384
+	followBatch  = 256
+	// checkEvery is how often the position is compared with the stream's; it
+	// finds losses that no later message shows, and a bus that stands still.
+	checkEvery   = 2 * time.Second
+	checkTimeout = time.Second
+	readTimeout  = 10 * time.Second
+)
+
+// Follower reads the stream as one ordered log without gaps, from the
+// republished messages alone; what those lack is read back by direct get. It
+// needs no consumer.
+type Follower struct {
+	Conn   *nats.Conn
+	JS     jetstream.JetStream
+	Names  Names
+	Log    Log
+	Logger *slog.Logger
+
+	live  chan *nats.Msg
+	epoch string
+	seq   uint64 // position: everything up to it was given to Log
+	up    bool
+	why   string
+	batch []Message
+}
+
+// Run follows until ctx ends. It returns nil then, and an error only when it
+// cannot subscribe at all.
+func (f *Follower) Run(ctx context.Context) error {
+	f.live = make(chan *nats.Msg, followBuffer)
+	status := f.Conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	defer f.Conn.RemoveStatusListener(status)
+	sub, err := f.Conn.ChanSubscribe(f.Names.LiveAll(), f.live)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // on a closed connection it is gone already
+	f.why = "starting"
+
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	f.check(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-status:
+			if s == nats.CONNECTED {
+				f.check(ctx)
+			} else {
+				f.connected(false, "connection to NATS lost")
+			}
+		case <-check.C:
+			f.check(ctx)
+		case m := <-f.live:
+			f.take(ctx, m)
+		}
+	}
+}
+
+// check compares the position with the stream's own, catches up where it is
+// behind, and finds out whether the bus can be read at all.
+func (f *Follower) check(ctx context.Context) {
+	if err := f.catchUp(ctx); err != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		f.connected(false, whyText(err))
+		return
+	}
+	f.connected(true, "")
+}
+
+func whyText(err error) string {
+	switch {
+	case errors.Is(err, ErrNoStream):
+		return ErrNoStream.Error()
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return "NATS does not answer"
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		return "JetStream does not answer"
+	}
+	return err.Error()
+}
+
+func (f *Follower) catchUp(ctx context.Context) error {
+	if !f.Conn.IsConnected() {
+		return errors.New("connection to NATS lost")
+	}
+	// Interest must be registered before the position is read, or a message
+	// between the two would be missed until the next check.
+	probe, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	if err := f.Conn.FlushWithContext(probe); err != nil {
+		return err
+	}
+	state, err := State(probe, f.JS, f.Names)
+	if err != nil {
+		return err
+	}
+	if state.Epoch != f.epoch || state.LastSeq < f.seq {
+		return f.restart(ctx, state)
+	}
+	// What is waiting in the channel may be all that is missing.
+	for f.seq < state.LastSeq {
+		select {
+		case m := <-f.live:
+			f.take(ctx, m)
+			continue
+		default:
+		}
+		return f.readBack(ctx, state.LastSeq)
+	}
+	return nil
+}
+
+// restart reads the last message of every subject, at the stream's position.
+func (f *Follower) restart(ctx context.Context, state StreamState) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	var msgs []Message
+	if state.LastSeq > 0 {
+		err := f.Names.LastPerSubject(ctx, f.Conn, f.JS, f.Names.InAll(), state.LastSeq, func(m *nats.Msg) {
+			if d, err := f.Names.Decode(m); err != nil {
+				f.Logger.Warn("skipped a record that cannot be read", "error", err)
+			} else {
+				msgs = append(msgs, d)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(msgs, func(a, b Message) int {
+		if a.Seq < b.Seq {
+			return -1
+		}
+		return 1
+	})
+	f.epoch, f.seq = state.Epoch, state.LastSeq
+	f.Log.Reset(state.Epoch)
+	f.Log.Snapshot(msgs, state.LastSeq)
+	return nil
+}
+
+// take handles one live message and those that wait behind it.
+func (f *Follower) take(ctx context.Context, m *nats.Msg) {
+	f.batch = f.batch[:0]
+	for {
+		d, err := f.Names.Decode(m)
+		switch {
+		case d.Seq == 0 || d.Seq <= f.seq:
+			// not from the stream, or known already
+		case f.epoch == "":
+			// before the first snapshot, which will hold it
+		case d.Seq > f.seq+1:
+			f.flush(false)
+			if gap := f.readBack(ctx, d.Seq); gap != nil {
+				if ctx.Err() == nil {
+					f.connected(false, whyText(gap)) // check tries again
+				}
+				return
+			}
+		default:
+			if err != nil {
+				f.Logger.Warn("skipped a record that cannot be read", "error", err)
+			} else {
+				f.batch = append(f.batch, d)
+			}
+			f.seq = d.Seq
+		}
+		if len(f.batch) >= followBatch {
+			break
+		}
+		select {
+		case m = <-f.live:
+			continue
+		default:
+		}
+		break
+	}
+	f.flush(false)
+}
+
+func (f *Follower) flush(late bool) {
+	if len(f.batch) > 0 {
+		f.Log.Append(f.batch, f.seq, late)
+		f.batch = f.batch[:0]
+	}
+}
+
+// readBack reads what follows the position, up to and including to.
+func (f *Follower) readBack(ctx context.Context, to uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	f.Logger.Debug("reading back missed records", "from", f.seq+1, "to", to)
+	f.batch = f.batch[:0]
+	err := f.Names.Range(ctx, f.Conn, f.Names.InAll(), f.seq+1, to, func(m *nats.Msg) {
+		d, err := f.Names.Decode(m)
+		if err != nil {
+			f.Logger.Warn("skipped a record that cannot be read", "error", err)
+		} else {
+			f.batch = append(f.batch, d)
+		}
+		f.seq = max(f.seq, d.Seq)
+		if len(f.batch) >= followBatch {
+			f.flush(true)
+		}
+	})
+	f.flush(true)
+	if err != nil {
+		return err
+	}
+	f.seq = max(f.seq, to)
+	f.Log.Append(nil, f.seq, true)
+	return nil
+}
+
+func (f *Follower) connected(ok bool, why string) {
+	if ok != f.up || why != f.why {
+		f.up, f.why = ok, why
+		f.Log.Connected(ok, why)
+	}
+}

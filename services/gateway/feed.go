@@ -1,0 +1,111 @@
+package gateway
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Bounds of a feed's chunks, in bytes. A feed starts with small chunks, so that
+// one with a single quiet client costs little, and doubles them while they
+// fill faster than chunkTime.
+const (
+	minChunk  = 2 << 10
+	maxChunk  = 64 << 10
+	chunkTime = time.Second
+)
+
+// A chunk is a piece of a feed: whole frames, ready for the socket. One
+// goroutine at a time appends (under the hub's mutex), any number read what is
+// published. A chunk that every cursor has left is garbage by itself.
+type chunk struct {
+	buf  []byte // len is fixed; buf[:n] is published
+	n    atomic.Int64
+	next atomic.Pointer[chunk] // set once, when the chunk is full for good
+	made time.Time
+}
+
+func newChunk(size int, now time.Time) *chunk {
+	return &chunk{buf: make([]byte, size), made: now}
+}
+
+// A cursor is a place in a feed. The zero cursor is nowhere.
+type cursor struct {
+	c   *chunk
+	off int
+}
+
+// bytes returns what is published after the cursor in its chunk, moving it
+// into the next chunk where its own is used up. Nil means the end.
+func (cu *cursor) bytes() []byte {
+	for cu.c != nil {
+		if n := int(cu.c.n.Load()); cu.off < n {
+			return cu.c.buf[cu.off:n]
+		}
+		next := cu.c.next.Load()
+		if next == nil {
+			return nil
+		}
+		if cu.off < int(cu.c.n.Load()) {
+			continue // appended between the two loads
+		}
+		cu.c, cu.off = next, 0
+	}
+	return nil
+}
+
+// A feed is everything that the connections with one set of patterns receive:
+// an event costs one append here, however many connections read it.
+type feed struct {
+	key      string
+	patterns []string
+
+	// Guarded by the hub's mutex.
+	conns  int // references
+	topics map[*topicState]struct{}
+	polls  map[*pollState]struct{}
+	srcs   map[*sourceState]struct{}
+	tail   *chunk
+	size   int
+	snap   *snapshot
+
+	// end counts the bytes ever appended: a connection's lag is a subtraction.
+	end    atomic.Uint64
+	groups []*group // one per writer; fixed when the feed is made
+}
+
+func newFeed(key string, patterns []string, now time.Time) *feed {
+	return &feed{
+		key: key, patterns: patterns, size: minChunk, tail: newChunk(minChunk, now),
+		topics: map[*topicState]struct{}{}, polls: map[*pollState]struct{}{}, srcs: map[*sourceState]struct{}{},
+	}
+}
+
+// append adds whole frames. The caller holds the hub's mutex.
+func (f *feed) append(frame []byte, now time.Time) {
+	if f.snap != nil && now.Sub(f.snap.made) > snapshotShare {
+		f.snap = nil // it would keep every later chunk alive
+	}
+	t := f.tail
+	n := int(t.n.Load())
+	if n+len(frame) > len(t.buf) {
+		if now.Sub(t.made) < chunkTime {
+			f.size = min(2*f.size, maxChunk)
+		} else {
+			f.size = max(f.size/2, minChunk)
+		}
+		next := newChunk(max(f.size, len(frame)), now)
+		t.next.Store(next)
+		f.tail, t, n = next, next, 0
+	}
+	copy(t.buf[n:], frame)
+	t.n.Store(int64(n + len(frame)))
+	f.end.Add(uint64(len(frame)))
+	for _, g := range f.groups {
+		g.wake()
+	}
+}
+
+// tip is the cursor at the feed's end. The caller holds the hub's mutex.
+func (f *feed) tip() (cursor, uint64) {
+	return cursor{f.tail, int(f.tail.n.Load())}, f.end.Load()
+}

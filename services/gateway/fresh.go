@@ -1,0 +1,74 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// silenceGrace is added to maxAge before a silent poll is called stale, for a
+// renewal that is on its way.
+const silenceGrace = 250 * time.Millisecond
+
+// A pollState is what the gateway knows of a poll.
+type pollState struct {
+	name string
+	// record is the last freshness record; nil until one was seen.
+	record *event.Freshness
+	seq    uint64
+	// heard is when the last record or event was made known, on this clock.
+	heard time.Time
+	// told is what clients were last told, so that only changes are sent.
+	told  event.Freshness
+	feeds map[*feed]struct{}
+}
+
+// fresh is how far the poll's values can be trusted now.
+func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
+	f := event.Freshness{Poll: p.name, Breaker: event.Closed}
+	if p.record != nil {
+		f = *p.record
+	}
+	switch {
+	case busDown:
+		f.Stale, f.Reason, f.Detail = true, event.BusDisconnected, ""
+	case p.record == nil || now.Sub(p.heard) > f.MaxAge()+silenceGrace:
+		f.Stale, f.Reason, f.Detail = true, event.PollerSilent, ""
+	default:
+		return f
+	}
+	f.CheckedAt, f.Fence = now.UTC().Truncate(time.Millisecond), 0
+	return f
+}
+
+// trust is what an event frame says of its value: the poll's freshness, unless
+// the event itself is the newer evidence. An event is published before the
+// freshness record of the same tick, so the newest event of a poll may be ahead
+// of its record.
+func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness) event.Freshness {
+	if seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && f.Reason != event.PollerSilent {
+		f.AsOf, f.Stale, f.Reason, f.Breaker = e.AsOf, false, "", event.Closed
+	}
+	if f.AsOf.Before(e.AsOf) {
+		f.AsOf = e.AsOf
+	}
+	return f
+}
+
+// eventFrame is the frame of an event under a freshness.
+func eventFrame(e *event.Event, seq uint64, phase wire.Phase, f event.Freshness, now time.Time) wire.ServerFrame {
+	return wire.ServerFrame{Event: &wire.Event{
+		Topic: e.Topic, Seq: seq, Version: e.Version, Phase: phase,
+		ChangedAt: e.ChangedAt, AsOf: f.AsOf, AgeMs: max(0, now.Sub(f.AsOf).Milliseconds()),
+		Stale: f.Stale, Reason: f.Reason, Breaker: f.Breaker,
+		Deleted: e.Deleted, Key: e.Key, Poll: e.Poll, Upstream: e.Upstream, Data: e.Data,
+	}}
+}
+
+// worthTelling reports whether clients must hear of the change from what they
+// were told: everything but a gateway's own repetition.
+func worthTelling(told, now event.Freshness) bool {
+	told.CheckedAt, now.CheckedAt = time.Time{}, time.Time{}
+	return told != now
+}

@@ -1,0 +1,208 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// errNotRead says why a gateway cannot serve anybody yet.
+var errNotRead = errors.New("the stream has not been read yet")
+
+// routes are the paths for clients. console is served at every other path.
+func (s *server) routes(console http.Handler) *http.ServeMux {
+	mux := http.NewServeMux()
+	ws := s.upgrade()
+	mux.HandleFunc("GET /v1/ws", ws)
+	mux.HandleFunc("GET /ws", ws)
+	mux.HandleFunc("GET /v1/topics", s.serveTopics)
+	mux.Handle("/", console)
+	return mux
+}
+
+// ready returns nil when the gateway can serve a snapshot and reads NATS.
+func (s *server) ready() error {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	switch {
+	case s.drained.Load():
+		return errors.New("draining")
+	case s.hub.epoch == "":
+		return fmt.Errorf("%w: %s", errNotRead, s.hub.why)
+	case s.hub.busDown:
+		return errors.New(s.hub.why)
+	}
+	return nil
+}
+
+// open returns nil when connections can be taken: also without NATS, once the
+// stream was read, since stale values that say so are better than none.
+func (s *server) open() error {
+	if s.drained.Load() {
+		return errors.New("the gateway is draining")
+	}
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if s.hub.epoch == "" {
+		return fmt.Errorf("%w: %s", errNotRead, s.hub.why)
+	}
+	return nil
+}
+
+// upgrade makes a WebSocket connection of a request and leaves the handler at
+// once: staying would keep the request and its 8 KB of buffers for good.
+func (s *server) upgrade() http.HandlerFunc {
+	up := websocket.Upgrader{
+		HandshakeTimeout: 5 * time.Second,
+		ReadBufferSize:   256,
+		WriteBufferSize:  512,
+		WriteBufferPool:  new(sync.Pool),
+		Subprotocols:     []string{wire.ProtocolJSON},
+		CheckOrigin:      s.originAllowed,
+		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+			s.metrics.refused.WithLabelValues("handshake").Inc()
+			http.Error(w, reason.Error(), status)
+		},
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !websocket.IsWebSocketUpgrade(r) {
+			w.Header().Set("Upgrade", "websocket")
+			http.Error(w, "this is a WebSocket endpoint: connect with ws:// (or wss://), for example\n  websocat 'ws://"+r.Host+r.URL.Path+"?topics=>'", http.StatusUpgradeRequired)
+			return
+		}
+		if !s.originAllowed(r) {
+			s.metrics.refused.WithLabelValues("origin").Inc()
+			s.log.Info("refused a page of another site; add it to gateway.allowedOrigins if it is yours", "origin", r.Header.Get("Origin"), "host", r.Host)
+			http.Error(w, "pages of "+r.Header.Get("Origin")+" may not connect here (gateway.allowedOrigins)", http.StatusForbidden)
+			return
+		}
+		if err := s.open(); err != nil {
+			s.metrics.refused.WithLabelValues("not_open").Inc()
+			w.Header().Set("Retry-After", "2")
+			http.Error(w, "not now: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		topics, err := topicsParam(r.URL.Query())
+		if err != nil {
+			s.metrics.refused.WithLabelValues("handshake").Inc()
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if offered := websocket.Subprotocols(r); len(offered) > 0 && !slices.Contains(offered, wire.ProtocolJSON) {
+			s.metrics.refused.WithLabelValues("handshake").Inc()
+			http.Error(w, fmt.Sprintf("none of the subprotocols %q is known here; offer %s, or none", offered, wire.ProtocolJSON), http.StatusBadRequest)
+			return
+		}
+		room := s.conns.reserve(s.cfg.MaxConnections)
+		ws, err := up.Upgrade(w, r, nil)
+		if err != nil {
+			if room {
+				s.conns.release()
+			}
+			return // answered by Upgrade
+		}
+		if !room {
+			s.turnAway(ws)
+			return
+		}
+		s.accept(ws, r, topics)
+	}
+}
+
+// turnAway closes a connection that there is no room for. A browser sees the
+// code of a close frame, but not the status of a refused upgrade.
+func (s *server) turnAway(ws *websocket.Conn) {
+	s.metrics.refused.WithLabelValues("full").Inc()
+	msg := websocket.FormatCloseMessage(int(wire.CloseOverloaded), "as many connections as this gateway holds; wait before trying again")
+	_ = ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second)) // the client is being turned away either way
+	_ = ws.Close()
+}
+
+func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
+	now := time.Now()
+	c := &conn{id: s.nextID.Add(1), ws: ws, nc: ws.NetConn()}
+	c.name = fmt.Sprintf("%s-%d", s.name, c.id)
+	c.writer = s.writers[c.id%uint64(len(s.writers))]
+	if sc, ok := c.nc.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn() // nil on error: drain then writes
+	}
+	c.heard.Store(now.UnixNano())
+	// The first ping comes at a random part of the interval, so that pings of
+	// clients that came together do not stay together.
+	c.pinged.Store(now.UnixNano() - rand.Int64N(int64(s.cfg.PingInterval)))
+
+	s.conns.add(c)
+	s.metrics.accepted.Inc()
+	s.metrics.connections.Inc()
+	s.log.Debug("connection accepted", "connection", c.name, "from", r.RemoteAddr, "topics", topics)
+	s.hub.mu.Lock()
+	epoch := s.hub.epoch
+	s.hub.mu.Unlock()
+	c.send(textFrame(&wire.ServerFrame{Welcome: &wire.Welcome{
+		Connection: c.name, Gateway: s.name, Epoch: epoch, PingIntervalMs: s.cfg.PingInterval.Milliseconds(),
+	}}))
+	if len(topics) > 0 {
+		if werr := s.subscribe(c, 0, &wire.Subscribe{Topics: topics}); werr != nil {
+			s.answer(c, 0, werr)
+		}
+	}
+	if s.drained.Load() { // drain may have looked before add
+		c.close(wire.CloseRestart, "")
+	}
+	go s.read(c) // drain waits for it, through the registry
+}
+
+// topicsParam reads ?topics=a,b and repeated ?topics=.
+func topicsParam(q url.Values) ([]string, error) {
+	var out []string
+	for _, v := range q["topics"] {
+		for t := range strings.SplitSeq(v, ",") {
+			if t != "" && !slices.Contains(out, t) {
+				out = append(out, t)
+			}
+		}
+	}
+	if len(q["topics"]) > 0 && len(out) == 0 {
+		return nil, errors.New("?topics= is empty; write ?topics=host.> or leave it out")
+	}
+	return out, nil
+}
+
+// originAllowed keeps pages of other sites out: a browser sends its cookies
+// with every WebSocket, whatever page opens it. Programs send no Origin.
+func (s *server) originAllowed(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	for _, o := range s.cfg.AllowedOrigins {
+		if o == "*" || strings.EqualFold(o, origin) {
+			return true
+		}
+	}
+	u, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(u.Host, r.Host)
+}
+
+// serveTopics lists the polls known, with their freshness, and their topics.
+func (s *server) serveTopics(w http.ResponseWriter, r *http.Request) {
+	if err := s.open(); err != nil {
+		w.Header().Set("Retry-After", "2")
+		http.Error(w, "not now: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(s.hub.list()) // a client that left needs no answer
+}

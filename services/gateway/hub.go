@@ -1,0 +1,298 @@
+package gateway
+
+import (
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/topic"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// A topicState is what the gateway knows of a topic. Without a value it stands
+// for a topic that somebody waits for.
+type topicState struct {
+	name  string
+	poll  *pollState
+	last  *event.Event // nil: no value (yet, or any more)
+	seq   uint64       // of last
+	feeds map[*feed]struct{}
+}
+
+// A sourceState is what the gateway knows of a source.
+type sourceState struct {
+	name  string
+	feeds map[*feed]struct{}
+}
+
+// A hub knows the last value of every topic and the freshness of every poll,
+// and who wants to hear of them. It never waits for a client: to tell them is
+// an append to the feeds.
+type hub struct {
+	writers   []*writer
+	metrics   *metrics
+	log       *slog.Logger
+	maxTopics int
+	now       func() time.Time
+
+	mu      sync.Mutex
+	epoch   string // "" until the stream was read once
+	seq     uint64 // position: everything up to it is in the maps
+	busDown bool
+	why     string // why the bus is down
+	topics  map[string]*topicState
+	polls   map[string]*pollState
+	sources map[string]*sourceState
+	feeds   map[string]*feed
+	full    bool // the topic limit was hit, and said
+
+	// onReset ends every connection: what they know is of another epoch.
+	onReset func()
+}
+
+func newHub(writers []*writer, maxTopics int, m *metrics, log *slog.Logger) *hub {
+	h := &hub{
+		writers: writers, metrics: m, log: log, maxTopics: maxTopics, now: time.Now,
+		busDown: true, why: "starting", onReset: func() {},
+		feeds: map[string]*feed{},
+	}
+	h.clear()
+	return h
+}
+
+func (h *hub) clear() {
+	h.topics = map[string]*topicState{}
+	h.polls = map[string]*pollState{}
+	h.sources = map[string]*sourceState{}
+}
+
+// topic returns the state of a topic, made when it is not there, or nil when
+// there is no room for another.
+func (h *hub) topic(name string) *topicState {
+	t := h.topics[name]
+	if t == nil {
+		if len(h.topics) >= h.maxTopics {
+			if !h.full {
+				h.full = true
+				h.log.Error("more topics than maxTopics: those beyond it are not served", "maxTopics", h.maxTopics, "topic", name)
+			}
+			return nil
+		}
+		t = &topicState{name: name, feeds: map[*feed]struct{}{}}
+		h.topics[name] = t
+		for _, f := range h.feeds {
+			if matchAny(f.patterns, name) {
+				t.feeds[f], f.topics[t] = struct{}{}, struct{}{}
+			}
+		}
+	}
+	return t
+}
+
+func (h *hub) poll(name string) *pollState {
+	p := h.polls[name]
+	if p == nil {
+		p = &pollState{name: name, feeds: map[*feed]struct{}{}}
+		h.polls[name] = p
+		for _, f := range h.feeds {
+			if coversPoll(f.patterns, name) {
+				p.feeds[f], f.polls[p] = struct{}{}, struct{}{}
+			}
+		}
+	}
+	return p
+}
+
+func (h *hub) source(name string) *sourceState {
+	s := h.sources[name]
+	if s == nil {
+		s = &sourceState{name: name, feeds: map[*feed]struct{}{}}
+		h.sources[name] = s
+		for _, f := range h.feeds {
+			if coversSource(f.patterns, name) {
+				s.feeds[f], f.srcs[s] = struct{}{}, struct{}{}
+			}
+		}
+	}
+	return s
+}
+
+// apply takes one record in. The caller holds the mutex and sets h.seq.
+func (h *hub) apply(m *bus.Message, heard, now time.Time) {
+	switch {
+	case m.Event != nil:
+		h.applyEvent(m.Event, m.Seq, heard, now)
+	case m.Fresh != nil:
+		p := h.poll(m.Fresh.Poll)
+		p.record, p.seq = m.Fresh, m.Seq
+		p.heard = later(p.heard, heard)
+		h.tellFresh(p, p.fresh(now, h.busDown), now)
+	case m.Breaker != nil:
+		h.tell(h.source(m.Breaker.Source).feeds, &wire.ServerFrame{Breaker: m.Breaker}, now)
+	}
+}
+
+func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
+	t := h.topic(e.Topic)
+	if t == nil {
+		h.metrics.topicsRefused.Inc()
+		return
+	}
+	p := h.poll(e.Poll)
+	p.heard = later(p.heard, heard)
+	t.poll, t.last, t.seq = p, e, seq
+	f := eventFrame(e, seq, wire.Live, p.trust(e, seq, p.fresh(now, h.busDown)), now)
+	h.tell(t.feeds, &f, now)
+	if e.Deleted {
+		t.last = nil
+		h.forget(t)
+	}
+}
+
+// forget drops a topic that has no value, unless somebody asked for it by name.
+func (h *hub) forget(t *topicState) {
+	if t.last != nil {
+		return
+	}
+	for f := range t.feeds {
+		if slices.Contains(f.patterns, t.name) {
+			return
+		}
+	}
+	for f := range t.feeds {
+		delete(f.topics, t)
+	}
+	delete(h.topics, t.name)
+}
+
+// tell appends a frame, encoded once, to the feeds.
+func (h *hub) tell(feeds map[*feed]struct{}, frame *wire.ServerFrame, now time.Time) {
+	if len(feeds) == 0 {
+		return
+	}
+	b := textFrame(frame)
+	for f := range feeds {
+		f.append(b, now)
+	}
+}
+
+// tellFresh tells clients how far a poll's values can be trusted now.
+func (h *hub) tellFresh(p *pollState, f event.Freshness, now time.Time) {
+	if f.Stale != p.told.Stale || f.Reason != p.told.Reason {
+		for fd := range p.feeds {
+			fd.snap = nil // it would show newcomers what is true no more
+		}
+	}
+	p.told = f
+	h.tell(p.feeds, &wire.ServerFrame{Fresh: &f}, now)
+}
+
+// sweep tells clients of polls that went silent. A silent poll is found within
+// maxAge + silenceGrace + the sweep's period.
+func (h *hub) sweep(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.retell(now)
+}
+
+// retell tells clients of every poll whose freshness changed without a record.
+func (h *hub) retell(now time.Time) {
+	stale := 0
+	for _, p := range h.polls {
+		f := p.fresh(now, h.busDown)
+		if f.Stale {
+			stale++
+		}
+		if worthTelling(p.told, f) {
+			h.tellFresh(p, f, now)
+		}
+	}
+	h.metrics.pollsStale.Set(float64(stale))
+	h.metrics.polls.Set(float64(len(h.polls)))
+	h.metrics.topics.Set(float64(len(h.topics)))
+	h.metrics.feeds.Set(float64(len(h.feeds)))
+}
+
+// join returns the feed of a set of patterns, made when it is not there, and
+// counts a reference. The caller holds the mutex.
+func (h *hub) join(patterns []string, now time.Time) *feed {
+	key := strings.Join(patterns, "\n")
+	f := h.feeds[key]
+	if f == nil {
+		f = newFeed(key, patterns, now)
+		for _, w := range h.writers {
+			f.groups = append(f.groups, &group{writer: w})
+		}
+		h.feeds[key] = f
+		wild := false
+		for _, p := range patterns {
+			if topic.IsPattern(p) {
+				wild = true
+			} else if t := h.topic(p); t != nil {
+				t.feeds[f], f.topics[t] = struct{}{}, struct{}{}
+			}
+		}
+		if wild {
+			for _, t := range h.topics {
+				if matchAny(patterns, t.name) {
+					t.feeds[f], f.topics[t] = struct{}{}, struct{}{}
+				}
+			}
+		}
+		for _, p := range h.polls {
+			if coversPoll(patterns, p.name) {
+				p.feeds[f], f.polls[p] = struct{}{}, struct{}{}
+			}
+		}
+		for _, s := range h.sources {
+			if coversSource(patterns, s.name) {
+				s.feeds[f], f.srcs[s] = struct{}{}, struct{}{}
+			}
+		}
+	}
+	f.conns++
+	return f
+}
+
+// leave gives a reference back. The caller holds the mutex.
+func (h *hub) leave(f *feed) {
+	if f.conns--; f.conns > 0 {
+		return
+	}
+	if h.feeds[f.key] == f { // not after a Reset
+		delete(h.feeds, f.key)
+	}
+	for t := range f.topics {
+		delete(t.feeds, f)
+		h.forget(t)
+	}
+	for p := range f.polls {
+		delete(p.feeds, f)
+	}
+	for s := range f.srcs {
+		delete(s.feeds, f)
+	}
+}
+
+func matchAny(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return topic.Match(p, name) })
+}
+
+func coversPoll(patterns []string, poll string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return topic.CoversPoll(p, poll) })
+}
+
+func coversSource(patterns []string, source string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return topic.CoversSource(p, source) })
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,78 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/bus"
+)
+
+// intake makes changes of the hub from the stream's records. It is the
+// follower's Log: all calls come from one goroutine.
+type intake struct{ *hub }
+
+// Reset implements bus.Log. Clients that were told another epoch's positions
+// must start over, so their connections are ended.
+func (in intake) Reset(epoch string) {
+	in.mu.Lock()
+	first := in.epoch == ""
+	in.epoch, in.seq = epoch, 0
+	in.clear()
+	for _, f := range in.feeds { // keep their connections' references until they leave
+		clear(f.topics)
+		clear(f.polls)
+		clear(f.srcs)
+	}
+	clear(in.feeds)
+	in.mu.Unlock()
+	if !first {
+		in.log.Warn("the stream was made anew; every client must start over", "epoch", epoch)
+		in.onReset()
+	}
+}
+
+// Snapshot implements bus.Log.
+func (in intake) Snapshot(msgs []bus.Message, seq uint64) {
+	in.take(msgs, seq, true)
+	in.mu.Lock()
+	topics, polls := len(in.topics), len(in.polls)
+	in.mu.Unlock()
+	in.log.Info("read the stream", "topics", topics, "polls", polls, "seq", seq)
+}
+
+// Append implements bus.Log.
+func (in intake) Append(msgs []bus.Message, seq uint64, late bool) { in.take(msgs, seq, late) }
+
+func (in intake) take(msgs []bus.Message, seq uint64, late bool) {
+	now := in.now()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for i := range msgs {
+		heard := now
+		if age := now.Sub(msgs[i].Stored); late && age > 0 {
+			heard = now.Add(-age)
+		}
+		in.apply(&msgs[i], heard, now)
+		if !late {
+			in.metrics.behind.Observe(max(0, now.Sub(msgs[i].Stored).Seconds()))
+		}
+	}
+	in.seq = seq
+	in.metrics.records.Add(float64(len(msgs)))
+}
+
+// Connected implements bus.Log.
+func (in intake) Connected(ok bool, why string) {
+	in.mu.Lock()
+	changed := in.busDown == ok
+	in.busDown, in.why = !ok, why
+	in.retell(time.Now())
+	in.mu.Unlock()
+	switch {
+	case ok && changed:
+		in.log.Info("the stream can be read")
+	case !ok && changed:
+		in.log.Warn("the stream cannot be read; every value is stale now", "why", why)
+	case !ok:
+		in.log.Warn("the stream still cannot be read", "why", why)
+	}
+}

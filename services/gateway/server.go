@@ -1,0 +1,181 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// A server holds the connections of one gateway and what runs for them. It
+// needs no NATS: the hub is fed from outside.
+type server struct {
+	cfg     Config
+	name    string
+	hub     *hub
+	metrics *metrics
+	log     *slog.Logger
+	writers []*writer
+	conns   registry
+	nextID  atomic.Uint64
+	drained atomic.Bool // no new connections
+}
+
+func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logger) *server {
+	s := &server{cfg: cfg, name: name, metrics: m, log: log}
+	for range max(1, writers) {
+		s.writers = append(s.writers, newWriter(m))
+	}
+	s.hub = newHub(s.writers, cfg.MaxStreamTopics, m, log)
+	s.hub.onReset = func() {
+		s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "the stream was made anew") })
+	}
+	return s
+}
+
+// run serves the connections until ctx ends, by when the caller must have
+// ended them all (drain).
+func (s *server) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, w := range s.writers {
+		wg.Go(func() { w.run(ctx) })
+	}
+	wg.Go(func() { s.sweep(ctx) })
+	wg.Wait()
+}
+
+// drain asks every client to go elsewhere, each after a time of its own, and
+// closes the connections spread over the drain time. It returns when all are
+// gone, or after the drain time and what closing may take.
+func (s *server) drain() {
+	s.drained.Store(true)
+	gone := s.conns.shut()
+	conns := s.conns.all()
+	if len(conns) > 0 {
+		s.log.Info("draining", "connections", len(conns), "over", s.cfg.DrainTime)
+	}
+	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
+	// A client told to leave at once would meet the next one that is leaving:
+	// each hears when its own connection ends.
+	step := s.cfg.DrainTime / time.Duration(max(1, len(conns)))
+	for i, c := range conns {
+		after := time.Duration(i) * step
+		c.send(textFrame(&wire.ServerFrame{GoAway: &wire.GoAway{Reason: "draining", ReconnectAfterMs: after.Milliseconds()}}))
+	}
+	start := time.Now()
+	for i, c := range conns {
+		if wait := time.Until(start.Add(time.Duration(i) * step)); wait > time.Millisecond {
+			time.Sleep(wait)
+		}
+		c.close(wire.CloseRestart, "")
+	}
+	s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "") }) // that came in between
+	select {
+	case <-gone:
+	case <-time.After(closeWait + time.Second):
+		s.conns.each((*conn).fail)
+		<-gone
+	}
+}
+
+// forget cleans up after a connection whose reader has ended.
+func (s *server) forget(c *conn) {
+	c.fail()
+	h := s.hub
+	h.mu.Lock()
+	if f := c.feed.Swap(nil); f != nil {
+		h.leave(f)
+	}
+	h.mu.Unlock()
+	c.writer.push(job{conn: c, what: jobLeave})
+	c.mu.Lock()
+	code := c.code
+	c.mu.Unlock()
+	s.metrics.connections.Dec()
+	s.metrics.closed.WithLabelValues(closeLabel(code)).Inc()
+	level := slog.LevelDebug
+	if code == wire.CloseSlowConsumer || code == wire.ClosePingTimeout || code == wire.CloseBadFrame {
+		level = slog.LevelInfo
+	}
+	s.log.Log(context.Background(), level, "connection ended", "connection", c.name, "why", closeLabel(code))
+	s.conns.remove(c) // last: drain waits for it
+}
+
+// A registry is the connections of a gateway and the places they take.
+type registry struct {
+	mu    sync.Mutex
+	m     map[uint64]*conn
+	n     int           // places taken: with those on their way in
+	empty chan struct{} // set when no more may come; closed when none is left
+}
+
+// reserve takes one of max places; false when all are taken.
+func (r *registry) reserve(max int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n >= max || r.empty != nil {
+		return false
+	}
+	r.n++
+	return true
+}
+
+// release gives a place back.
+func (r *registry) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n--; r.n == 0 && r.empty != nil {
+		close(r.empty)
+	}
+}
+
+// shut takes no more connections. The channel it returns is closed when the
+// last one has gone.
+func (r *registry) shut() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.empty = make(chan struct{})
+	if r.n == 0 {
+		close(r.empty)
+	}
+	return r.empty
+}
+
+// add fills a reserved place.
+func (r *registry) add(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.m == nil {
+		r.m = map[uint64]*conn{}
+	}
+	r.m[c.id] = c
+}
+
+// remove frees the place of a connection that is gone.
+func (r *registry) remove(c *conn) {
+	r.mu.Lock()
+	delete(r.m, c.id)
+	r.mu.Unlock()
+	r.release()
+}
+
+func (r *registry) all() []*conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.m))
+}
+
+// each calls fn for every connection, under the registry's mutex.
+func (r *registry) each(fn func(*conn)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.m {
+		fn(c)
+	}
+}

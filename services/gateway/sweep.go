@@ -1,0 +1,49 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+const (
+	// sweepEvery is the period of the one clock behind silence, pings and lag.
+	sweepEvery = 250 * time.Millisecond
+	// pongWait is how long after a ping a sign of life must come.
+	pongWait = 10 * time.Second
+)
+
+// sweep runs the gateway's only timer until ctx ends.
+func (s *server) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.hub.sweep(now)
+			s.conns.each(func(c *conn) { s.check(c, now) })
+		}
+	}
+}
+
+// check pings a connection when it is time, and closes it when it has stopped
+// answering or fallen too far behind.
+func (s *server) check(c *conn, now time.Time) {
+	if lag := c.lag(); lag > uint64(s.cfg.MaxLag) {
+		c.close(wire.CloseSlowConsumer, "")
+		return
+	}
+	heard, pinged := c.heard.Load(), c.pinged.Load()
+	switch {
+	case pinged > heard && now.UnixNano()-pinged > int64(pongWait):
+		c.close(wire.ClosePingTimeout, "")
+	case now.UnixNano()-pinged > int64(s.cfg.PingInterval):
+		c.pinged.Store(now.UnixNano())
+		c.send(pingFrame)
+	}
+}
+
+var pingFrame = controlFrame(opPing, nil)

@@ -1,0 +1,299 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+const (
+	// passBytes is what one connection gets before the next has its turn.
+	passBytes = 256 << 10
+	// writeWait is how long a full socket may take nothing at all.
+	writeWait = 10 * time.Second
+	// closeWait is how long a closing connection may take to answer.
+	closeWait = 3 * time.Second
+)
+
+// A group is the connections of one feed that one writer serves.
+type group struct {
+	writer *writer
+	dirty  atomic.Bool
+	n      atomic.Int32 // len(conns), for wake
+	conns  []*conn      // the writer's
+}
+
+// wake has the group's connections sent what their feed has grown by.
+func (g *group) wake() {
+	if g.n.Load() > 0 && !g.dirty.Swap(true) {
+		g.writer.push(job{group: g})
+	}
+}
+
+// A job is one thing for a writer to look at; exactly one field besides what
+// is set.
+type job struct {
+	group *group // it has grown
+	conn  *conn
+	what  jobKind
+}
+
+type jobKind uint8
+
+const (
+	jobFlush  jobKind = iota // the connection has something to send
+	jobMove                  // it goes to another feed
+	jobReturn                // its own goroutine gives it back
+	jobLeave                 // it is gone
+)
+
+// A writer is one goroutine that writes to the sockets of its connections and
+// never waits for one: a socket that takes no more is handed to a goroutine of
+// its own (drain) until it has caught up.
+//
+// Its queue holds at most one job per group, and per connection one of each
+// kind and one move per subscribe.
+type writer struct {
+	metrics *metrics
+	drains  sync.WaitGroup
+
+	mu     sync.Mutex
+	queue  []job
+	spare  []job
+	wakeup chan struct{}
+
+	// For the closure given to RawConn.Write, made once.
+	buf   []byte
+	n     int
+	err   error
+	rawFn func(fd uintptr) bool
+}
+
+func newWriter(m *metrics) *writer {
+	w := &writer{metrics: m, wakeup: make(chan struct{}, 1)}
+	w.rawFn = func(fd uintptr) bool {
+		for {
+			w.n, w.err = syscall.Write(int(fd), w.buf)
+			if w.err != syscall.EINTR {
+				return true // never wait here
+			}
+		}
+	}
+	return w
+}
+
+func (w *writer) push(j job) {
+	w.mu.Lock()
+	w.queue = append(w.queue, j)
+	first := len(w.queue) == 1
+	w.mu.Unlock()
+	if first {
+		select {
+		case w.wakeup <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// wake has a connection looked at.
+func (w *writer) wake(c *conn) {
+	if !c.queued.Swap(true) {
+		w.push(job{conn: c, what: jobFlush})
+	}
+}
+
+// run writes until ctx ends, and then waits for the goroutines of its own.
+func (w *writer) run(ctx context.Context) {
+	for {
+		w.mu.Lock()
+		jobs := w.queue
+		w.queue = w.spare[:0]
+		w.mu.Unlock()
+		for i := range jobs {
+			w.do(jobs[i])
+			jobs[i] = job{}
+		}
+		w.spare = jobs
+		if len(jobs) > 0 {
+			continue
+		}
+		select {
+		case <-w.wakeup:
+		case <-ctx.Done():
+			w.drains.Wait()
+			return
+		}
+	}
+}
+
+func (w *writer) do(j job) {
+	if g := j.group; g != nil {
+		g.dirty.Store(false)
+		for _, c := range g.conns {
+			if !c.away {
+				w.flush(c)
+			}
+		}
+		return
+	}
+	c := j.conn
+	switch j.what {
+	case jobFlush:
+		c.queued.Store(false)
+	case jobMove:
+		w.regroup(c, c.groupOf(c.feed.Load()))
+	case jobReturn:
+		c.away = false
+		c.draining.Store(false)
+	case jobLeave:
+		w.regroup(c, nil)
+		return
+	}
+	if !c.away {
+		w.flush(c)
+	}
+}
+
+// groupOf is where c stands in a feed.
+func (c *conn) groupOf(f *feed) *group {
+	if f == nil || c.gone.Load() {
+		return nil
+	}
+	for _, g := range f.groups {
+		if g.writer == c.writer {
+			return g
+		}
+	}
+	return nil
+}
+
+func (w *writer) regroup(c *conn, to *group) {
+	if c.group == to {
+		return
+	}
+	if g := c.group; g != nil {
+		last := g.conns[len(g.conns)-1]
+		g.conns[c.index], last.index = last, c.index
+		g.conns[len(g.conns)-1] = nil
+		g.conns = g.conns[:len(g.conns)-1]
+		g.n.Add(-1)
+	}
+	if c.group = to; to != nil {
+		c.index = len(to.conns)
+		to.conns = append(to.conns, c)
+		to.n.Add(1)
+	}
+}
+
+// flush sends a connection what it is behind, as far as its socket takes it.
+func (w *writer) flush(c *conn) {
+	for budget := passBytes; budget > 0; {
+		b := c.next()
+		if len(b) == 0 {
+			if c.finished() {
+				c.linger()
+			}
+			return
+		}
+		if c.raw == nil {
+			w.handOff(c)
+			return
+		}
+		w.buf, w.n, w.err = b, 0, nil
+		err := c.raw.Write(w.rawFn)
+		w.buf = nil
+		if err == nil {
+			err = w.err
+		}
+		if w.n > 0 {
+			w.metrics.bytes.Add(float64(w.n))
+			c.advance(b, w.n)
+			budget -= w.n
+		}
+		switch {
+		case errors.Is(err, syscall.EAGAIN) || err == nil && w.n < len(b):
+			w.handOff(c)
+			return
+		case err != nil:
+			c.fail()
+			return
+		}
+	}
+	w.wake(c)
+}
+
+// handOff gives a connection whose socket is full to a goroutine of its own.
+func (w *writer) handOff(c *conn) {
+	c.away = true
+	c.draining.Store(true)
+	w.metrics.draining.Inc()
+	w.drains.Go(func() {
+		w.drain(c)
+		w.metrics.draining.Dec()
+		w.push(job{conn: c, what: jobReturn})
+	})
+}
+
+// drain writes to a socket that takes little, until it has caught up.
+func (w *writer) drain(c *conn) {
+	for {
+		b := c.next()
+		if len(b) == 0 {
+			return
+		}
+		wait := writeWait
+		if c.ended {
+			wait = closeWait
+		}
+		_ = c.nc.SetWriteDeadline(time.Now().Add(wait)) // a dead socket shows in Write
+		n, err := c.nc.Write(b)
+		if n > 0 {
+			w.metrics.bytes.Add(float64(n))
+			c.advance(b, n)
+			c.heard.Store(time.Now().UnixNano()) // it reads: a sign of life
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded) && (n > 0 || !c.ended && c.isClosing()):
+			// It reads slowly, or close wants its frame sent.
+		default:
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				c.note(wire.CloseSlowConsumer)
+			}
+			c.fail()
+			return
+		}
+	}
+}
+
+// isClosing reports whether close was called.
+func (c *conn) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing != nil
+}
+
+// note remembers why the connection ends, where no close frame can say it.
+func (c *conn) note(code wire.CloseCode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing == nil {
+		c.closing, c.code = closeFrame(code, code.String()), code
+	}
+}
+
+// linger waits for the client's answer to the close frame (the reader does)
+// and tells it that nothing more comes.
+func (c *conn) linger() {
+	if t, ok := c.nc.(*net.TCPConn); ok {
+		_ = t.CloseWrite() // the reader's deadline ends it if this fails
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
+}
