@@ -253,8 +253,8 @@ func lookAtProcesses(ctx context.Context) ([]processUse, error) {
 		}
 		uses = append(uses, processUse{pid: pid, seconds: times.User + times.System, rss: memory.RSS})
 	}
-	if len(uses) == 0 && refused != nil {
-		return nil, refused
+	if len(uses) == 0 { // not even this one
+		return nil, cmp.Or(refused, errors.New("the host shows no process"))
 	}
 	return uses, nil
 }

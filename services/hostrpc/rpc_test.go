@@ -223,10 +223,8 @@ func FuzzParseBody(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		requests, batch, fail := parseBody(bytes.Clone(body), 10)
-		if (fail == nil) != (len(requests) > 0) || len(requests) > 10 || (!batch && len(requests) > 1) {
-			if fail == nil || len(requests) > 10 {
-				t.Fatalf("have %d requests, batch %t, error %v", len(requests), batch, fail)
-			}
+		if n := len(requests); n > 10 || (fail == nil && n == 0) || (!batch && n > 1) {
+			t.Fatalf("have %d requests, batch %t, error %v", n, batch, fail)
 		}
 		for _, r := range requests {
 			if text := appendResponse(nil, r.id, json.RawMessage("1"), r.err); !json.Valid(text) {
