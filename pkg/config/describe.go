@@ -1,0 +1,210 @@
+package config
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Field is one setting, for a reference.
+type Field struct {
+	Path    string // gateway.listen; <name> stands for a map's key, [] for a list's element
+	Type    string // string, bool, integer, number, duration, size, secret, any, section, "list of ..." or "map of ..."
+	Default string // "" if there is none
+	Doc     string // the doc tag
+	Env     string // the variable that overrides it; "" inside lists
+}
+
+// Describe returns every setting of the struct that into points to, in the
+// order of its fields, a section before what is in it. Defaults are the values
+// that into holds. Sections of other services are left out.
+func Describe(into any) []Field {
+	var all []Field
+	describe(rootOf(into), "", EnvPrefix, &all)
+	return all
+}
+
+// describe adds what is inside v. env is what the names of its variables start
+// with.
+func describe(v reflect.Value, path, env string, all *[]Field) {
+	switch kindOf(v.Type()) {
+	case pointer:
+		describe(targetOf(v), path, env, all)
+	case list:
+		describe(fresh(v.Type().Elem()), path+"[]", "", all)
+	case table:
+		describe(fresh(v.Type().Elem()), path+".<name>", under(env, "<NAME>"), all)
+	case section:
+		for _, f := range fieldsOf(v.Type()) {
+			if kindOf(f.typ) == other {
+				continue
+			}
+			value, here, inside := v.Field(f.index), join(path, f.name), under(env, envPart(f.name))
+			*all = append(*all, Field{here, typeName(f.typ), defaultText(value), f.doc, strings.TrimSuffix(inside, "_")})
+			describe(value, here, inside, all)
+		}
+	}
+}
+
+func under(env, part string) string {
+	if env == "" {
+		return "" // nothing inside a list has a variable
+	}
+	return env + part + "_"
+}
+
+func typeName(t reflect.Type) string {
+	switch k := kindOf(t); k {
+	case pointer:
+		return typeName(t.Elem())
+	case list, table:
+		return kinds[k].name + " of " + typeName(t.Elem())
+	default:
+		return kinds[k].name
+	}
+}
+
+// plain returns v as JSON would hold it, without secrets; nil if there is
+// nothing to show.
+func plain(v reflect.Value) any {
+	switch kindOf(v.Type()) {
+	case secret, other:
+		return nil
+	case duration:
+		return durationText(time.Duration(v.Int()))
+	case size:
+		return Size(v.Int()).String()
+	case custom:
+		if m, ok := v.Addr().Interface().(encoding.TextMarshaler); ok {
+			if text, err := m.MarshalText(); err == nil {
+				return string(text)
+			}
+		}
+		return nil
+	case pointer:
+		if v.IsNil() {
+			return nil
+		}
+		return plain(v.Elem())
+	case list:
+		if v.Len() == 0 {
+			return nil
+		}
+		items := make([]any, v.Len())
+		for i := range items {
+			items[i] = plain(v.Index(i))
+		}
+		return items
+	case table:
+		if v.Len() == 0 {
+			return nil
+		}
+		m := map[string]any{}
+		for _, key := range mapKeys(v, nil) {
+			m[key] = plain(entryOf(v, key))
+		}
+		return m
+	case section:
+		m := map[string]any{}
+		for _, f := range fieldsOf(v.Type()) {
+			if value := plain(v.Field(f.index)); value != nil {
+				m[f.name] = value
+			}
+		}
+		return m
+	}
+	return v.Interface()
+}
+
+func defaultText(v reflect.Value) string {
+	if settingKind(v.Type()) == section {
+		return "" // its settings have rows of their own
+	}
+	switch value := plain(v).(type) {
+	case nil:
+		return ""
+	case string:
+		return value
+	default:
+		var b bytes.Buffer
+		encoder := json.NewEncoder(&b)
+		encoder.SetEscapeHTML(false)
+		_ = encoder.Encode(value)
+		return strings.Trim(b.String(), "\n")
+	}
+}
+
+// durationText is d without the zeros that String ends in: 5m, not 5m0s.
+func durationText(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// Reference writes Describe as Markdown, one table per section.
+func Reference(into any) string {
+	var b strings.Builder
+	inTable := false
+	cell := strings.NewReplacer("|", `\|`, "\n", " ", "<", `\<`).Replace
+	for _, f := range Describe(into) {
+		if f.Type == kinds[section].name && strings.ContainsAny(f.Path, ".[") && f.Doc == "" {
+			continue // its keys say it all
+		}
+		if f.Type == kinds[section].name && !strings.ContainsAny(f.Path, ".[") {
+			fmt.Fprintf(&b, "\n## `%s`\n", f.Path)
+			if f.Doc != "" {
+				fmt.Fprintf(&b, "\n%s\n", f.Doc)
+			}
+			inTable = false
+			continue
+		}
+		if !inTable {
+			b.WriteString("\n| key | type | default | |\n|---|---|---|---|\n")
+			inTable = true
+		}
+		value := ""
+		if f.Default != "" {
+			value = "`" + strings.ReplaceAll(f.Default, "|", `\|`) + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Path, f.Type, value, cell(f.Doc))
+	}
+	return strings.TrimPrefix(b.String(), "\n")
+}
+
+// Print writes the configuration that into points to as YAML that Load takes
+// again, with [redacted] for its secrets, which Load refuses.
+func Print(into any) ([]byte, error) {
+	var root yaml.Node
+	if err := root.Encode(rootOf(into).Interface()); err != nil {
+		return nil, fmt.Errorf("print configuration: %w", err)
+	}
+	escapeValues(&root)
+	var b bytes.Buffer
+	encoder := yaml.NewEncoder(&b)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(&root); err != nil {
+		return nil, fmt.Errorf("print configuration: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// escapeValues keeps ${ in text from being read as a variable.
+func escapeValues(n *yaml.Node) {
+	n.Value = escape(n.Value)
+	for i, child := range n.Content {
+		if n.Kind != yaml.MappingNode || i%2 == 1 {
+			escapeValues(child)
+		}
+	}
+}
