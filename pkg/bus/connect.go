@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/pollcast/pollcast/pkg/config"
 )
 
 // Config is how a service reaches NATS. Zero fields mean the default.
@@ -16,10 +17,10 @@ type Config struct {
 	URL       string        `yaml:"url" doc:"NATS servers, comma-separated"`
 	Prefix    string        `yaml:"prefix" doc:"first token of every subject, and the stream's name in upper case"`
 	User      string        `yaml:"user" doc:"user name, if the servers ask for one"`
-	Password  string        `yaml:"password" doc:"password of the user; write ${NAME} to take it from the environment"`
+	Password  config.Secret `yaml:"password" doc:"password of the user; write ${NAME} to take it from the environment"`
 	Replicas  int           `yaml:"replicas" doc:"copies of the stream and the lease bucket: 1, or 3 on a cluster"`
 	History   int           `yaml:"history" doc:"messages kept per subject, for clients that resume"`
-	MaxBytes  int64         `yaml:"maxBytes" doc:"size limit of the stream in bytes; the oldest messages go first"`
+	MaxBytes  config.Size   `yaml:"maxBytes" doc:"size limit of the stream, such as 1GiB; the oldest messages go first"`
 	Creds     string        `yaml:"credentials" doc:"path of a NATS credentials file"`
 	LeaseTime time.Duration `yaml:"leaseTime" doc:"a source moves to another poller when its owner was silent for so long"`
 }
@@ -60,7 +61,7 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 		report("history", fmt.Sprintf("%d is out of range", c.History), "use 1 to 100000")
 	}
 	if c.MaxBytes < 1<<20 {
-		report("maxBytes", fmt.Sprintf("%d bytes hold next to nothing", c.MaxBytes), "use at least 1048576 (1 MiB)")
+		report("maxBytes", fmt.Sprintf("%v hold next to nothing", c.MaxBytes), "use at least 1MiB")
 	}
 	if c.LeaseTime < time.Second || c.LeaseTime > 10*time.Minute {
 		report("leaseTime", fmt.Sprintf("%v is out of range", c.LeaseTime), "use 1s to 10m")
@@ -132,7 +133,7 @@ func Connect(o Options) (*nats.Conn, error) {
 		}),
 	}
 	if o.User != "" {
-		opts = append(opts, nats.UserInfo(o.User, o.Password))
+		opts = append(opts, nats.UserInfo(o.User, o.Password.Reveal()))
 	}
 	if o.Creds != "" {
 		opts = append(opts, nats.UserCredentials(o.Creds))

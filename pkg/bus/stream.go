@@ -26,7 +26,7 @@ func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          c.Replicas,
 		MaxMsgsPerSubject: int64(c.History),
-		MaxBytes:          c.MaxBytes,
+		MaxBytes:          int64(c.MaxBytes),
 		Discard:           jetstream.DiscardOld,
 		Duplicates:        duplicateWindow,
 		AllowDirect:       true,

@@ -5,28 +5,30 @@ import (
 	"net"
 	"net/url"
 	"time"
+
+	"github.com/pollcast/pollcast/pkg/config"
 )
 
 // Config is the gateway's section of the configuration file.
 type Config struct {
-	Listen         string        `yaml:"listen" doc:"address for clients: WebSocket, HTTP and the console"`
-	Admin          string        `yaml:"admin" doc:"address for operations: /metrics /healthz /readyz /status /debug/pprof; empty: none"`
-	AllowedOrigins []string      `yaml:"allowedOrigins" doc:"origins of other sites whose pages may connect, such as https://app.example.com; * allows every site"`
-	MaxConnections int           `yaml:"maxConnections" doc:"connections this gateway holds; further ones are closed with 1013"`
-	MaxTopics      int           `yaml:"maxTopicsPerConnection" doc:"topics and patterns one connection may hold"`
-	MaxStreamTopics int          `yaml:"maxTopics" doc:"topics this gateway serves; those beyond are refused and logged"`
-	MaxMessage     int           `yaml:"maxMessage" doc:"longest message from a client, in bytes; longer ones close the connection with 1009"`
-	MaxLag         int           `yaml:"maxLag" doc:"bytes a client may be behind before it is closed with 4002"`
-	FrameRate      int           `yaml:"frameRate" doc:"frames per second a client may send, with a burst of twice as many"`
-	PingInterval   time.Duration `yaml:"pingInterval" doc:"how often each connection is pinged"`
-	DrainTime      time.Duration `yaml:"drainTime" doc:"over how long connections are closed when the gateway stops"`
+	Listen          string        `yaml:"listen" doc:"address for clients: WebSocket, HTTP and the console"`
+	Operations      string        `yaml:"operations" doc:"address for operations: /metrics /healthz /readyz /status /debug/pprof; empty: none"`
+	AllowedOrigins  []string      `yaml:"allowedOrigins" doc:"origins of other sites whose pages may connect, such as https://app.example.com; * allows every site"`
+	MaxConnections  int           `yaml:"maxConnections" doc:"connections this gateway holds; further ones are closed with 1013"`
+	MaxTopics       int           `yaml:"maxTopicsPerConnection" doc:"topics and patterns one connection may hold"`
+	MaxStreamTopics int           `yaml:"maxTopics" doc:"topics this gateway serves; those beyond are refused and logged"`
+	MaxMessage      config.Size   `yaml:"maxMessage" doc:"longest message from a client; longer ones close the connection with 1009"`
+	MaxLag          config.Size   `yaml:"maxLag" doc:"how far a client may be behind before it is closed with 4002"`
+	FrameRate       int           `yaml:"frameRate" doc:"frames per second a client may send, with a burst of twice as many"`
+	PingInterval    time.Duration `yaml:"pingInterval" doc:"how often each connection is pinged"`
+	DrainTime       time.Duration `yaml:"drainTime" doc:"over how long connections are closed when the gateway stops"`
 }
 
 // DefaultConfig returns the configuration that an empty file means.
 func DefaultConfig() Config {
 	return Config{
 		Listen:          ":12080",
-		Admin:           "127.0.0.1:12081",
+		Operations:      "127.0.0.1:12081",
 		MaxConnections:  50_000,
 		MaxTopics:       256,
 		MaxStreamTopics: 200_000,
@@ -46,8 +48,8 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 		}
 	}
 	addr("listen", c.Listen)
-	if c.Admin != "" {
-		addr("admin", c.Admin)
+	if c.Operations != "" {
+		addr("operations", c.Operations)
 	}
 	for i, o := range c.AllowedOrigins {
 		if u, err := url.Parse(o); o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {
@@ -59,11 +61,16 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 			report(path, fmt.Sprintf("%d is out of range", v), fmt.Sprintf("use %d to %d", lo, hi))
 		}
 	}
+	size := func(path string, v, lo, hi config.Size) {
+		if v < lo || v > hi {
+			report(path, fmt.Sprintf("%v is out of range", v), fmt.Sprintf("use %v to %v", lo, hi))
+		}
+	}
 	between("maxConnections", c.MaxConnections, 1, 5_000_000)
 	between("maxTopicsPerConnection", c.MaxTopics, 1, 10_000)
 	between("maxTopics", c.MaxStreamTopics, 1, 10_000_000)
-	between("maxMessage", c.MaxMessage, 1<<10, 16<<20)
-	between("maxLag", c.MaxLag, 64<<10, 1<<30)
+	size("maxMessage", c.MaxMessage, 1<<10, 16<<20)
+	size("maxLag", c.MaxLag, 64<<10, 1<<30)
 	between("frameRate", c.FrameRate, 1, 100_000)
 	if c.PingInterval < time.Second || c.PingInterval > time.Hour {
 		report("pingInterval", fmt.Sprintf("%v is out of range", c.PingInterval), "use 1s to 1h; proxies in between often cut what is silent for 60s")

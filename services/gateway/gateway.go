@@ -58,9 +58,9 @@ func New(o Options) (*Gateway, error) {
 	if g.ln, err = net.Listen("tcp", o.Config.Listen); err != nil {
 		return nil, fmt.Errorf("listen for clients: %w", err)
 	}
-	if o.Config.Admin != "" {
+	if o.Config.Operations != "" {
 		g.admin, err = admin.New(admin.Options{
-			Listen: o.Config.Admin, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger,
+			Listen: o.Config.Operations, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger,
 		})
 		if err != nil {
 			g.ln.Close()
@@ -86,8 +86,8 @@ func New(o Options) (*Gateway, error) {
 // Addr is the address for clients.
 func (g *Gateway) Addr() string { return g.ln.Addr().String() }
 
-// AdminAddr is the address for operations; empty when there is none.
-func (g *Gateway) AdminAddr() string {
+// OperationsAddr is the address for operations; empty when there is none.
+func (g *Gateway) OperationsAddr() string {
 	if g.admin == nil {
 		return ""
 	}
@@ -144,7 +144,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			}
 		})
 	}
-	g.opts.Logger.Info("gateway listens", "clients", g.Addr(), "operations", g.AdminAddr())
+	g.opts.Logger.Info("gateway listens", "clients", g.Addr(), "operations", g.OperationsAddr())
 
 	select {
 	case <-ctx.Done():

@@ -53,7 +53,7 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 func (r *rig) start(change func(*Config)) (*Gateway, func()) {
 	r.t.Helper()
 	cfg := DefaultConfig()
-	cfg.Listen, cfg.Admin, cfg.DrainTime = "127.0.0.1:0", "127.0.0.1:0", 50*time.Millisecond
+	cfg.Listen, cfg.Operations, cfg.DrainTime = "127.0.0.1:0", "127.0.0.1:0", 50*time.Millisecond
 	if change != nil {
 		change(&cfg)
 	}

@@ -1,0 +1,194 @@
+// Package daemon is what the mains of all services have in common: flags, the
+// configuration file, logs, signals, exit codes.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"log/slog"
+
+	"github.com/pollcast/pollcast/pkg/config"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Exit codes.
+const (
+	ExitOK     = 0
+	ExitFailed = 1
+	ExitConfig = 2 // a mistake in the configuration or on the command line
+)
+
+// FileVariable names the configuration file where no flag does.
+const FileVariable = "POLLCAST_CONFIG"
+
+// Log is the configuration's section about logs.
+type Log struct {
+	Format string `yaml:"format" doc:"text for people, json for programs"`
+	Level  string `yaml:"level" doc:"debug, info, warn or error"`
+}
+
+// DefaultLog returns the section that an empty file means.
+func DefaultLog() Log { return Log{Format: "text", Level: "info"} }
+
+// Check reports every mistake in the section.
+func (l *Log) Check(report func(path, problem, fix string)) {
+	if l.Format != "text" && l.Format != "json" {
+		report("format", fmt.Sprintf("%q is no format", l.Format), "write text or json")
+	}
+	var level slog.Level
+	if level.UnmarshalText([]byte(l.Level)) != nil {
+		report("level", fmt.Sprintf("%q is no level", l.Level), "write debug, info, warn or error")
+	}
+}
+
+// Logger makes the logger of a checked section.
+func (l *Log) Logger(w io.Writer) *slog.Logger {
+	o := new(slog.HandlerOptions)
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(l.Level)) // Check has refused what fails here
+	o.Level = level
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// Service is one service's part in Main.
+type Service struct {
+	Name string
+	// Config points to the configuration's root struct, filled with defaults.
+	Config any
+	// Log points into Config.
+	Log *Log
+	// Run runs the service, on the loaded configuration, until ctx ends.
+	Run func(ctx context.Context, logger *slog.Logger, registry *prometheus.Registry) error
+}
+
+// Main runs a service as a process and exits. SIGINT and SIGTERM end it
+// cleanly; a second one kills it.
+func Main(s Service) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	code := Exec(ctx, s, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// Exec is Main without the process: it returns the exit code.
+func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.Writer) int {
+	fail := func(code int, err error) int {
+		fmt.Fprintf(stderr, "%s: %v\n", s.Name, err)
+		return code
+	}
+	flags := flag.NewFlagSet(s.Name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	var f Flags
+	f.Register(flags)
+	check := flags.Bool("check", false, "check the configuration and exit: 0 is good, 2 is not")
+	print := flags.Bool("print-config", false, "print the configuration in effect, without secrets, and exit")
+	health := flags.String("healthcheck", "", "get this `URL` and exit: 0 when it answers 200")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return ExitOK
+	} else if err != nil {
+		return ExitConfig
+	}
+	if flags.NArg() > 0 {
+		return fail(ExitConfig, fmt.Errorf("%q is not understood: there are flags only, -help lists them", flags.Arg(0)))
+	}
+	if *health != "" {
+		if err := healthcheck(ctx, *health); err != nil {
+			return fail(ExitFailed, err)
+		}
+		return ExitOK
+	}
+	if err := f.Load(s.Config, env); err != nil {
+		return fail(ExitConfig, err)
+	}
+	switch {
+	case *check:
+		fmt.Fprintln(stdout, "the configuration is good")
+		return ExitOK
+	case *print:
+		out, err := config.Print(s.Config)
+		if err != nil {
+			return fail(ExitFailed, err)
+		}
+		_, _ = stdout.Write(out) // nowhere to report it
+		return ExitOK
+	}
+	logger := s.Log.Logger(stderr).With("service", s.Name)
+	if err := s.Run(ctx, logger, NewRegistry()); err != nil {
+		logger.Error("stopped", "error", err)
+		return ExitFailed
+	}
+	logger.Info("stopped")
+	return ExitOK
+}
+
+// Flags are the flags that say where the configuration comes from.
+type Flags struct {
+	File string
+	Sets []string
+}
+
+// Register adds the flags to a set.
+func (f *Flags) Register(flags *flag.FlagSet) {
+	flags.StringVar(&f.File, "config", "", "configuration `file` (or "+FileVariable+")")
+	flags.Func("set", "`path=value` of one setting, such as gateway.listen=:8080; may be repeated", func(v string) error {
+		f.Sets = append(f.Sets, v)
+		return nil
+	})
+}
+
+// Load fills a configuration from the file, the environment and the flags.
+func (f *Flags) Load(into any, env []string) error {
+	file := f.File
+	if file == "" {
+		for _, v := range env {
+			if name, ok := strings.CutPrefix(v, FileVariable+"="); ok {
+				file = name
+			}
+		}
+	}
+	return config.Load(into, config.Source{
+		File: file, Env: env, Reserved: []string{FileVariable, "POLLCAST_URL", "POLLCAST_TOKEN"}, Sets: f.Sets,
+	})
+}
+
+// NewRegistry has what the Go runtime and the process tell of themselves.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// healthcheck stands in for curl, which images made from scratch lack.
+func healthcheck(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("check health: %w", err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("check health: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(res.Body, 300)) // for the message alone
+		return fmt.Errorf("check health: %s: %s: %s", url, res.Status, strings.TrimSpace(string(body)))
+	}
+	return nil
+}
