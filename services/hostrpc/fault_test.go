@@ -166,11 +166,11 @@ func TestFaultAll(t *testing.T) {
 	result[faultState](s, "fault.set", `["*","http500"]`)
 	for body, want := range map[string]int{
 		timeCall: 500,
-		`{"jsonrpc":"2.0","method":"system.time"}`:              500,
-		`{"jsonrpc":"2.0","method":"nope","id":1}`:              200,
-		`{"jsonrpc":"1.0","method":"system.time","id":1}`:       200,
-		`{"jsonrpc":"2.0","method":"fault.list","id":1}`:        200,
-		`[{"jsonrpc":"2.0","method":"fault.clear"},` + timeCall: 200, // not JSON
+		`{"jsonrpc":"2.0","method":"system.time"}`:                   500,
+		`{"jsonrpc":"2.0","method":"nope","id":1}`:                   200,
+		`{"jsonrpc":"2.0","method":"system.time","params":1,"id":1}`: 200, // no request
+		`{"jsonrpc":"2.0","method":"fault.list","id":1}`:             200,
+		`[{"jsonrpc":"2.0","method":"fault.clear"},` + timeCall:      200, // not JSON
 	} {
 		if have, text, _ := s.post(body); have != want {
 			t.Errorf("%s: have %d %s, want %d", body, have, text, want)

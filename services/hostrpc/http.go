@@ -75,11 +75,6 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	conn := http.NewResponseController(w)
-	// From here on a read that times out would only look like a lost client,
-	// and end a delay early.
-	_ = conn.SetReadDeadline(time.Time{})
-
 	requests, batch, fail := parseBody(body, s.config.MaxBatch)
 	if fail != nil {
 		s.metrics.count(fail.outcome())
@@ -93,11 +88,11 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	if plan.hang || plan.delay > 0 {
 		release()
 		release = func() {}
-		// The write deadline, like the read deadline, knows nothing of faults.
-		_ = conn.SetWriteDeadline(time.Time{})
 		s.hold(r.Context(), plan, requests, start)
 	}
-	_ = conn.SetWriteDeadline(time.Now().Add(callTimeout + writeTimeout))
+	// The write deadline has run since the headers came, through any delay.
+	// The read deadline does not matter: net/http lifts it behind the body.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(callTimeout + writeTimeout))
 	if plan.spoil != "" {
 		s.spoil(w, plan, requests, start)
 		return

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,14 +52,14 @@ func TestProcessTop(t *testing.T) {
 
 // hostOf is a host of the test's own making.
 type hostOf struct {
-	looks int
+	looks atomic.Int32
 	uses  []processUse
 	err   error
 }
 
 func (h *hostOf) processes() *processes {
 	s := newSampler(slog.New(slog.DiscardHandler), must(newMetrics(nil)))
-	s.processes.look = func(context.Context) ([]processUse, error) { h.looks++; return slices.Clone(h.uses), h.err }
+	s.processes.look = func(context.Context) ([]processUse, error) { h.looks.Add(1); return slices.Clone(h.uses), h.err }
 	s.processes.name = func(_ context.Context, pid int32) (string, error) {
 		if pid == 99 {
 			return "", errors.New("it ended")
@@ -89,12 +90,13 @@ func TestProcessPace(t *testing.T) {
 		go func() { defer close(done); s.run(ctx) }()
 
 		time.Sleep(5 * time.Minute)
-		if h.looks != 1 {
-			t.Errorf("have %d looks that nobody asked for, want the first only", h.looks)
+		synctest.Wait()
+		if h.looks.Load() != 1 {
+			t.Errorf("have %d looks that nobody asked for, want the first only", h.looks.Load())
 		}
 		began := time.Now()
-		if _, err := p.top(ctx, 10, byCPU); err != nil || time.Since(began) != 0 || h.looks != 2 {
-			t.Errorf("have %d looks after %s, %v; want one at once", h.looks, time.Since(began), err)
+		if _, err := p.top(ctx, 10, byCPU); err != nil || time.Since(began) != 0 || h.looks.Load() != 2 {
+			t.Errorf("have %d looks after %s, %v; want one at once", h.looks.Load(), time.Since(began), err)
 		}
 		for range 200 {
 			time.Sleep(50 * time.Millisecond)
@@ -102,12 +104,13 @@ func TestProcessPace(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if h.looks < 6 || h.looks > 7 {
-			t.Errorf("have %d looks after 10s of asking, want one in 2s", h.looks)
+		if h.looks.Load() < 6 || h.looks.Load() > 7 {
+			t.Errorf("have %d looks after 10s of asking, want one in 2s", h.looks.Load())
 		}
 		time.Sleep(5 * time.Minute)
-		if h.looks > 7+31 || h.looks < 7+28 {
-			t.Errorf("have %d looks after the last one asked, want them to end within a minute", h.looks)
+		synctest.Wait()
+		if h.looks.Load() > 7+31 || h.looks.Load() < 7+28 {
+			t.Errorf("have %d looks after the last one asked, want them to end within a minute", h.looks.Load())
 		}
 		cancel()
 		<-done

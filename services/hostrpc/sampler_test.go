@@ -206,6 +206,7 @@ func TestSamplerPace(t *testing.T) {
 			t.Errorf("have the first rates after %s (%v), want %s", time.Since(began), err, firstWindow)
 		}
 		time.Sleep(10*time.Second + 500*time.Millisecond - firstWindow)
+		synctest.Wait()
 		if s.count != 12 || s.latest.Load().at.Sub(began) != 10*time.Second {
 			t.Errorf("have %d samples, the last after %s, want 12 and 10s", s.count, s.latest.Load().at.Sub(began))
 		}
