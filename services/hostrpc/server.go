@@ -79,7 +79,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Config.Listen)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s: another program uses this address: stop it, or choose another address: %w", o.Config.Listen, err)
+		return nil, fmt.Errorf("listen on %s: another program uses this address: stop it, or choose another address (%w)", o.Config.Listen, syscall.EADDRINUSE)
 	case err != nil:
 		return nil, fmt.Errorf("listen on %s: %w", o.Config.Listen, err)
 	}
