@@ -8,14 +8,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 	"time"
-
-	"log/slog"
 
 	"github.com/pollcast/pollcast/pkg/config"
 	"github.com/prometheus/client_golang/prometheus"
@@ -155,15 +154,28 @@ func (f *Flags) Register(flags *flag.FlagSet) {
 func (f *Flags) Load(into any, env []string) error {
 	file := f.File
 	if file == "" {
-		for _, v := range env {
-			if name, ok := strings.CutPrefix(v, FileVariable+"="); ok {
-				file = name
-			}
+		file = Getenv(env, FileVariable)
+	}
+	return f.LoadData(into, file, nil, env)
+}
+
+// LoadData is Load with the file's content at hand; nil data means to read it.
+func (f *Flags) LoadData(into any, file string, data []byte, env []string) error {
+	return config.Load(into, config.Source{File: file, Data: data, Env: env, Reserved: reserved, Sets: f.Sets})
+}
+
+// reserved are the variables that are no settings.
+var reserved = []string{FileVariable, "POLLCAST_URL", "POLLCAST_TOKEN"}
+
+// Getenv is os.Getenv on an environment as os.Environ gives it.
+func Getenv(env []string, name string) string {
+	value := ""
+	for _, v := range env {
+		if after, ok := strings.CutPrefix(v, name+"="); ok {
+			value = after // the last one counts, as in a process
 		}
 	}
-	return config.Load(into, config.Source{
-		File: file, Env: env, Reserved: []string{FileVariable, "POLLCAST_URL", "POLLCAST_TOKEN"}, Sets: f.Sets,
-	})
+	return value
 }
 
 // NewRegistry has what the Go runtime and the process tell of themselves.

@@ -18,6 +18,8 @@ const (
 	passBytes = 256 << 10
 	// writeWait is how long a full socket may take nothing at all.
 	writeWait = 10 * time.Second
+	// blockedWrite is how long a write takes that had to wait for the client.
+	blockedWrite = 100 * time.Millisecond
 	// closeWait is how long a closing connection may take to answer.
 	closeWait = 3 * time.Second
 )
@@ -252,12 +254,15 @@ func (w *writer) drain(c *conn) {
 		if c.ended {
 			wait = closeWait
 		}
-		_ = c.nc.SetWriteDeadline(time.Now().Add(wait)) // a dead socket shows in Write
+		start := time.Now()
+		_ = c.nc.SetWriteDeadline(start.Add(wait)) // a dead socket shows in Write
 		n, err := c.nc.Write(b)
 		if n > 0 {
 			w.metrics.bytes.Add(float64(n))
 			c.advance(b, n)
-			c.heard.Store(time.Now().UnixNano()) // it reads: a sign of life
+			if now := time.Now(); now.Sub(start) > blockedWrite {
+				c.heard.Store(now.UnixNano()) // the socket was full and took more: the client reads
+			}
 		}
 		switch {
 		case err == nil:

@@ -1,0 +1,50 @@
+// Package check is `pollcast check`: it reads a configuration file as every
+// service would, and says what is wrong with it.
+package check
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+
+	"github.com/pollcast/pollcast/pkg/config"
+	"github.com/pollcast/pollcast/pkg/daemon"
+	"github.com/pollcast/pollcast/services/pollcast/up"
+)
+
+// Command runs the verb and returns the exit code: 0 for a good configuration,
+// 2 for one with mistakes.
+func Command(args, env []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("pollcast check", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	var f daemon.Flags
+	f.Register(flags)
+	schema := flags.Bool("schema", false, "print the file's JSON Schema, for editors, and exit")
+	reference := flags.Bool("reference", false, "print every setting with its default, as Markdown, and exit")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return daemon.ExitOK
+	} else if err != nil {
+		return daemon.ExitConfig
+	}
+	cfg := up.DefaultConfig()
+	switch {
+	case *schema:
+		fmt.Fprintf(stdout, "%s\n", config.JSONSchema(&cfg))
+		return daemon.ExitOK
+	case *reference:
+		fmt.Fprint(stdout, config.Reference(&cfg))
+		return daemon.ExitOK
+	case flags.NArg() > 1 || flags.NArg() == 1 && f.File != "":
+		fmt.Fprintln(stderr, "pollcast check: one file at a time")
+		return daemon.ExitConfig
+	case flags.NArg() == 1:
+		f.File = flags.Arg(0)
+	}
+	if err := up.Load(&cfg, f, env); err != nil {
+		fmt.Fprintln(stderr, err)
+		return daemon.ExitConfig
+	}
+	fmt.Fprintln(stdout, "the configuration is good")
+	return daemon.ExitOK
+}
