@@ -27,15 +27,15 @@ type Config struct {
 	// Listen is host:port; an empty host means every interface, port 0 a free
 	// port. Answers tell much about the host and nobody is asked who they are,
 	// so the default is loopback.
-	Listen string `yaml:"listen"`
+	Listen string `yaml:"listen" doc:"address to answer on; its answers tell much about the host, so loopback unless asked otherwise"`
 	// AllowFaults adds the fault.* methods and makes Faults settable by
 	// whoever reaches the address. For demonstrations and tests.
-	AllowFaults bool `yaml:"allowFaults"`
+	AllowFaults bool `yaml:"allowFaults" doc:"let callers make methods fail (fault.set), for demonstrations and tests"`
 	// MaxBodyBytes bounds a request body, 1 KiB to 64 MiB; more is HTTP 413.
-	MaxBodyBytes int `yaml:"maxBodyBytes"`
+	MaxBodyBytes int `yaml:"maxBodyBytes" doc:"longest request body in bytes; longer ones get HTTP 413"`
 	// MaxBatch bounds the calls in one batch, 1 to 10000; more is one error
 	// -32600 for the whole batch.
-	MaxBatch int `yaml:"maxBatch"`
+	MaxBatch int `yaml:"maxBatch" doc:"most calls in one batch"`
 }
 
 // DefaultConfig returns a server on loopback without faults.
