@@ -32,7 +32,7 @@ func (h *hub) list() listing {
 	}
 	out := listing{Epoch: h.epoch, Seq: h.seq, Polls: make([]pollListing, 0, len(h.polls))}
 	for _, p := range h.polls {
-		names := topics[p]
+		names := append([]string{}, topics[p]...)
 		slices.Sort(names)
 		out.Polls = append(out.Polls, pollListing{p.fresh(now, h.busDown), names})
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/config"
+	"golang.org/x/crypto/bcrypt"
 )
 
 // embedded is the NATS server inside this process.
@@ -43,6 +44,10 @@ func startNATS(c bus.Config, dir string, log *slog.Logger) (*embedded, bus.Confi
 	inside, secret := "pollcast", rand.Text()
 	c.User, c.Password, c.Creds = inside, config.NewSecret(secret), ""
 	stream := names.Stream()
+	hashed, err := bcrypt.GenerateFromPassword([]byte(secret), bcrypt.MinCost) // the secret is random: cost buys nothing
+	if err != nil {
+		return nil, c, fmt.Errorf("hash the password of NATS: %w", err)
+	}
 	srv, err := server.NewServer(&server.Options{
 		ServerName: "pollcast", Host: host, Port: port,
 		JetStream: true, StoreDir: dir,
@@ -50,8 +55,8 @@ func startNATS(c bus.Config, dir string, log *slog.Logger) (*embedded, bus.Confi
 		JetStreamMaxStore: int64(c.MaxBytes) + 256<<20, JetStreamMaxMemory: 64 << 20,
 		NoSigs: true,
 		Users: []*server.User{
-			{Username: inside, Password: secret},
-			{Username: "reader", Password: rand.Text(), Permissions: readOnly(names.LiveAll(), stream)},
+			{Username: inside, Password: string(hashed)},
+			{Username: "reader", Password: string(hashed), Permissions: readOnly(names.LiveAll(), stream)},
 		},
 		NoAuthUser: "reader",
 	})

@@ -64,7 +64,7 @@ type Options struct {
 
 // Addresses are where a running instance is reached.
 type Addresses struct {
-	Clients, GatewayOperations, PollerOperations, NATS, HostRPC, State string
+	Clients, Operations, NATS, HostRPC, State string
 }
 
 // Command is `pollcast up`: flags, and then Run. It returns the exit code.
@@ -164,7 +164,7 @@ func Run(ctx context.Context, o Options) error {
 	g.start(gw.Run)
 
 	p, err := poller.New(ctx, poller.Options{
-		Config: o.Config.Poller, NATS: nats, InProcess: srv.server, Logger: log("poller"), Registry: daemon.NewRegistry(),
+		Config: o.Config.Poller, NATS: nats, InProcess: srv.server, Logger: log("poller"), Registerer: registry,
 	})
 	if err != nil {
 		return err
@@ -173,7 +173,7 @@ func Run(ctx context.Context, o Options) error {
 
 	if o.Ready != nil {
 		o.Ready(Addresses{
-			Clients: gw.Addr(), GatewayOperations: gw.OperationsAddr(), PollerOperations: p.Addr(),
+			Clients: gw.Addr(), Operations: gw.OperationsAddr(),
 			NATS: srv.addr(), HostRPC: host.Addr(), State: o.State,
 		})
 	}
@@ -195,8 +195,7 @@ func free(c Config) error {
 		{"clients", "gateway.listen", c.Gateway.Listen},
 		{"NATS", "nats.url", u.Host},
 		{"hostrpc", "hostrpc.listen", c.HostRPC.Listen},
-		{"the gateway's operations", "gateway.operations", c.Gateway.Operations},
-		{"the poller's operations", "poller.operations", c.Poller.Operations},
+		{"operations", "gateway.operations", c.Gateway.Operations},
 	} {
 		if a.addr == "" {
 			continue
@@ -240,12 +239,12 @@ Pollcast is up.
   Terminal    pollcast tail '>'
   NATS        nats sub%[2]s 'pollcast.live.>'
   Upstream    http://%[3]s, this host's own readings
-  Operations  http://%[4]s/metrics, http://%[5]s/metrics
-  State       %[6]s
+  Operations  http://%[4]s/metrics
+  State       %[5]s
 
 Ctrl-C ends it.
 
-`, port, server, a.HostRPC, a.GatewayOperations, a.PollerOperations, a.State)
+`, port, server, a.HostRPC, a.Operations, a.State)
 }
 
 // demo is the console's fault switches, where hostrpc allows faults.
