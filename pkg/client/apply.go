@@ -1,0 +1,277 @@
+package client
+
+import (
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// This file is about frames: what they change and whom that is told.
+
+func (l *loop) frame(f *wire.ServerFrame, at time.Time) {
+	switch {
+	case f.Event != nil:
+		l.event(f.Event, at)
+	case f.Fresh != nil:
+		l.fresh(f.Fresh, at)
+	case f.Breaker != nil:
+		u := &Breaker{*f.Breaker}
+		for _, s := range l.subs {
+			if s.coversSource(u.Source) {
+				l.tell(s, u)
+			}
+		}
+	case f.Subscribed != nil:
+		l.subscribed(f.ID, f.Subscribed)
+	case f.Error != nil:
+		l.refused(f.ID, f.Error, at)
+	case f.Pong != nil:
+		l.pong(f.ID, at)
+	case f.GoAway != nil:
+		l.goAway(f.GoAway, at)
+	}
+}
+
+func (l *loop) event(ev *wire.Event, at time.Time) {
+	if ev.Poll == "" {
+		ev.Poll = ev.Topic
+	}
+	c := l.c
+	if !l.room(ev) {
+		return
+	}
+	var wanting []*Subscription
+	for _, s := range l.subs {
+		if s.matches(ev.Topic) {
+			wanting = append(wanting, s)
+		}
+	}
+	if len(wanting) == 0 {
+		return // it was under way when the subscription ended
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	born := c.store.event(at, ev)
+	now := time.Now()
+	u := &Event{Event: *ev, Epoch: c.store.epoch, Age: now.Sub(born)}
+	for _, s := range wanting {
+		s.advance(ev, len(wanting) == 1)
+		l.tellEvent(s, u)
+	}
+	if p := c.store.polls[ev.Poll]; p != nil {
+		l.settle(p, now)
+	}
+}
+
+// tellEvent tells an event that the subscription has not seen.
+func (l *loop) tellEvent(s *Subscription, u *Event) {
+	last, was := s.seen[u.Topic]
+	switch {
+	case was && u.Seq <= last.seq:
+		return
+	case !was && u.Deleted && u.Phase == wire.Snapshot:
+		return
+	case was && last.version > 0 && u.Version > last.version+1 && s.opts.Delivery == wire.DeliverAll:
+		l.tell(s, &Gap{Topic: u.Topic, After: last.version, Before: u.Version})
+	}
+	l.tell(s, u)
+	if u.Deleted {
+		delete(s.seen, u.Topic)
+	} else {
+		s.seen[u.Topic] = seen{u.Seq, u.Version}
+	}
+}
+
+// advance keeps the position to go on from. alone says that the event matches
+// no other subscription, so that this one is why it was sent.
+func (s *Subscription) advance(ev *wire.Event, alone bool) {
+	switch {
+	case !s.answered:
+	case ev.Phase == wire.Snapshot:
+		if s.resumed {
+			return // it was sent for another subscription
+		}
+		s.synced = false // until a later pong: more may follow
+		if alone {
+			s.posOK = false
+		}
+	case ev.Phase == wire.Replay:
+		if alone { // a replay comes in order: a lost connection does not undo it
+			s.pos = max(s.pos, ev.Seq)
+		}
+	case s.synced || alone:
+		// Snapshot and replay are complete: they come before live events. For an
+		// event that another subscription brought, only a pong can tell that.
+		s.pos, s.posOK = max(s.pos, s.base, ev.Seq), s.epoch != ""
+	}
+}
+
+// room makes sure that the maps keep their bound: a subscription that brings
+// more ends.
+func (l *loop) room(ev *wire.Event) bool {
+	st, limit := &l.c.store, l.c.opts.MaxTopics
+	topicFits := st.topics[ev.Topic] != nil || ev.Deleted || len(st.topics) < limit
+	pollFits := st.polls[ev.Poll] != nil || len(st.polls) < limit
+	if topicFits && pollFits {
+		return true
+	}
+	l.crowded(func(s *Subscription) bool { return s.matches(ev.Topic) })
+	return false
+}
+
+func (l *loop) crowded(by func(*Subscription) bool) {
+	for _, s := range append([]*Subscription(nil), l.subs...) {
+		if by(s) && l.cur != nil {
+			l.log.Error("ending a subscription: it matches more topics than the client may hold", "limit", l.c.opts.MaxTopics)
+			l.remove(s, ErrTooManyTopics)
+		}
+	}
+}
+
+func (l *loop) fresh(f *event.Freshness, at time.Time) {
+	if !l.wanted(func(s *Subscription) bool { return s.coversPoll(f.Poll) }) {
+		return
+	}
+	c := l.c
+	if c.store.polls[f.Poll] == nil && len(c.store.polls) >= c.opts.MaxTopics {
+		l.crowded(func(s *Subscription) bool { return s.coversPoll(f.Poll) })
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.store.fresh(at, f)
+	if p.hold {
+		l.settle(p, time.Now())
+		return
+	}
+	l.reschedule(p)
+	l.tellFresh(p, time.Now())
+}
+
+// settle tells what an event or a staged record has changed about a poll: it has
+// spoken again, or is confirmed again. The mutex is held.
+func (l *loop) settle(p *poll, now time.Time) {
+	if !p.hold {
+		l.reschedule(p)
+		if p.silent && !now.After(p.rec.deadline) {
+			l.tellFresh(p, now)
+		}
+		return
+	}
+	if p.staged == nil && p.lost {
+		return
+	}
+	for _, s := range l.subs {
+		if !s.synced && s.coversPoll(p.rec.Poll) {
+			return
+		}
+	}
+	p.hold = false
+	if p.staged == nil {
+		return
+	}
+	p.rec, p.staged, p.lost = *p.staged, nil, false
+	l.reschedule(p)
+	l.tellFresh(p, now)
+}
+
+// tellFresh tells a poll's freshness. The mutex is held.
+func (l *loop) tellFresh(p *poll, now time.Time) {
+	u := p.update(now)
+	p.silent = u.Local
+	for _, s := range l.subs {
+		if s.coversPoll(u.Poll) {
+			l.tell(s, u)
+		}
+	}
+}
+
+// reschedule makes sure that the poll's silence will be noticed.
+func (l *loop) reschedule(p *poll) {
+	d := p.rec.deadline
+	if p.rec.Stale || p.silent || d.IsZero() {
+		return
+	}
+	if l.sweepAt.IsZero() || d.Before(l.sweepAt) {
+		l.sweepAt = d
+	}
+}
+
+// sweep tells which polls have fallen silent and finds the next that may.
+func (l *loop) sweep(now time.Time) {
+	c := l.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.sweepAt = time.Time{}
+	for _, p := range c.store.polls {
+		if p.silentAt(now) {
+			l.tellFresh(p, now)
+		}
+		if !p.lost {
+			l.reschedule(p)
+		}
+	}
+	if !l.sweepAt.IsZero() && l.sweepAt.Before(now.Add(sweepSpacing)) {
+		l.sweepAt = now.Add(sweepSpacing)
+	}
+}
+
+// lost marks everything stale.
+func (l *loop) lost(now time.Time) {
+	c := l.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.sweepAt = time.Time{}
+	for _, p := range c.store.polls {
+		p.staged = nil
+		if p.lost {
+			continue // not confirmed since the last time
+		}
+		p.lost, p.hold = true, true
+		l.tellFresh(p, now)
+		p.silent = false
+	}
+}
+
+// synced confirms what the connection has confirmed, now that all that was
+// missed has arrived, and takes away the topics that are gone: a snapshot that
+// is complete does not hold them.
+func (l *loop) synced(at time.Time, took time.Duration) {
+	c := l.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := &c.store
+	st.clock.roundTrip(took)
+	for t, e := range st.topics {
+		if e.session == st.session || !l.gone(t) {
+			continue
+		}
+		u := &Event{Event: e.ev, Epoch: e.epoch, Age: at.Sub(e.born)}
+		u.Phase, u.Deleted, u.Data = wire.Snapshot, true, nil
+		u.AgeMs = u.Age.Milliseconds()
+		delete(st.topics, t)
+		for _, s := range l.subs {
+			if _, was := s.seen[t]; was && s.matches(t) {
+				delete(s.seen, t)
+				l.tell(s, u)
+			}
+		}
+	}
+	for _, p := range st.polls {
+		if p.hold {
+			l.settle(p, at)
+		}
+	}
+}
+
+// gone reports whether a topic that this connection has not spoken of does not
+// exist any more.
+func (l *loop) gone(t string) bool {
+	for _, s := range l.subs {
+		if s.matches(t) && (!s.synced || s.resumed) {
+			return false
+		}
+	}
+	return true
+}

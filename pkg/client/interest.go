@@ -1,0 +1,228 @@
+package client
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// This file is about subscriptions: how they come, are asked for and leave.
+
+// join takes in the subscriptions that came since, and gives them what the
+// client knows of their topics already: a gateway may not repeat what it has
+// sent for another subscription.
+func (l *loop) join(now time.Time) {
+	c := l.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.subs {
+		if s.attached || s.closed() {
+			continue
+		}
+		s.attached = true
+		l.subs = append(l.subs, s)
+		if l.conn != nil {
+			l.tell(s, l.conn)
+		}
+		for _, name := range slices.Sorted(maps.Keys(c.store.polls)) {
+			if s.coversPoll(name) {
+				f := c.store.polls[name].now(now)
+				f.Changed = true
+				l.tell(s, &f)
+			}
+		}
+		for _, t := range slices.Sorted(maps.Keys(c.store.topics)) {
+			if !s.matches(t) {
+				continue
+			}
+			ev := c.store.value(c.store.topics[t], now)
+			ev.Phase = wire.Snapshot
+			s.epoch = c.store.epoch
+			if s.seen[t] = (seen{}); ev.Epoch == s.epoch {
+				s.seen[t] = seen{ev.Seq, ev.Version}
+			}
+			l.tell(s, &ev)
+		}
+	}
+}
+
+// leave lets go of the subscriptions that were closed, and of the topics that
+// nobody else wants.
+func (l *loop) leave() {
+	for _, s := range slices.Clone(l.subs) {
+		if s.closed() {
+			l.remove(s, nil)
+		}
+	}
+	c := l.c
+	c.mu.Lock()
+	var unseen []*Subscription // closed before they were taken in
+	c.subs = slices.DeleteFunc(c.subs, func(s *Subscription) bool {
+		if !s.attached && s.closed() {
+			unseen = append(unseen, s)
+			return true
+		}
+		return false
+	})
+	c.mu.Unlock()
+	for _, s := range unseen {
+		s.end(nil)
+	}
+}
+
+// remove ends a subscription.
+func (l *loop) remove(s *Subscription, err error) {
+	if s.ended {
+		return
+	}
+	l.subs = slices.DeleteFunc(l.subs, func(o *Subscription) bool { return o == s })
+	asked := s.answered || s.request != 0
+	delete(l.requests, s.request)
+	// What was for it and is not handed out yet must not meet its closed channel.
+	l.out = slices.DeleteFunc(l.out, func(d delivery) bool { return d.sub == s })
+
+	c := l.c
+	c.mu.Lock()
+	c.subs = slices.DeleteFunc(c.subs, func(o *Subscription) bool { return o == s })
+	for t := range c.store.topics {
+		if s.matches(t) && !l.wanted(func(o *Subscription) bool { return o.matches(t) }) {
+			delete(c.store.topics, t)
+		}
+	}
+	for p := range c.store.polls {
+		if s.coversPoll(p) && !l.wanted(func(o *Subscription) bool { return o.coversPoll(p) }) {
+			delete(c.store.polls, p)
+		}
+	}
+	c.mu.Unlock()
+	s.end(err)
+
+	if l.cur == nil || !asked {
+		return
+	}
+	var topics []string
+	for _, p := range s.patterns {
+		if !l.wanted(func(o *Subscription) bool { return slices.Contains(o.patterns, p) }) {
+			topics = append(topics, p)
+		}
+	}
+	if len(topics) > 0 {
+		l.lastID++
+		if err := l.cur.write(&wire.ClientFrame{ID: l.lastID, Unsubscribe: &wire.Unsubscribe{Topics: topics}}); err != nil {
+			l.lose(err, time.Now())
+		}
+	}
+}
+
+func (l *loop) wanted(by func(*Subscription) bool) bool { return slices.ContainsFunc(l.subs, by) }
+
+// ask sends the subscribe frames that are due and, when all are answered, the
+// ping whose pong comes after everything that they brought.
+func (l *loop) ask(now time.Time) error {
+	open, waiting := false, false
+	for _, s := range l.subs {
+		switch {
+		case s.request != 0:
+			waiting = true
+		case s.answered:
+			open = open || !s.synced
+		case now.Before(s.retryAt):
+		default:
+			waiting = true
+			f := &wire.Subscribe{Topics: s.patterns, Delivery: s.opts.Delivery, MaxHz: s.opts.MaxHz}
+			if s.posOK {
+				f.Since = &wire.Since{Seq: s.pos, Epoch: s.epoch}
+			}
+			l.lastID++
+			s.request = l.lastID
+			l.requests[s.request] = &request{at: now, sub: s}
+			if err := l.cur.write(&wire.ClientFrame{ID: s.request, Subscribe: f}); err != nil {
+				return err
+			}
+		}
+	}
+	if !open || waiting || l.pinged {
+		return nil
+	}
+	l.pinged = true
+	l.lastID++
+	l.requests[l.lastID] = &request{at: now}
+	for _, s := range l.subs {
+		if s.answered && !s.synced {
+			s.barrier = l.lastID
+		}
+	}
+	return l.cur.write(&wire.ClientFrame{ID: l.lastID, Ping: &wire.Ping{}})
+}
+
+// subscribed takes the answer to a subscribe frame.
+func (l *loop) subscribed(id uint64, f *wire.Subscribed) {
+	r := l.requests[id]
+	if r == nil || r.sub == nil {
+		return // the subscription has ended
+	}
+	delete(l.requests, id)
+	s := r.sub
+	asked := s.posOK
+	s.request, s.refusals = 0, 0
+	s.answered, s.resumed, s.base = true, asked && f.Resumed, f.Seq
+	if s.epoch != f.Epoch {
+		for t := range s.seen { // sequence numbers and versions begin anew
+			s.seen[t] = seen{}
+		}
+		s.epoch = f.Epoch
+	}
+	l.c.mu.Lock()
+	l.c.store.epoch = f.Epoch
+	l.c.mu.Unlock()
+	if !s.resumed {
+		s.pos, s.posOK = 0, false
+	}
+	if s.before {
+		l.tell(s, &Resumed{Complete: s.resumed, Reason: f.Reason})
+	}
+	s.signalReady()
+}
+
+// refused takes the error that answers a frame.
+func (l *loop) refused(id uint64, e *wire.Error, now time.Time) {
+	r := l.requests[id]
+	switch {
+	case id == 0 || r == nil:
+		l.log.Warn("gateway reports an error", "code", e.Code, "message", e.Message)
+		return
+	case r.sub == nil: // the ping
+		l.lose(&Error{Code: e.Code, Message: e.Message}, now)
+		return
+	}
+	delete(l.requests, id)
+	s := r.sub
+	s.request = 0
+	if e.Retryable {
+		delay := l.c.opts.backoff(s.refusals)
+		s.refusals++
+		s.retryAt = now.Add(delay)
+		l.log.Warn("gateway cannot subscribe now", "code", e.Code, "message", e.Message, "retry_seconds", delay.Seconds())
+		return
+	}
+	l.remove(s, &Error{Topics: s.patterns, Code: e.Code, Message: e.Message})
+}
+
+// pong marks the subscriptions whose snapshot or replay is complete.
+func (l *loop) pong(id uint64, at time.Time) {
+	r := l.requests[id]
+	if r == nil || r.sub != nil {
+		return
+	}
+	delete(l.requests, id)
+	l.pinged = false
+	for _, s := range l.subs {
+		if s.answered && s.barrier == id {
+			s.barrier, s.synced = 0, true
+			s.pos, s.posOK = max(s.pos, s.base), s.epoch != ""
+		}
+	}
+	l.synced(at, at.Sub(r.at))
+}

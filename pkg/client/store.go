@@ -1,0 +1,232 @@
+package client
+
+import (
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// silenceGrace is how long after a record's maxAge a poll counts as silent: the
+// gateway, which knows more, shall be first to say so.
+const silenceGrace = 900 * time.Millisecond
+
+// store holds the last value of every topic and the freshness of every poll.
+// The client's mutex guards it; only the loop writes.
+type store struct {
+	topics map[string]*entry
+	polls  map[string]*poll
+	clock  clock // of the gateway in use
+	// session counts the connections.
+	session uint64
+	epoch   string
+}
+
+// entry is the last event of a topic.
+type entry struct {
+	ev    wire.Event
+	epoch string
+	// born is when, in local time, ev.AsOf was; never later than it was.
+	born time.Time
+	// session is the last connection on which an event of the topic arrived.
+	session uint64
+}
+
+// poll is what is known about a poll's freshness.
+type poll struct {
+	rec record
+	// lost says that the connection was lost and the poll is not confirmed yet
+	// by the next one. hold says that on a new connection not everything that
+	// was missed has arrived: the values at hand may be older than the records
+	// that come meanwhile, so these are staged until then. lost implies hold.
+	lost, hold bool
+	staged     *record
+	// silent says that the reader was told of the silence.
+	silent bool
+	// session is the last connection on which a freshness frame arrived.
+	session uint64
+	told    state
+}
+
+// record is a freshness record and what it means in local time.
+type record struct {
+	event.Freshness
+	// full says that a freshness frame gave it; otherwise events did, which
+	// know less.
+	full bool
+	// born is when AsOf was; zero when unknown. deadline is until when it holds.
+	born, deadline time.Time
+}
+
+// state is what makes a Freshness differ from the one before.
+type state struct {
+	stale   bool
+	reason  event.Reason
+	breaker event.State
+}
+
+// untold differs from every state: the first Freshness is a change.
+var untold = state{breaker: "untold"}
+
+func newStore() store {
+	return store{topics: map[string]*entry{}, polls: map[string]*poll{}}
+}
+
+// now returns the poll's freshness at this moment.
+func (p *poll) now(now time.Time) Freshness {
+	f := Freshness{Freshness: p.rec.Freshness, Age: -1}
+	if !p.rec.born.IsZero() {
+		f.Age = now.Sub(p.rec.born)
+	}
+	switch {
+	case p.lost:
+		f.Local, f.Stale, f.Reason, f.Detail = true, true, event.ConnectionLost, "the connection to the gateway was lost"
+	case !p.rec.Stale && !p.rec.deadline.IsZero() && now.After(p.rec.deadline):
+		f.Local, f.Stale, f.Reason, f.Detail = true, true, event.PollerSilent, "no record for "+p.rec.MaxAge().String()
+	}
+	return f
+}
+
+// update returns the poll's freshness as an update.
+func (p *poll) update(now time.Time) *Freshness {
+	f := p.now(now)
+	s := state{f.Stale, f.Reason, f.Breaker}
+	f.Changed = s != p.told
+	p.told = s
+	return &f
+}
+
+// latest is the newest record, whether or not it counts yet.
+func (p *poll) latest() *record {
+	if p.staged != nil {
+		return p.staged
+	}
+	return &p.rec
+}
+
+// value returns a topic's last event with its freshness at this moment.
+func (st *store) value(e *entry, now time.Time) Event {
+	out := Event{Event: e.ev, Epoch: e.epoch}
+	born := e.born
+	if p := st.polls[e.ev.Poll]; p != nil {
+		f := p.now(now)
+		out.Stale, out.Reason, out.Breaker, out.Detail = f.Stale, f.Reason, f.Breaker, f.Detail
+		if f.AsOf.After(out.AsOf) { // the value was confirmed again since it was published
+			out.AsOf = f.AsOf
+			if p.rec.born.After(born) {
+				born = p.rec.born
+			}
+		}
+	}
+	out.Age = now.Sub(born)
+	out.AgeMs = out.Age.Milliseconds()
+	return out
+}
+
+// event takes an event in and returns when, in local time, its value was
+// confirmed.
+func (st *store) event(at time.Time, ev *wire.Event) (born time.Time) {
+	born = st.clock.event(at, ev.AsOf, ev.AgeMs)
+	if e := st.topics[ev.Topic]; e == nil || e.epoch != st.epoch || ev.Seq >= e.ev.Seq {
+		if e != nil && e.ev.AsOf.Equal(ev.AsOf) && e.born.Before(born) {
+			born = e.born // two estimates of one moment: the older is safe
+		}
+		if ev.Deleted {
+			delete(st.topics, ev.Topic)
+		} else {
+			st.topics[ev.Topic] = &entry{ev: *ev, epoch: st.epoch, born: born, session: st.session}
+		}
+	}
+	st.pollEvent(at, ev, born)
+	return born
+}
+
+// pollEvent takes in what an event says about its poll.
+func (st *store) pollEvent(at time.Time, ev *wire.Event, born time.Time) {
+	p := st.polls[ev.Poll]
+	if p == nil {
+		p = &poll{told: untold, rec: record{born: born}}
+		p.rec.Poll, p.rec.AsOf = ev.Poll, ev.AsOf
+		p.rec.says(ev)
+		st.polls[ev.Poll] = p
+		return
+	}
+	if ev.Phase == wire.Replay {
+		return // it tells of the past
+	}
+	if p.hold && p.staged == nil {
+		r := p.rec
+		r.full = false
+		p.staged = &r
+	}
+	r := p.latest()
+	if !r.full {
+		r.says(ev)
+	}
+	if ev.AsOf.After(r.AsOf) {
+		r.AsOf, r.born = ev.AsOf, born
+	}
+	if ev.Phase == wire.Live && !ev.Stale && r.MaxAgeMs > 0 {
+		r.deadline = at.Add(r.MaxAge() + silenceGrace)
+	}
+}
+
+func (r *record) says(ev *wire.Event) {
+	r.Stale, r.Reason, r.Breaker = ev.Stale, ev.Reason, ev.Breaker
+	if !r.Stale {
+		r.Detail = ""
+	}
+}
+
+// fresh takes a freshness frame in, as the poll's record or, while that is
+// held, as its next one.
+func (st *store) fresh(at time.Time, f *event.Freshness) *poll {
+	p := st.polls[f.Poll]
+	if p == nil {
+		p = &poll{told: untold}
+		st.polls[f.Poll] = p
+	}
+	r := &record{Freshness: *f, full: true, born: st.born(p, at, f)}
+	if f.MaxAgeMs > 0 {
+		r.deadline = at.Add(min(f.MaxAge(), ageLimit) + silenceGrace)
+	}
+	p.session = st.session
+	if p.hold {
+		p.staged = r
+	} else {
+		p.rec = *r
+	}
+	return p
+}
+
+// born returns when, in local time, a record's AsOf was; never later than it
+// was, and zero when nothing tells.
+func (st *store) born(p *poll, at time.Time, f *event.Freshness) time.Time {
+	before := p.latest()
+	switch {
+	case f.AsOf.IsZero():
+		return time.Time{}
+	case f.AsOf.Equal(before.AsOf) && !before.born.IsZero():
+		return before.born
+	}
+	born, ok := st.clock.local(at, f.AsOf)
+	if p.session == st.session && !f.CheckedAt.IsZero() {
+		// Not the first on this connection, so it was made just now, and how old
+		// the values were then, it says by the poller's clock alone.
+		age := min(max(f.CheckedAt.Sub(f.AsOf), 0), ageLimit)
+		live := at.Add(-age - st.clock.slack)
+		if !ok || live.Before(born) {
+			born, ok = live, true
+		}
+	}
+	if !ok {
+		return before.born
+	}
+	return born
+}
+
+// silentAt reports whether the poll has been silent for too long and the reader
+// has not been told.
+func (p *poll) silentAt(now time.Time) bool {
+	return !p.lost && !p.silent && !p.rec.Stale && !p.rec.deadline.IsZero() && now.After(p.rec.deadline)
+}

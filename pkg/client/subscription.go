@@ -1,0 +1,190 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/topic"
+)
+
+// Subscription is an interest in some topics. Its methods may be called at any
+// time from any goroutine.
+type Subscription struct {
+	client   *Client
+	patterns []string
+	opts     SubscribeOptions
+	updates  chan Update
+	done     chan struct{} // closed by Close
+	once     sync.Once
+	ready    chan struct{} // closed when the gateway has answered or err is set
+	stop     func() bool   // takes back the wait for the context's end
+
+	mu  sync.Mutex
+	err error
+
+	// What follows belongs to the loop.
+
+	readied  bool
+	attached bool // gets updates
+	ended    bool
+	request  uint64    // the subscribe frame under way; 0: none
+	retryAt  time.Time // after a refusal that may pass
+	refusals int
+	// answered, resumed, synced are about this connection: the gateway has
+	// accepted, goes on after since, has sent all that came before live events.
+	answered, resumed, synced bool
+	barrier                   uint64 // the ping whose pong tells that it is synced
+	base                      uint64 // where live events begin
+	// pos is where to go on after a lost connection, if posOK.
+	pos    uint64
+	posOK  bool
+	epoch  string
+	before bool // there was an earlier connection, or Since
+	seen   map[string]seen
+}
+
+// seen is the last event of a topic that a subscription was given.
+type seen struct{ seq, version uint64 }
+
+func newSubscription(c *Client, patterns []string, o SubscribeOptions) *Subscription {
+	s := &Subscription{
+		client: c, patterns: patterns, opts: o,
+		updates: make(chan Update, o.Buffer),
+		done:    make(chan struct{}),
+		ready:   make(chan struct{}),
+		seen:    map[string]seen{},
+	}
+	if o.Since != nil {
+		s.pos, s.posOK, s.epoch, s.before = o.Since.Seq, true, o.Since.Epoch, true
+	}
+	return s
+}
+
+// Updates returns the channel of what happens, closed when the subscription
+// has ended. It must be read: see the package's Bounds.
+func (s *Subscription) Updates() <-chan Update { return s.updates }
+
+// Ready waits until the gateway has accepted the subscription. It returns why
+// the subscription ended if it did, or ctx's error.
+func (s *Subscription) Ready(ctx context.Context) error {
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-s.done:
+		if err := s.Err(); err != nil {
+			return err
+		}
+		return ErrClosed
+	default:
+		return s.Err()
+	}
+}
+
+// Err says why the subscription ended: an *Error when the gateway refused it,
+// a *CloseError when the client has no business there any more, or
+// ErrTooManyTopics. It is nil before, and when it was closed by Close, by its
+// context or with its client.
+func (s *Subscription) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close ends the subscription. The channel is closed soon after; what it still
+// holds can be read.
+func (s *Subscription) Close() {
+	s.once.Do(func() {
+		close(s.done)
+		s.client.poke()
+	})
+}
+
+// Topics returns the topics and patterns subscribed to.
+func (s *Subscription) Topics() []string { return append([]string(nil), s.patterns...) }
+
+// Values returns the last value of every topic of the subscription, sorted by
+// topic, with its freshness at this moment.
+func (s *Subscription) Values() []Event { return s.client.values(s.matches) }
+
+func (s *Subscription) matches(t string) bool {
+	for _, p := range s.patterns {
+		if topic.Match(p, t) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Subscription) coversPoll(poll string) bool {
+	for _, p := range s.patterns {
+		if topic.CoversPoll(p, poll) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Subscription) coversSource(source string) bool {
+	for _, p := range s.patterns {
+		if topic.CoversSource(p, source) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Subscription) overlaps(patterns []string) (string, string, bool) {
+	for _, p := range s.patterns {
+		for _, q := range patterns {
+			if topic.Overlap(p, q) {
+				return p, q, true
+			}
+		}
+	}
+	return "", "", false
+}
+
+func (s *Subscription) closed() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// signalReady releases Ready. Loop only.
+func (s *Subscription) signalReady() {
+	if !s.readied {
+		s.readied = true
+		close(s.ready)
+	}
+}
+
+// end closes the channel. Loop only.
+func (s *Subscription) end(err error) {
+	if s.ended {
+		return
+	}
+	s.ended = true
+	s.mu.Lock()
+	s.err = err
+	s.mu.Unlock()
+	s.once.Do(func() { close(s.done) })
+	s.stop()
+	close(s.updates)
+	s.signalReady()
+}
+
+// disconnected forgets what was about the connection. Loop only.
+func (s *Subscription) disconnected() {
+	if s.answered {
+		s.before = true
+	}
+	s.answered, s.resumed, s.synced, s.request, s.barrier = false, false, false, 0, 0
+	s.retryAt = time.Time{}
+}
