@@ -47,18 +47,38 @@ export class FaultsApi {
     return readFaults(await answer.json());
   }
 
-  async set(method: string, kind: string): Promise<void> {
-    const body = JSON.stringify({ method, kind });
-    await refuse(await fetch(this.url, { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+  /** Sets a method's fault, and tells what is so then. */
+  set(method: string, kind: string): Promise<Faults | undefined> {
+    return this.change("POST", JSON.stringify({ method, kind }));
   }
 
-  async clear(): Promise<void> {
-    await refuse(await fetch(this.url, { method: "DELETE" }));
+  /** Takes all faults away, and tells what is so then. */
+  clear(): Promise<Faults | undefined> {
+    return this.change("DELETE", null);
+  }
+
+  private async change(method: string, body: string | null): Promise<Faults | undefined> {
+    // The type keeps forms of other sites' pages out: they cannot send it.
+    const answer = await fetch(this.url, { method, headers: { "Content-Type": "application/json" }, body });
+    await refuse(answer);
+    return readFaults(await answer.json());
   }
 }
 
 async function refuse(answer: Response): Promise<void> {
   if (answer.ok) return;
-  const text = (await answer.text()).trim().slice(0, 200);
-  throw new Error(`HTTP ${answer.status}${text ? `: ${text}` : ""}`);
+  const text = (await answer.text()).trim();
+  throw new Error(messageOf(text) || `HTTP ${answer.status}${text ? `: ${text.slice(0, 200)}` : ""}`);
+}
+
+/** The message of {"error":{"code","message"}}; empty for other texts. */
+function messageOf(text: string): string {
+  try {
+    const v: unknown = JSON.parse(text);
+    const error = isObject(v) ? v["error"] : undefined;
+    const message = isObject(error) ? error["message"] : undefined;
+    return typeof message === "string" ? message.slice(0, 200) : "";
+  } catch {
+    return "";
+  }
 }

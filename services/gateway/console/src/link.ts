@@ -33,9 +33,16 @@ export type LinkState =
   | { kind: "waiting"; why: string }
   | { kind: "live" }
   /** Gone; the next attempt is at the local time retryAt. */
-  | { kind: "lost"; why: string; retryAt: number }
+  | { kind: "lost"; why: string; retryAt: number; notReady: boolean }
   /** Gone, and trying again by itself makes no sense. */
   | { kind: "refused"; why: string };
+
+/** Why a socket never opened. */
+export interface Explanation {
+  why: string;
+  /** The gateway is there, but cannot serve yet. */
+  notReady: boolean;
+}
 
 /** What the link needs of a WebSocket. */
 export interface Socket {
@@ -60,7 +67,7 @@ export interface LinkOptions {
   /** 0 to 1. */
   random(): number;
   /** Says why a socket never opened; scripts are not told. */
-  explain(): Promise<string>;
+  explain(): Promise<Explanation>;
   onState(state: LinkState): void;
   onFrame(frame: ServerFrame): void;
 }
@@ -161,10 +168,10 @@ export class Link {
 
   /** The gateway drains: stay as long as it says, then come back elsewhere. */
   private leave(afterMs: number): void {
-    const { now, after } = this.o.timers;
-    this.returnAt = now() + afterMs;
+    const { timers } = this.o;
+    this.returnAt = timers.now() + afterMs;
     this.cancelLeave();
-    this.cancelLeave = after(afterMs, () => {
+    this.cancelLeave = timers.after(afterMs, () => {
       this.drop();
       this.connect();
     });
@@ -203,8 +210,8 @@ export class Link {
   private loseUnopened(): void {
     this.lose("the gateway cannot be reached", undefined);
     const lost = this.state;
-    void this.o.explain().then((why) => {
-      if (why && this.state === lost && lost.kind === "lost") this.become({ ...lost, why });
+    void this.o.explain().then((explanation) => {
+      if (this.state === lost && lost.kind === "lost") this.become({ ...lost, ...explanation });
     });
   }
 
@@ -220,7 +227,7 @@ export class Link {
     let pause = this.jitter(Math.min(BACKOFF_MS * 2 ** Math.min(this.attempts, 10), MAX_BACKOFF_MS));
     if (code === 1013) pause = Math.max(pause, this.jitter(OVERLOADED_MS));
     if (returnAt !== undefined) pause = Math.max(0, returnAt - now);
-    this.become({ kind: "lost", why, retryAt: now + pause });
+    this.become({ kind: "lost", why, retryAt: now + pause, notReady: false });
     this.cancelRetry();
     this.cancelRetry = this.o.timers.after(pause, () => this.connect());
   }

@@ -1,7 +1,7 @@
 import { LocalClock, ServerClock } from "./clock.ts";
 import { FaultsApi } from "./faults.ts";
 import type { ServerFrame } from "./frames.ts";
-import { Link, SUBPROTOCOL, type LinkState } from "./link.ts";
+import { Link, SUBPROTOCOL, type Explanation, type LinkState } from "./link.ts";
 import { Store } from "./store.ts";
 import { BreakPanel } from "./view/break-panel.ts";
 import { byId } from "./view/dom.ts";
@@ -94,16 +94,17 @@ function socketUrl(): string {
 }
 
 /** Why a socket did not open: a plain request shows what the browser does not. */
-async function explain(): Promise<string> {
+async function explain(): Promise<Explanation> {
   try {
-    const answer = await fetch(new URL("v1/ws", document.baseURI), { cache: "no-store" });
-    const text = (await answer.text()).trim().slice(0, 200);
-    if (answer.status === 400 || answer.status === 426) {
-      return "the gateway answers, but the WebSocket did not open: a proxy between may not pass it on";
+    const answer = await fetch(new URL("v1/topics", document.baseURI), { cache: "no-store" });
+    if (answer.ok) {
+      return { why: "the gateway answers, but no WebSocket opens: a proxy between may not pass it on", notReady: false };
     }
-    return `the gateway refused the connection with HTTP ${answer.status}${text ? `: ${text}` : ""}`;
+    const text = (await answer.text()).trim().slice(0, 200);
+    if (answer.status === 503) return { why: text || "the gateway is not ready", notReady: true };
+    return { why: `the gateway refused the connection with HTTP ${answer.status}${text ? `: ${text}` : ""}`, notReady: false };
   } catch {
-    return "the gateway cannot be reached";
+    return { why: "the gateway cannot be reached", notReady: false };
   }
 }
 

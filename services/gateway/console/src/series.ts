@@ -30,10 +30,14 @@ export class Series {
     if (this.points.length > MAX_POINTS) this.points.shift();
   }
 
-  /** How much there is to see: 2 it moves, 1 it only grows, 0 nothing. */
+  /**
+   * How much there is to see: 3 it moves, 2 it moves and is one of a row without
+   * names, 1 it only grows, 0 nothing.
+   */
   get interest(): number {
     if (!this.varied) return 0;
-    return this.onlyGrows ? 1 : 2;
+    if (this.onlyGrows) return 1;
+    return /\[[0-9]+\]$/.test(this.path) ? 2 : 3;
   }
 }
 

@@ -48,17 +48,18 @@ export class BreakPanel {
     this.write();
   }
 
-  private async act(f: () => Promise<void>): Promise<void> {
+  private async act(f: () => Promise<Faults | undefined>): Promise<void> {
     if (this.busy) return;
     this.busy = true;
     try {
-      await f();
-      await this.refresh();
+      this.faults = await f();
+      setText(this.error, "");
     } catch (e) {
       setText(this.error, `The upstream was not changed: ${message(e)}`);
     } finally {
       this.busy = false;
     }
+    this.write();
   }
 
   private write(): void {

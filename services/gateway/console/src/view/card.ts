@@ -23,7 +23,8 @@ export class Card {
   private readonly badge = el("span", "badge");
   private readonly reason = el("p", "reason");
   private readonly detail = el("p", "detail");
-  private readonly ages = el("p", "ages");
+  private readonly confirmed = el("span", "confirmed");
+  private readonly changed = el("span", "changed");
   private readonly pill = el("span", "pill");
   private readonly failures = el("span", "failures");
   private readonly probe = el("span", "probe");
@@ -47,11 +48,13 @@ export class Card {
     const head = el("header", "card-head");
     head.append(title, this.badge);
     const facts = el("p", "facts");
-    facts.append(this.pill, this.failures, this.probe, this.rhythm);
+    facts.append(this.pill, this.probe, this.failures, this.rhythm);
+    const ages = el("p", "ages");
+    ages.append(this.confirmed, this.changed);
     const foot = el("footer", "card-foot");
     foot.append(this.origin, this.copyButton());
     this.body.append(this.empty);
-    this.root.append(head, this.reason, this.detail, this.ages, facts, this.figures, this.body, foot);
+    this.root.append(head, this.reason, this.detail, ages, facts, this.figures, this.body, foot);
   }
 
   /** Writes how far the values can be trusted. Never put off: see Grid. */
@@ -88,7 +91,7 @@ export class Card {
   /** Writes the ages and the countdown. */
   tick(): void {
     const { poll, store } = this;
-    setText(this.ages, this.ageWords());
+    this.writeAges();
     const probe = poll.record?.breaker === "open" ? poll.record.nextProbeAt : 0;
     setText(this.probe, probe ? probeWords(store.until(probe)) : "");
   }
@@ -99,15 +102,18 @@ export class Card {
     this.keys?.draw();
   }
 
-  private ageWords(): string {
+  private writeAges(): void {
     const { confirmed, verdict, topics, name } = this.poll;
-    if (!confirmed) return "never confirmed";
+    if (!confirmed) {
+      setText(this.confirmed, "never confirmed");
+      setText(this.changed, "");
+      return;
+    }
     const age = this.store.age(confirmed);
-    const words = [`${verdict.stale ? "last " : ""}confirmed ${ago(age)}`];
+    setText(this.confirmed, `${verdict.stale ? "last " : ""}confirmed ${ago(age)}`);
     const changed = topics.get(name)?.changed;
-    // What was not confirmed for a while cannot have changed since, as far as we know.
-    if (changed) words.push(`changed ${ago(Math.max(this.store.age(changed), age))}`);
-    return words.join(" · ");
+    // A value cannot have changed after it was last seen.
+    setText(this.changed, changed ? `changed ${ago(Math.max(this.store.age(changed), age))}` : "");
   }
 
   private showTree(own: Topic | undefined): void {

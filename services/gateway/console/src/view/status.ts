@@ -6,6 +6,11 @@ import { byId, setAttr, setData, setText, show } from "./dom.ts";
 /** How often a screen reader is told of the counts at most, in milliseconds. */
 const ANNOUNCE_MS = 5_000;
 
+const NOT_READY: [string, string] = [
+  "The gateway is waiting for the stream",
+  "It is up, but cannot read the stream from NATS yet. The page goes on by itself.",
+];
+
 /** The header, the banner under it, and what stands where no cards are. */
 export class StatusView {
   private readonly chip = byId("link");
@@ -29,12 +34,13 @@ export class StatusView {
   /** Writes the state of the connection. */
   link(state: LinkState): void {
     if (state.kind === "live") this.everLive = true;
-    setData(this.chip, "state", state.kind);
+    const look = state.kind === "lost" && state.notReady ? "waiting" : state.kind;
+    setData(this.chip, "state", look);
     setText(this.chipText, this.chipWords(state));
     const banner = this.bannerWords(state);
     setText(this.bannerText, banner);
     show(this.banner, banner !== "");
-    setData(this.banner, "state", state.kind);
+    setData(this.banner, "state", look);
     show(this.retry, state.kind === "lost" || state.kind === "refused");
     this.tick(state);
   }
@@ -79,10 +85,11 @@ export class StatusView {
       case "connecting":
         return ["Connecting to the gateway", ""];
       case "waiting":
-        return ["The gateway is waiting for the stream", "It is up, but has not read the stream from NATS yet. The page goes on by itself."];
+        return NOT_READY;
       case "live":
         return ["Connected, no polls yet", "Cards appear here as soon as a poller publishes its first value."];
       case "lost":
+        if (state.notReady) return NOT_READY;
         return ["No connection to the gateway", "There is nothing to show yet. The page keeps trying."];
       case "refused":
         return ["The gateway refused the connection", ""];
@@ -98,7 +105,7 @@ export class StatusView {
       case "live":
         return "Live";
       case "lost":
-        return "Connection lost";
+        return state.notReady ? "Waiting for the stream" : "Connection lost";
       case "refused":
         return "Refused";
     }

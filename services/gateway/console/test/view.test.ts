@@ -1,0 +1,181 @@
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { beforeEach, test } from "node:test";
+import { Window } from "happy-dom";
+import { Card } from "../src/view/card.ts";
+import { LogView } from "../src/view/log-view.ts";
+import { Tree } from "../src/view/tree.ts";
+import { Bench } from "./fakes.ts";
+
+// A document without a browser; what a browser alone can show (layout, colours,
+// the policy) is not tested here.
+let window: Window;
+
+beforeEach(() => {
+  window = new Window();
+  Object.assign(globalThis, { window, document: window.document, Element: window.Element, HTMLElement: window.HTMLElement });
+});
+
+const EVIL = `<img src=x onerror="alert(1)">`;
+
+function card(b: Bench, poll: string): Card {
+  const c = new Card(b.poll(poll), b.store);
+  c.judge();
+  c.update();
+  document.body.append(c.root);
+  return c;
+}
+
+function plain(e: Element | null): string {
+  return (e?.textContent ?? "").replaceAll("\u00a0", " ");
+}
+
+test("whatever an upstream, a poller or a gateway sends, it is text", () => {
+  const b = new Bench();
+  b.connect();
+  const data = { html: EVIL, [EVIL]: "key", list: [EVIL], rows: [{ [EVIL]: EVIL }], nested: { [EVIL]: { x: EVIL } } };
+  b.event(`evil.${EVIL}`, data, { upstream: EVIL, reason: EVIL, breaker: EVIL });
+  b.fresh(`evil.${EVIL}`, { stale: true, reason: EVIL, detail: EVIL, breaker: EVIL });
+  b.event(`evil.keys.${EVIL}`, { [EVIL]: EVIL }, { poll: "evil.keys", key: EVIL });
+  card(b, `evil.${EVIL}`);
+  card(b, "evil.keys");
+  const list = document.createElement("ol");
+  document.body.append(list);
+  new LogView(list, document.createElement("p")).add({ wall: 0, kind: "breaker", subject: EVIL, text: EVIL, detail: EVIL });
+
+  assert.equal(document.querySelectorAll("img, script, iframe").length, 0);
+  assert.ok(document.body.textContent?.includes(EVIL), "and it is there to be read");
+  for (const e of document.querySelectorAll("*")) {
+    for (const name of e.getAttributeNames()) assert.doesNotMatch(name, /^on/, e.outerHTML);
+  }
+});
+
+test("no source makes elements from text", () => {
+  const files = readdirSync("src", { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".ts"));
+  assert.ok(files.length > 20);
+  for (const f of files) {
+    const bad = /innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|eval\(|new Function/;
+    assert.doesNotMatch(readFileSync(`src/${f}`, "utf8"), bad, f);
+  }
+});
+
+test("a fresh card", () => {
+  const b = new Bench();
+  b.connect();
+  b.event("host.status", { cpu: 1 });
+  b.fresh("host.status");
+  const { root } = card(b, "host.status");
+  assert.equal(root.dataset["state"], "fresh");
+  assert.equal(plain(root.querySelector(".badge")), "fresh");
+  assert.equal(plain(root.querySelector(".ages")), "confirmed just nowchanged just now");
+  assert.equal(plain(root.querySelector(".pill")), "breaker closed");
+  assert.equal(root.querySelector<HTMLElement>(".reason")?.hidden, true);
+  assert.equal(plain(root.querySelector(".row.leaf")), "cpu1");
+});
+
+test("a stale card says so, why, since when, and when the next probe comes", () => {
+  const b = new Bench();
+  b.connect();
+  b.event("host.status", { cpu: 1 });
+  b.fresh("host.status", {
+    stale: true,
+    reason: "breaker_open",
+    detail: "connection refused",
+    breaker: "open",
+    consecutiveFailures: 5,
+    nextProbeAt: b.server + 272_000,
+  });
+  const c = card(b, "host.status");
+  const { root } = c;
+  assert.equal(root.dataset["state"], "stale");
+  assert.equal(plain(root.querySelector(".badge")), "STALE · breaker open");
+  assert.equal(plain(root.querySelector(".detail")), "connection refused");
+  assert.equal(plain(root.querySelector(".facts")), "breaker opennext probe in 4:325 failures in a rowevery 2 s");
+  b.time.advance(65_000);
+  c.tick();
+  assert.match(plain(root.querySelector(".ages")), /^last confirmed 1 min 5 s ago/);
+  assert.equal(plain(root.querySelector(".probe")), "next probe in 3:27");
+  assert.equal(plain(root.querySelector(".row.leaf")), "cpu1", "the last value stays");
+  b.time.advance(210_000);
+  c.tick();
+  assert.equal(plain(root.querySelector(".probe")), "probing now");
+});
+
+test("failures are counted while the breaker is closed", () => {
+  const b = new Bench();
+  b.connect();
+  b.fresh("host.status", { stale: true, reason: "timeout", consecutiveFailures: 3 });
+  assert.equal(plain(card(b, "host.status").root.querySelector(".failures")), "failures 3/5");
+});
+
+test("a lost connection shows on the card at once", () => {
+  const b = new Bench();
+  b.connect();
+  b.event("host.status", { cpu: 1 });
+  b.fresh("host.status");
+  const c = card(b, "host.status");
+  b.store.end();
+  c.judge();
+  assert.equal(plain(c.root.querySelector(".badge")), "STALE · connection lost");
+});
+
+test("a poll without a value says so", () => {
+  const b = new Bench();
+  b.connect();
+  b.fresh("new.poll", { asOf: 0, stale: true, reason: "upstream_error" });
+  const { root } = card(b, "new.poll");
+  assert.equal(plain(root.querySelector(".ages")), "never confirmed");
+  assert.equal(root.querySelector<HTMLElement>(".empty")?.hidden, false);
+});
+
+test("many keys are a table of few lines, in order, with more on demand", () => {
+  const b = new Bench();
+  b.connect();
+  for (let i = 140; i > 0; i--) b.event(`shop.orders.o-${i}`, { state: "open", total: i }, { poll: "shop.orders", key: `o-${i}` });
+  b.fresh("shop.orders");
+  const { root } = card(b, "shop.orders");
+  const keys = () => [...root.querySelectorAll("tbody tr")].map((tr) => tr.firstElementChild?.textContent);
+  assert.equal(keys().length, 50);
+  assert.deepEqual(keys().slice(0, 3), ["o-1", "o-2", "o-3"]);
+  const more = root.querySelector<HTMLButtonElement>(".keys button");
+  assert.equal(more?.textContent, "Show more (90)");
+  more?.click();
+  assert.equal(keys().length, 140);
+  assert.equal(plain(root.querySelector(".origin")), "140 keys");
+});
+
+test("values are patched in place: elements stay, so a selection does", () => {
+  const tree = new Tree();
+  tree.update({ a: 1, b: "x", c: { d: 2 } });
+  const before = [...tree.root.querySelectorAll(".row")];
+  tree.update({ a: 2, b: "x", c: { d: 3 } });
+  const after = [...tree.root.querySelectorAll(".row")];
+  assert.deepEqual(after.map((e) => plain(e)), ["a2", "bx", "c", "d3"]);
+  assert.ok(after.every((e, i) => e === before[i]));
+  tree.update([{ a: 1 }]);
+  assert.deepEqual([...tree.root.querySelectorAll(".row")].length, 1);
+  tree.update("gone");
+  assert.deepEqual([...tree.root.querySelectorAll(".row")].map((e) => plain(e)), ["valuegone"]);
+});
+
+test("a large value is closed at first and opens on demand", () => {
+  const tree = new Tree();
+  tree.update(Object.fromEntries(Array.from({ length: 30 }, (_, i) => [`k${i}`, i])));
+  const button = tree.root.querySelector("button");
+  assert.equal(tree.root.querySelectorAll(".row").length, 8);
+  assert.equal(button?.textContent, "Show all (22 more)");
+  assert.equal(button?.getAttribute("aria-expanded"), "false");
+  button?.click();
+  assert.equal(tree.root.querySelectorAll(".row").length, 30);
+  assert.equal(button?.getAttribute("aria-expanded"), "true");
+  button?.click();
+  assert.equal(tree.root.querySelectorAll(".row").length, 8);
+});
+
+test("the log keeps its last lines, newest first", () => {
+  const list = document.createElement("ol");
+  const log = new LogView(list, document.createElement("p"));
+  for (let i = 0; i < 70; i++) log.add({ wall: i, kind: "fresh", subject: `p${i}`, text: "fresh again", detail: "" });
+  assert.equal(list.childElementCount, 50);
+  assert.match(plain(list.firstElementChild), /p69/);
+});
