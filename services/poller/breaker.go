@@ -1,0 +1,317 @@
+package poller
+
+import (
+	"errors"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/afex/hystrix-go/hystrix"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// This file is the only one that imports hystrix-go.
+//
+// The rule (DESIGN.md, section 5): N failures in a row open the circuit, at
+// any interval; open, it lets no call through for openFor, then exactly one
+// probe; its success closes the circuit at once, its failure opens it for
+// another period; a failure between successes never opens it.
+//
+// hystrix-go cannot express "N in a row": it looks at the error rate of the
+// last 10 seconds, in which a poll every 12 seconds never has two calls. So
+// hystrix owns the circuit (the gate, the open state, the sleep window, the
+// single test, the closing), and this file owns the streak and trips the
+// circuit when it is full.
+//
+// It uses hystrix through AllowRequest and ReportEvent, not through Do. All
+// polls of a source share the circuit of an upstream, so that calls overlap;
+// Do reports a success from a goroutine of its own, after it has returned, and
+// such a report from a call that began before the circuit opened would close
+// it. Here every decision and its report are one step under one mutex.
+
+// probeMargin: hystrix tests only when strictly more than the sleep window has
+// passed.
+const probeMargin = time.Millisecond
+
+// verdict is what a finished call says about its upstream.
+type verdict int
+
+const (
+	success   verdict = iota
+	failure           // the upstream's fault
+	abandoned         // cut short by us: says nothing
+)
+
+// permit is the leave to make one call. The circuit must be told the end of
+// every permitted call.
+type permit struct {
+	generation uint64
+	probe      bool
+	start      time.Time
+}
+
+// circuit is the breaker of one upstream of one source. Its methods may be
+// called from several goroutines.
+type circuit struct {
+	name     string // hystrix's, unique in the process
+	source   string
+	upstream string
+	config   Breaker
+	base     hystrix.CommandConfig
+	hystrix  *hystrix.CircuitBreaker
+	// changed is told every transition, in order, under the circuit's mutex: it
+	// must neither block nor call the circuit.
+	changed func(event.Breaker)
+
+	mu         sync.Mutex
+	state      event.State
+	generation uint64 // +1 at every transition: an older call's end is ignored
+	streak     int
+	cause      string
+	changedAt  time.Time
+	probeAt    time.Time // while open
+	notBefore  time.Time // the upstream's Retry-After
+}
+
+// newCircuit takes a circuit out of hystrix's global table; free gives it back.
+func newCircuit(source, upstream string, b Breaker, changed func(event.Breaker)) (*circuit, error) {
+	c := &circuit{
+		source: source, upstream: upstream, config: b, changed: changed, state: event.Closed,
+		base: hystrix.CommandConfig{
+			RequestVolumeThreshold: -1, // as unsigned, beyond reach: never opens by rate
+			ErrorPercentThreshold:  100,
+			SleepWindow:            int(b.OpenFor.Milliseconds()),
+		},
+	}
+	c.name = circuitNames.take(source + " " + upstream)
+	hystrix.ConfigureCommand(c.name, c.base)
+	var err error
+	if c.hystrix, _, err = hystrix.GetCircuit(c.name); err != nil {
+		circuitNames.give(c.name)
+		return nil, err
+	}
+	c.closeHystrix() // a former owner may have left it open
+	return c, nil
+}
+
+func (c *circuit) free() { circuitNames.give(c.name) }
+
+// errRefused: the circuit lets no call through now.
+var (
+	errOpen = errors.New("circuit is open")
+	errWait = errors.New("upstream asked to wait")
+)
+
+// begin asks for leave to make a call. The error is errOpen, also while
+// another call is the probe, or errWait.
+func (c *circuit) begin() (permit, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	switch {
+	case c.state == event.HalfOpen, c.state == event.Open && now.Before(c.probeAt):
+		return permit{}, errOpen
+	case c.state == event.Open:
+		if !c.allowProbe() {
+			return permit{}, errOpen
+		}
+		c.turn(event.HalfOpen, "probe")
+		return permit{c.generation, true, now}, nil
+	case now.Before(c.notBefore):
+		return permit{}, errWait
+	case !c.hystrix.AllowRequest():
+		return permit{}, errOpen
+	}
+	return permit{c.generation, false, now}, nil
+}
+
+// allowProbe asks hystrix for its single test. The probe is due by our clock,
+// which is monotonic. hystrix reads the wall clock and refuses when that was
+// set back, or when a restored circuit's period began in an earlier process:
+// then its sleep window is made as long as never was.
+func (c *circuit) allowProbe() bool {
+	if c.hystrix.AllowRequest() {
+		return true
+	}
+	awake := c.base
+	awake.SleepWindow = -10 * 365 * 24 * int(time.Hour/time.Millisecond)
+	hystrix.ConfigureCommand(c.name, awake)
+	defer hystrix.ConfigureCommand(c.name, c.base)
+	return c.hystrix.AllowRequest()
+}
+
+// end tells how a permitted call ended; cause is the failure in words. A call
+// that began before the circuit last changed is of another time: it must not
+// close a circuit that opened meanwhile, and no longer counts.
+func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAfter time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if retryAfter > 0 {
+		c.notBefore = now.Add(min(retryAfter, maxRetryAfter))
+	}
+	if p.generation != c.generation {
+		return
+	}
+	switch v {
+	case success:
+		c.streak = 0
+		c.report("success", p.start)
+		if p.probe {
+			c.turn(event.Closed, "recovered")
+		}
+	case failure:
+		c.streak++
+		c.cause = cause
+		kind := "failure"
+		if timedOut {
+			kind = "timeout"
+		}
+		c.report(kind, p.start)
+		if !p.probe && (c.streak < c.config.Failures || !c.trip()) {
+			return
+		}
+		c.open(now.Add(c.config.OpenFor+probeMargin), cause)
+	case abandoned:
+		if p.probe { // nothing was learnt: the next call may be the probe
+			c.open(now, "probe was cut short")
+		}
+	}
+}
+
+// maxRetryAfter bounds how long an upstream can keep us away.
+const maxRetryAfter = 10 * time.Minute
+
+func (c *circuit) open(probeAt time.Time, cause string) {
+	c.probeAt = probeAt
+	if c.notBefore.After(probeAt) {
+		c.probeAt = c.notBefore
+	}
+	c.turn(event.Open, cause)
+}
+
+// turn changes the state and tells it.
+func (c *circuit) turn(to event.State, cause string) {
+	from := c.state
+	c.state = to
+	c.generation++
+	c.changedAt = time.Now()
+	b := event.Breaker{
+		Source: c.source, Upstream: c.upstream, From: from, To: to,
+		Cause: event.Detail(cause), Failures: c.streak, At: stamp(c.changedAt),
+	}
+	if to == event.Open {
+		b.NextProbeAt = stamp(c.probeAt)
+	}
+	c.changed(b)
+}
+
+// trip makes hystrix open its circuit: with a threshold that anything fails,
+// for as long as it takes. hystrix counts calls in a goroutine of its own, so
+// that the one just reported may be seen a little later. It gives up after
+// about a second; the next failure trips again.
+func (c *circuit) trip() bool {
+	armed := c.base
+	armed.RequestVolumeThreshold, armed.ErrorPercentThreshold = 1, -1
+	hystrix.ConfigureCommand(c.name, armed)
+	defer hystrix.ConfigureCommand(c.name, c.base) // open is sticky
+	for range 1_000_000 {
+		if c.hystrix.IsOpen() {
+			return true
+		}
+		runtime.Gosched()
+	}
+	return false
+}
+
+// report feeds hystrix: its metrics, and the closing of its circuit. It fails
+// only when hystrix cannot keep up with its metrics.
+func (c *circuit) report(kind string, start time.Time) {
+	_ = c.hystrix.ReportEvent([]string{kind}, start, time.Since(start))
+}
+
+func (c *circuit) closeHystrix() {
+	if c.hystrix.IsOpen() {
+		c.report("success", time.Now())
+	}
+}
+
+// restore gives the circuit the state that the last owner of the source left
+// in the stream, unless this process knows something later.
+func (c *circuit) restore(last *event.Breaker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last == nil || last.Upstream != c.upstream || !last.At.After(c.changedAt) {
+		return
+	}
+	if last.To == event.Closed {
+		if c.state != event.Closed {
+			c.streak, c.notBefore = 0, time.Time{}
+			c.closeHystrix()
+			c.turn(event.Closed, "recovered")
+		}
+		return
+	}
+	c.report("failure", time.Now())
+	if !c.hystrix.IsOpen() && !c.trip() {
+		return
+	}
+	c.streak, c.cause = last.Failures, last.Cause
+	// A probe that was out went down with its poller: the next call is it.
+	c.probeAt = time.Now()
+	if wait := time.Until(last.NextProbeAt); last.To == event.Open && wait > 0 {
+		c.probeAt = c.probeAt.Add(min(wait, max(c.config.OpenFor, maxRetryAfter)))
+	}
+	c.state = event.Open
+	c.generation++
+	c.changedAt = last.At
+}
+
+// circuitState is a circuit at one moment.
+type circuitState struct {
+	state     event.State
+	streak    int
+	cause     string
+	changedAt time.Time
+	probeAt   time.Time // zero unless open
+	notBefore time.Time
+}
+
+func (c *circuit) look() circuitState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := circuitState{c.state, c.streak, c.cause, c.changedAt, time.Time{}, c.notBefore}
+	if c.state == event.Open {
+		s.probeAt = c.probeAt
+	}
+	return s
+}
+
+// names hands out names in hystrix's table, which is global to the process and
+// never forgets: every name costs 30 KB and two goroutines for ever. A name
+// that was given back is used again, so that a process has as many circuits as
+// it ever had at once.
+type names struct {
+	mu    sync.Mutex
+	taken map[string]bool
+}
+
+var circuitNames = names{taken: map[string]bool{}}
+
+func (n *names) take(base string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name := base
+	for i := 2; n.taken[name]; i++ {
+		name = base + "#" + strconv.Itoa(i)
+	}
+	n.taken[name] = true
+	return name
+}
+
+func (n *names) give(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.taken, name)
+}

@@ -1,0 +1,103 @@
+package poller
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// lastGood is the last value that an upstream gave for a topic. It outlives
+// failures, lost leases and, through the stream, the process.
+type lastGood struct {
+	value  json.RawMessage // nil: there never was one
+	digest digest
+	// asOf is when the request was sent that last confirmed the value: the value
+	// is never younger than its age says.
+	asOf      time.Time
+	changedAt time.Time
+	// slot is that of the tick that first saw the value.
+	slot     time.Time
+	upstream string
+}
+
+// take keeps a new reading: a value that was asked for at sent.
+func (g *lastGood) take(value json.RawMessage, d digest, sent, slot time.Time, upstream string) {
+	if g.value == nil || g.digest != d {
+		g.value, g.digest = value, d
+		g.changedAt, g.slot, g.upstream = sent, slot, upstream
+	}
+	g.asOf = sent
+}
+
+// stored is what the stream holds of a poll, as far as this process knows.
+type stored struct {
+	// version is the topic's last; it never goes down, even if the stream is
+	// lost.
+	version uint64
+	digest  digest
+	has     bool   // the stream holds a value
+	guard   uint64 // sequence number of fresh; 0 when there is none
+	fresh   *event.Freshness
+	// unsure: a publish failed in a way that may have stored it all the same.
+	unsure bool
+}
+
+// remains is what the stream gave back for one poll.
+type remains struct {
+	event    *event.Event
+	fresh    *event.Freshness
+	freshSeq uint64
+}
+
+// fence is the highest under which any of it was published.
+func (r remains) fence() uint64 {
+	var f uint64
+	if r.event != nil {
+		f = r.event.Fence
+	}
+	if r.fresh != nil {
+		f = max(f, r.fresh.Fence)
+	}
+	return f
+}
+
+// asOf is when the stored value was last confirmed: the event knows when it
+// was published, the freshness record what happened since.
+func (r remains) asOf() time.Time {
+	if r.event == nil {
+		return time.Time{}
+	}
+	if r.fresh != nil && r.fresh.AsOf.After(r.event.AsOf) {
+		return r.fresh.AsOf
+	}
+	return r.event.AsOf
+}
+
+// learn brings s to what the stream holds.
+func (s *stored) learn(r remains, ignore []path) {
+	s.unsure, s.has = false, false
+	s.guard, s.fresh = r.freshSeq, r.fresh
+	if r.event == nil {
+		return
+	}
+	s.version = max(s.version, r.event.Version)
+	if d, err := digestOf(r.event.Data, ignore); err == nil && !r.event.Deleted {
+		s.digest, s.has = d, true
+	}
+}
+
+// restore takes the stream's value unless the one in memory was confirmed
+// later, as it is when NATS was away longer than the lease.
+func (g *lastGood) restore(r remains, d digest) {
+	if r.event == nil || r.event.Deleted || g.value != nil && !g.asOf.Before(r.asOf()) {
+		return
+	}
+	*g = lastGood{
+		value: r.event.Data, digest: d, asOf: r.asOf(),
+		changedAt: r.event.ChangedAt, slot: r.event.ChangedAt, upstream: r.event.Upstream,
+	}
+}
+
+// stamp is a time as records carry it: UTC, in milliseconds, never later than t.
+func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }

@@ -1,0 +1,223 @@
+package poller
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A lease is one entry of a KV bucket whose entries vanish when they are not
+// renewed for the lease time: who could create the entry of a source polls it.
+// The bucket's TTL does that; a TTL of the single key would be lost at the
+// first renewal.
+
+// leaseValue is what an entry holds, for people who look.
+type leaseValue struct {
+	Owner string    `json:"owner"`
+	Host  string    `json:"host"`
+	Since time.Time `json:"since"`
+}
+
+// lease is this process's view of one source's lease.
+type lease struct {
+	kv    jetstream.KeyValue
+	key   string
+	value []byte // ours
+	ttl   time.Duration
+	log   *slog.Logger
+	// repair makes the bucket again if it is gone.
+	repair func(context.Context) error
+	// look wakes whoever waits for or holds the lease: it was released, or NATS
+	// came back.
+	look chan struct{}
+	// holder is who holds it, as last seen, or nil.
+	holder atomic.Pointer[leaseValue]
+}
+
+// tenure is one time of holding a lease.
+type tenure struct {
+	// fence orders the owners of a source: it is higher than any earlier
+	// owner's. It is the revision at which the lease was got, unless the stream
+	// holds records with as high a fence, because the bucket was made anew.
+	fence    uint64
+	revision uint64
+	start    time.Time
+	ends     atomic.Int64 // nanoseconds after start, by the monotonic clock
+}
+
+func (t *tenure) valid() bool { return time.Since(t.start) < time.Duration(t.ends.Load()) }
+
+// renewed at sent: the server counts from later, so that ours ends first.
+func (t *tenure) renewed(sent time.Time, ttl time.Duration) {
+	t.ends.Store(int64(sent.Sub(t.start) + ttl))
+}
+
+// leaseKey makes a KV key of a source's name, which may hold %XX.
+func leaseKey(source string) string { return strings.ReplaceAll(source, "%", "=") }
+
+func newLease(kv jetstream.KeyValue, source, owner, host string, ttl time.Duration, log *slog.Logger, repair func(context.Context) error) (*lease, error) {
+	value, err := json.Marshal(leaseValue{Owner: owner, Host: host, Since: stamp(time.Now())})
+	if err != nil {
+		return nil, fmt.Errorf("encode lease: %w", err)
+	}
+	return &lease{
+		kv: kv, key: leaseKey(source), value: value, ttl: ttl, repair: repair,
+		log: log, look: make(chan struct{}, 1),
+	}, nil
+}
+
+func (l *lease) poke() {
+	select {
+	case l.look <- struct{}{}:
+	default:
+	}
+}
+
+// acquire waits until the lease is ours. The error is ctx's.
+func (l *lease) acquire(ctx context.Context) (*tenure, error) {
+	var quick int // tries left that follow a poke closely
+	for {
+		t, err := l.try(ctx)
+		if t != nil {
+			return t, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			l.log.Debug("lease cannot be asked for", "error", errors.Join(err, l.repair(ctx)))
+		}
+		wait := l.ttl/3 - rand.N(l.ttl/10)
+		if quick > 0 {
+			// The word that a lease is released may come before the fact.
+			quick--
+			wait = 50 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-l.look:
+			quick = 3
+		case <-time.After(wait):
+		}
+	}
+}
+
+// try asks for the lease once. Without an error and a tenure, somebody else
+// has it.
+func (l *lease) try(ctx context.Context) (*tenure, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.ttl/3)
+	defer cancel()
+	t := &tenure{start: time.Now()}
+	var err error
+	t.revision, err = l.kv.Create(ctx, l.key, l.value)
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		entry, err := l.kv.Get(ctx, l.key)
+		if err != nil {
+			if errors.Is(err, jetstream.ErrKeyNotFound) {
+				err = nil // gone in between
+			}
+			return nil, err
+		}
+		if !bytes.Equal(entry.Value(), l.value) {
+			l.seeHolder(entry.Value())
+			return nil, nil
+		}
+		// Ours, but its acknowledgement was lost.
+		if t.revision, err = l.kv.Update(ctx, l.key, l.value, entry.Revision()); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	t.fence = t.revision
+	t.renewed(t.start, l.ttl)
+	l.seeHolder(l.value)
+	return t, nil
+}
+
+func (l *lease) seeHolder(value []byte) {
+	v := new(leaseValue)
+	if err := json.Unmarshal(value, v); err != nil {
+		v.Owner = "unknown"
+	}
+	if old := l.holder.Swap(v); (old == nil || old.Owner != v.Owner) && !bytes.Equal(value, l.value) {
+		l.log.Info("another poller owns the source", "owner", v.Owner, "since", v.Since)
+	}
+}
+
+// hold renews the lease until ctx ends, and returns nil then; otherwise why
+// the lease is lost.
+func (l *lease) hold(ctx context.Context, t *tenure) error {
+	wait := l.ttl / 3
+	for {
+		left := time.Duration(t.ends.Load()) - time.Since(t.start)
+		if left <= 0 {
+			return fmt.Errorf("not renewed for %v: %w", l.ttl, errExpired)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.look:
+		case <-time.After(min(wait, left)):
+		}
+		if !t.valid() {
+			continue
+		}
+		wait = l.ttl / 3
+		if err := l.renew(ctx, t); errors.Is(err, errFenced) {
+			return err
+		} else if err != nil {
+			wait = l.ttl / 10
+		}
+	}
+}
+
+// renew extends the lease once. It returns errFenced when it is another's.
+func (l *lease) renew(ctx context.Context, t *tenure) error {
+	sent := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, min(l.ttl/3, time.Duration(t.ends.Load())-time.Since(t.start)))
+	defer cancel()
+	revision, err := l.kv.Update(ctx, l.key, l.value, t.revision)
+	if err == nil {
+		t.revision = revision
+		t.renewed(sent, l.ttl)
+		return nil
+	}
+	if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return err
+	}
+	entry, err := l.kv.Get(ctx, l.key)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound): // expired, or the bucket was made anew
+		return errFenced
+	case err != nil:
+		return err
+	case !bytes.Equal(entry.Value(), l.value):
+		l.seeHolder(entry.Value())
+		return errFenced
+	}
+	// Our own renewal, whose acknowledgement was lost.
+	t.revision = entry.Revision()
+	l.poke()
+	return nil
+}
+
+// release gives the lease to whoever waits for it. If NATS does not take it,
+// the lease ends by itself.
+func (l *lease) release(ctx context.Context, t *tenure) error {
+	l.holder.Store(nil)
+	if err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision)); err != nil {
+		return fmt.Errorf("release lease of %s: %w", l.key, err)
+	}
+	return nil
+}

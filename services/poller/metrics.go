@@ -1,0 +1,160 @@
+package poller
+
+import (
+	"errors"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// outcomeOK is the outcome label of a poll that gave a value; the others are
+// reasons.
+const outcomeOK = "ok"
+
+// outcomes are the values of the outcome label.
+var outcomes = []string{
+	outcomeOK, string(event.UpstreamError), string(event.Timeout), string(event.BadResponse),
+	string(event.RequestRejected), string(event.BreakerOpen),
+}
+
+// metrics counts what happens; what is at scrape time comes from state.
+// Labels hold names from the configuration only.
+type metrics struct {
+	polls          *prometheus.CounterVec
+	duration       *prometheus.HistogramVec
+	skipped        *prometheus.CounterVec
+	transitions    *prometheus.CounterVec
+	publishedTotal *prometheus.CounterVec
+	publishErrors  *prometheus.CounterVec
+	publishSeconds prometheus.Histogram
+	leaseChanges   *prometheus.CounterVec
+}
+
+const namespace = "pollcast_poller"
+
+func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		polls: counter("polls_total", "Polls by outcome: ok, or the reason of the failure.", "poll", "outcome"),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "poll_duration_seconds",
+			Help:    "How long calls to the upstream took, whatever their outcome.",
+			Buckets: []float64{.005, .025, .1, .25, .5, 1, 2.5, 10},
+
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"poll"}),
+		skipped:        counter("skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, or the upstream had asked to wait.", "poll"),
+		transitions:    counter("breaker_transitions_total", "Changes of a circuit's state, by the new state.", "source", "upstream", "to"),
+		publishedTotal: counter("published_total", "Records stored in the stream, by kind.", "kind"),
+		publishErrors:  counter("publish_errors_total", "Records that the stream did not take at the first attempt, by kind.", "kind"),
+		publishSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "publish_duration_seconds",
+			Help:    "Time until the stream acknowledged a record.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
+		}),
+		leaseChanges: counter("lease_changes_total", "Leases acquired, released and lost.", "source", "change"),
+	}
+	for _, kind := range []string{"event", "freshness", "breaker"} {
+		m.publishedTotal.WithLabelValues(kind)
+		m.publishErrors.WithLabelValues(kind)
+	}
+	if reg == nil {
+		return m, nil
+	}
+	var done []prometheus.Collector
+	for _, c := range []prometheus.Collector{
+		m.polls, m.duration, m.skipped, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges, now,
+	} {
+		if err := reg.Register(c); err != nil {
+			for _, d := range done {
+				reg.Unregister(d)
+			}
+			return nil, errors.Join(errors.New("register metrics"), err)
+		}
+		done = append(done, c)
+	}
+	return m, nil
+}
+
+func (m *metrics) published(kind string, took time.Duration) {
+	m.publishedTotal.WithLabelValues(kind).Inc()
+	m.publishSeconds.Observe(took.Seconds())
+}
+
+// pollMetrics are one poll's, resolved once.
+type pollMetrics struct {
+	outcomes map[string]prometheus.Counter
+	duration prometheus.Observer
+	skipped  prometheus.Counter
+}
+
+func (m *metrics) poll(name string) pollMetrics {
+	p := pollMetrics{
+		outcomes: map[string]prometheus.Counter{},
+		duration: m.duration.WithLabelValues(name),
+		skipped:  m.skipped.WithLabelValues(name),
+	}
+	for _, o := range outcomes {
+		p.outcomes[o] = m.polls.WithLabelValues(name, o)
+	}
+	return p
+}
+
+// state is the collector of what is so at scrape time.
+type state struct{ sources []*runner }
+
+var (
+	staleDesc = prometheus.NewDesc(namespace+"_stale", "1 while the poll's value is not being confirmed. Only on the poller that owns the source.", []string{"poll"}, nil)
+	ageDesc   = prometheus.NewDesc(namespace+"_age_seconds", "Time since the request was sent that last confirmed the poll's value. Only on the poller that owns the source.", []string{"poll"}, nil)
+	stateDesc = prometheus.NewDesc(namespace+"_breaker_state", "0 closed, 1 half open, 2 open. Only on the poller that owns the source.", []string{"source", "upstream"}, nil)
+	ownedDesc = prometheus.NewDesc(namespace+"_lease_owned", "1 while this poller owns the source.", []string{"source"}, nil)
+)
+
+var stateNumber = map[event.State]float64{event.Closed: 0, event.HalfOpen: 1, event.Open: 2}
+
+// Describe implements prometheus.Collector.
+func (s *state) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, ownedDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *state) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	now := time.Now()
+	for _, r := range s.sources {
+		owned := r.owned()
+		gauge(ownedDesc, number(owned), r.name)
+		if !owned {
+			continue
+		}
+		for _, u := range r.upstreams {
+			gauge(stateDesc, stateNumber[u.circuit.look().state], r.name, u.name)
+		}
+		for _, p := range r.polls {
+			st := p.status.Load()
+			if st == nil {
+				continue
+			}
+			gauge(staleDesc, number(st.Stale), p.topic)
+			if !st.AsOf.IsZero() {
+				gauge(ageDesc, now.Sub(st.AsOf).Seconds(), p.topic)
+			}
+		}
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

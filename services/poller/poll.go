@@ -1,0 +1,320 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// poll is one call, repeated. Everything that changes belongs to the goroutine
+// in run, of which there is one per tenure, one after the other. It never
+// waits: at most one call and one publish are on their way beside it.
+type poll struct {
+	topic    string
+	index    int // in its source
+	source   *runner
+	config   Poll
+	call     source.Call
+	ignore   []path
+	schedule schedule
+	log      *slog.Logger
+	metrics  pollMetrics
+	status   atomic.Pointer[PollStatus] // for others to read
+	wake     chan struct{}              // a breaker changed, or NATS came back
+	panicked sync.Once
+
+	// What is known of the upstream's side.
+	good       lastGood
+	known      bool // there is something to say
+	stale      bool
+	staleSince time.Time
+	reason     event.Reason
+	detail     string
+	failures   int // polls in a row that failed
+	checkedAt  time.Time
+	last       attempt
+
+	// What the stream knows of it, and what is being said.
+	stored  stored
+	saidAt  time.Time // when the last freshness record was stored
+	renew   bool      // a renewal is due
+	putting bool
+	retry   backoff
+
+	// When to ask.
+	calling bool
+	slot    time.Time // of the next aligned tick, by the wall clock
+	tickAt  time.Time // when that is, by the monotonic clock
+	extraAt time.Time // an unaligned tick: the first, or after a recovery; may be zero
+	probeAt time.Time // a tick for the next probe only; may be zero
+	triedAt time.Time // when that was last
+	skipped uint64
+}
+
+// attempt is the last tick, for the status.
+type attempt struct {
+	outcome string
+	at      time.Time
+	took    time.Duration
+}
+
+// putDone is the outcome of one publish.
+type putDone struct {
+	job    job
+	stored stored
+	err    error
+}
+
+// resume takes up the poll under a new tenure: from memory, or from what the
+// last owner left in the stream, whichever is later.
+func (p *poll) resume(r remains) {
+	now := time.Now()
+	p.stored.learn(r, p.ignore)
+	p.good.restore(r, p.stored.digest)
+	if f := r.fresh; f != nil && f.CheckedAt.After(p.checkedAt) {
+		p.known, p.checkedAt = true, f.CheckedAt
+		p.stale, p.reason, p.detail, p.failures = f.Stale, f.Reason, f.Detail, f.ConsecutiveFailures
+		p.staleSince = f.CheckedAt
+	} else if f == nil && !p.known && p.good.value != nil {
+		p.known = true
+		p.stale, p.reason, p.staleSince = true, event.PollerSilent, p.good.asOf
+	}
+	if breaker, _, _ := p.source.breaker(); p.stale && p.reason == event.BreakerOpen && breaker == event.Closed {
+		p.reason = event.UpstreamError // the circuit's memory is gone, as with a new URL
+	}
+	// Readers take the value for stale since maxAge has passed without a record:
+	// the first record must not say otherwise before the upstream does.
+	if p.known && !p.stale && now.Sub(p.checkedAt) > p.config.MaxAge {
+		p.stale, p.reason, p.staleSince = true, event.PollerSilent, p.checkedAt
+		p.detail = "no poller asked for " + now.Sub(p.checkedAt).Round(time.Second).String()
+	}
+	p.putting, p.calling, p.renew = false, false, false
+	p.retry, p.saidAt = backoff{}, time.Time{}
+	p.aim(now)
+	p.extraAt = now.Add(p.schedule.start())
+}
+
+// run polls until stop ends, and then until what is under way is done; hard
+// ends that too.
+func (p *poll) run(stop, hard context.Context, t *tenure) {
+	var (
+		wg       sync.WaitGroup
+		readings = make(chan reading, 1)
+		puts     = make(chan putDone, 1)
+		tick     = time.NewTimer(time.Hour)
+		again    = time.NewTimer(time.Hour)
+		stopping = false
+		stopped  = stop.Done()
+	)
+	defer func() {
+		tick.Stop()
+		again.Stop()
+		wg.Wait() // the channels have room for what is under way
+		if len(readings) > 0 {
+			r := <-readings
+			r.tellCircuit()
+		}
+	}()
+	ask := func(k tickKind, slot time.Time) {
+		up, leave, err := p.source.pick(k == probeTick)
+		if err != nil {
+			p.refused(k, err, time.Now())
+			return
+		}
+		p.calling = true
+		prev := p.good
+		wg.Go(func() { readings <- p.read(hard, up, leave, k, slot, prev) })
+	}
+	for {
+		now := time.Now()
+		p.reflect(now)
+		if j, ok := p.next(now, t); ok && (!stopping || !p.retry.failing()) {
+			p.putting = true
+			wg.Go(func() {
+				st, err := p.source.put(hard, j)
+				puts <- putDone{j, st, err}
+			})
+		}
+		p.publishStatus()
+		if stopping && !p.calling && !p.putting {
+			return
+		}
+		if !stopping {
+			tick.Reset(time.Until(p.due()))
+			again.Reset(p.retry.left(now))
+		}
+		select {
+		case <-hard.Done():
+			return
+		case <-stopped:
+			stopping, stopped = true, nil
+			tick.Stop()
+			again.Stop()
+		case <-p.wake:
+			p.retry.at = time.Time{}
+		case <-again.C:
+		case <-tick.C:
+			if k, slot := p.tick(time.Now()); k != noTick && t.valid() {
+				ask(k, slot)
+			}
+		case r := <-readings:
+			p.calling = false
+			if p.take(r) && !stopping {
+				ask(r.kind, r.slot)
+			}
+		case d := <-puts:
+			p.putting = false
+			p.settle(d)
+		}
+	}
+}
+
+// aim chooses the next aligned slot.
+func (p *poll) aim(now time.Time) {
+	p.slot = p.schedule.after(p.slot, now)
+	p.tickAt = now.Add(p.slot.Sub(now) + p.schedule.jitter())
+}
+
+// due is when the next tick of any kind is.
+func (p *poll) due() time.Time {
+	due := p.tickAt
+	for _, at := range []time.Time{p.extraAt, p.probeAt} {
+		if !at.IsZero() && at.Before(due) {
+			due = at
+		}
+	}
+	return due
+}
+
+// tickKind is what a tick is for.
+type tickKind int
+
+const (
+	noTick      tickKind = iota
+	alignedTick          // the poll's own slot
+	extraTick            // unaligned: the first poll, or after a recovery
+	probeTick            // to probe an upstream whose circuit is open, nothing else
+)
+
+// tick says what is due now, if anything, and its slot. A tick while a call is
+// under way, or that comes whole intervals late, is skipped and counted.
+func (p *poll) tick(now time.Time) (tickKind, time.Time) {
+	// Not aligned, so that its event is not taken for that of another replica's
+	// tick.
+	kind, slot := noTick, stamp(now)
+	switch {
+	case !now.Before(p.tickAt):
+		kind, slot = alignedTick, p.slot
+		missed := uint64(now.Sub(p.tickAt) / p.config.Interval)
+		if p.calling {
+			missed++
+		}
+		p.skip(missed)
+		p.aim(now)
+		p.extraAt = time.Time{}
+	case !p.extraAt.IsZero() && !now.Before(p.extraAt):
+		kind, p.extraAt = extraTick, time.Time{}
+		if p.tickAt.Sub(now) < p.config.Interval/10 { // it stands in for that one
+			p.aim(p.tickAt)
+		}
+	case !p.probeAt.IsZero() && !now.Before(p.probeAt):
+		kind, p.probeAt, p.triedAt = probeTick, time.Time{}, now
+	}
+	if p.calling {
+		kind = noTick
+	}
+	return kind, slot
+}
+
+func (p *poll) skip(n uint64) {
+	p.skipped += n
+	p.metrics.skipped.Add(float64(n))
+}
+
+// take learns from a reading. A probe that failed while another upstream's
+// circuit is closed says nothing about the value; take reports whether to ask
+// again at once, if the probe was the poll's own tick.
+func (p *poll) take(r reading) (again bool) {
+	r.tellCircuit()
+	if r.abandoned {
+		return false
+	}
+	now := time.Now()
+	outcome := outcomeOK
+	if r.failure != nil {
+		outcome = string(r.failure.Reason)
+	}
+	p.count(outcome, now, r.took)
+	p.metrics.duration.Observe(r.took.Seconds())
+	breaker, _, _ := p.source.breaker()
+	switch f := r.failure; {
+	case f != nil && r.leave.probe && f.Counts && breaker == event.Closed:
+		return r.kind != probeTick
+	case f != nil:
+		p.failures++
+		p.markStale(f.Reason, f.Detail, now)
+		return false
+	}
+	p.good.take(r.value, r.digest, r.sent, r.slot, r.up.name)
+	p.failures = 0
+	if breaker == event.Closed {
+		p.markFresh(now)
+	} else { // the call began before the circuit opened
+		p.markStale(event.BreakerOpen, p.whyOpen(), now)
+	}
+	return false
+}
+
+// refused is a tick in which no upstream could be asked.
+func (p *poll) refused(k tickKind, err error, now time.Time) {
+	switch {
+	case k == probeTick: // another poll was first
+	case errors.Is(err, errWait):
+		p.skip(1)
+		p.checkedAt, p.renew = stamp(now), p.renewalDue(now)
+		p.markStale(event.UpstreamError, "upstream asked to wait (Retry-After)", now)
+	default:
+		p.count(string(event.BreakerOpen), now, 0)
+		p.markStale(event.BreakerOpen, p.whyOpen(), now)
+	}
+}
+
+// whyOpen is the poll's own last failure, or what opened the circuit.
+func (p *poll) whyOpen() string {
+	if p.stale && p.detail != "" {
+		return p.detail
+	}
+	_, _, cause := p.source.breaker()
+	return cause
+}
+
+func (p *poll) count(outcome string, now time.Time, took time.Duration) {
+	p.metrics.outcomes[outcome].Inc()
+	p.last = attempt{outcome, now, took}
+	p.checkedAt, p.renew = stamp(now), p.renewalDue(now)
+}
+
+// renewalDue: every max(interval, maxAge/3), counted in ticks, which are not
+// quite an interval apart.
+func (p *poll) renewalDue(now time.Time) bool {
+	every := max(p.config.Interval, p.config.MaxAge/3)
+	return now.Sub(p.saidAt) >= every-p.config.Interval/2
+}
+
+func (p *poll) publishStatus() {
+	p.status.Store(&PollStatus{
+		Poll: p.topic, IntervalMs: p.config.Interval.Milliseconds(), TimeoutMs: p.config.Timeout.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
+		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.detail, ConsecutiveFailures: p.failures,
+		AsOf: p.good.asOf, ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored(),
+		LastOutcome: p.last.outcome, LastAt: stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
+		Skipped: p.skipped,
+	})
+}
+
+func age(now, then time.Time) time.Duration { return now.Sub(then).Round(time.Millisecond) }

@@ -1,0 +1,518 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// stage runs the polls of one source against made-up upstreams and a made-up
+// stream, on synctest's clock.
+type stage struct {
+	*testing.T
+	r *runner
+
+	mu     sync.Mutex
+	calls  map[string][]time.Time // by upstream's name
+	flying map[string]int         // by method
+	events []event.Event
+	fresh  []event.Freshness
+	logs   strings.Builder
+	down   bool // the stream
+	stop   context.CancelFunc
+	cut    context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+var errFake = &source.Failure{Reason: event.UpstreamError, Detail: "HTTP 503 Service Unavailable", Counts: true}
+
+// newStage must be called outside the bubble. answer is what every upstream
+// does.
+func newStage(t *testing.T, c Source, answer func(ctx context.Context, upstream, method string) (string, error)) *stage {
+	t.Helper()
+	s := &stage{T: t, calls: map[string][]time.Time{}, flying: map[string]int{}}
+	if len(c.Upstreams) == 0 {
+		c.Upstreams = []string{"http://one"}
+	}
+	m, err := newMetrics(nil, new(state))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(&lockedWriter{s: s}, nil))
+	if s.r, err = newRunner(strings.ReplaceAll(t.Name(), "/", "-"), c, log, m); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.r.close)
+	for _, u := range s.r.upstreams {
+		u.call = func(ctx context.Context, c source.Call) (json.RawMessage, error) {
+			s.mu.Lock()
+			s.calls[u.name] = append(s.calls[u.name], time.Now())
+			if s.flying[c.Method]++; s.flying[c.Method] > 1 {
+				t.Errorf("poll %s overlaps itself", c.Method)
+			}
+			s.mu.Unlock()
+			defer func() {
+				s.mu.Lock()
+				s.flying[c.Method]--
+				s.mu.Unlock()
+			}()
+			v, err := answer(ctx, u.name, c.Method)
+			return json.RawMessage(v), err
+		}
+	}
+	s.r.maxPayload = func() int64 { return 1 << 20 }
+	s.r.put = s.put
+	return s
+}
+
+type lockedWriter struct{ s *stage }
+
+func (w *lockedWriter) Write(b []byte) (int, error) {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	return w.s.logs.Write(b)
+}
+
+var errStream = errors.New("no responders")
+
+func (s *stage) put(_ context.Context, j job) (stored, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := j.known
+	if s.down {
+		return st, errStream
+	}
+	if j.event != nil {
+		st.version++
+		st.digest, st.has = j.digest, true
+		e := *j.event
+		e.Version = st.version
+		s.events = append(s.events, e)
+	}
+	if j.fresh != nil {
+		j.fresh.Fence = j.tenure.fence
+		st.fresh = j.fresh
+		s.fresh = append(s.fresh, *j.fresh)
+	}
+	return st, nil
+}
+
+// start begins a tenure, in the bubble.
+func (s *stage) start() {
+	t := &tenure{fence: 7, start: time.Now()}
+	t.renewed(t.start, 1000*time.Hour)
+	stop, cancel := context.WithCancel(context.Background())
+	hard, cut := context.WithCancel(context.Background())
+	s.stop, s.cut = cancel, cut
+	for _, p := range s.r.polls {
+		p.wake = make(chan struct{}, 1) // a channel from outside stops the bubble's clock
+		p.resume(remains{})
+		s.wg.Go(func() { p.run(stop, hard, t) })
+	}
+}
+
+func (s *stage) end() {
+	s.stop()
+	s.wg.Wait()
+	s.cut()
+}
+
+func (s *stage) count(upstream string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls[upstream])
+}
+
+// last is the newest freshness record of a poll.
+func (s *stage) last(i int) event.Freshness {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := len(s.fresh) - 1; k >= 0; k-- {
+		if s.fresh[k].Poll == s.r.polls[i].topic {
+			return s.fresh[k]
+		}
+	}
+	return event.Freshness{}
+}
+
+func (s *stage) wantLast(when string, i int, stale bool, reason event.Reason, breaker event.State, failures int) {
+	s.Helper()
+	f := s.last(i)
+	if f.Stale != stale || f.Reason != reason || f.Breaker != breaker || f.ConsecutiveFailures != failures {
+		s.Fatalf("%s: record says stale=%v reason=%q breaker=%s failures=%d, want %v %q %s %d", when,
+			f.Stale, f.Reason, f.Breaker, f.ConsecutiveFailures, stale, reason, breaker, failures)
+	}
+}
+
+// The seed behaviour, poll by poll, at intervals below and above the 10 s
+// window of hystrix.
+func TestPollWalk(t *testing.T) {
+	for _, interval := range []time.Duration{250 * time.Millisecond, 3 * time.Second, 12 * time.Second} {
+		t.Run(interval.String(), func(t *testing.T) {
+			const openFor = 5 * time.Minute
+			var mu sync.Mutex
+			failing := false
+			set := func(f bool) { mu.Lock(); failing = f; mu.Unlock() }
+			s := newStage(t, Source{
+				Breaker: Breaker{Failures: 5, OpenFor: openFor},
+				Polls:   map[string]Poll{"a": {Interval: interval, Method: "a"}},
+			}, func(context.Context, string, string) (string, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if failing {
+					return "", errFake
+				}
+				return `{"v":1}`, nil
+			})
+			synctest.Test(t, func(t *testing.T) {
+				s.T = t
+				s.start()
+				defer s.end()
+				ticks := func(n int) {
+					t.Helper()
+					want := s.count("http://one") + n
+					for limit := time.Now().Add(time.Duration(n+1) * interval); s.count("http://one") < want; {
+						time.Sleep(interval / 200)
+						if time.Now().After(limit) {
+							t.Fatalf("no %d polls within %d intervals", n, n+1)
+						}
+					}
+					synctest.Wait()
+				}
+				ticks(20)
+				s.wantLast("healthy", 0, false, "", event.Closed, 0)
+
+				set(true)
+				ticks(1)
+				s.wantLast("one failure", 0, true, event.UpstreamError, event.Closed, 1)
+				asOf := s.last(0).AsOf
+				set(false)
+				ticks(1)
+				s.wantLast("one failure, then success", 0, false, "", event.Closed, 0)
+				if !s.last(0).AsOf.After(asOf) {
+					t.Error("asOf did not move with the confirmation")
+				}
+
+				asOf = s.last(0).AsOf
+				set(true)
+				ticks(4)
+				s.wantLast("four failures", 0, true, event.UpstreamError, event.Closed, 4)
+				ticks(1)
+				opened := time.Now()
+				s.wantLast("five failures", 0, true, event.UpstreamError, event.Open, 5)
+				before := s.count("http://one")
+				time.Sleep(interval + interval/10)
+				s.wantLast("a tick later", 0, true, event.BreakerOpen, event.Open, 5)
+				if f := s.last(0); !f.AsOf.Equal(asOf) || f.NextProbeAt.Sub(opened).Abs() > openFor+interval/100 {
+					t.Errorf("asOf %v, want %v; next probe %v after opening", f.AsOf, asOf, f.NextProbeAt.Sub(opened))
+				}
+				probe := s.last(0).NextProbeAt
+				time.Sleep(time.Until(probe) - 2*time.Millisecond)
+				if have := s.count("http://one"); have != before {
+					t.Fatalf("%d calls while open, want none", have-before)
+				}
+				time.Sleep(10 * time.Millisecond)
+				if have := s.count("http://one"); have != before+1 {
+					t.Fatalf("%d calls when the probe was due, want 1", have-before)
+				}
+				if f := s.last(0); f.Reason == event.BreakerOpen { // its own slot came right after
+					s.wantLast("probe failed", 0, true, event.BreakerOpen, event.Open, 6)
+				} else {
+					s.wantLast("probe failed", 0, true, event.UpstreamError, event.Open, 6)
+				}
+				set(false)
+				time.Sleep(openFor - 20*time.Millisecond)
+				if have := s.count("http://one"); have != before+1 {
+					t.Fatalf("%d calls in the second period, want none", have-before-1)
+				}
+				time.Sleep(30 * time.Millisecond)
+				s.wantLast("probe succeeded", 0, false, "", event.Closed, 0)
+				if len(s.events) != 1 {
+					t.Errorf("%d events for a value that never changed, want 1", len(s.events))
+				}
+			})
+			if n := strings.Count(s.logs.String(), "value is stale"); n != 2 {
+				t.Errorf("%d lines about staleness, want 2:\n%s", n, s.logs.String())
+			}
+		})
+	}
+}
+
+// Several polls of one source: one probe, and all are told, the slow one too.
+func TestPollsShareBreaker(t *testing.T) {
+	var mu sync.Mutex
+	failing := false
+	set := func(f bool) { mu.Lock(); failing = f; mu.Unlock() }
+	s := newStage(t, Source{
+		Breaker: Breaker{Failures: 5, OpenFor: time.Minute},
+		Polls: map[string]Poll{
+			"a": {Interval: time.Second, Method: "a"}, "b": {Interval: 700 * time.Millisecond, Method: "b"},
+			"c": {Interval: time.Hour, Method: "c"},
+		},
+	}, func(context.Context, string, string) (string, error) {
+		time.Sleep(50 * time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		if failing {
+			return "", errFake
+		}
+		return `1`, nil
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.start()
+		defer s.end()
+		time.Sleep(10 * time.Second)
+		set(true)
+		time.Sleep(10 * time.Second)
+		if have := s.last(2); !have.Stale || have.Reason != event.BreakerOpen || have.Breaker != event.Open || have.ConsecutiveFailures != 0 {
+			t.Fatalf("the slow poll says %+v", have)
+		}
+		before := s.count("http://one")
+		probe := s.last(0).NextProbeAt
+		time.Sleep(time.Until(probe) + 10*time.Second)
+		if have := s.count("http://one") - before; have != 1 {
+			t.Fatalf("%d probes, want 1", have)
+		}
+		set(false)
+		time.Sleep(time.Until(s.last(0).NextProbeAt) + maxStart + 200*time.Millisecond)
+		for i := range s.r.polls {
+			s.wantLast("recovered", i, false, "", event.Closed, 0)
+		}
+	})
+}
+
+// A method that fails for itself must not be the one that probes every time.
+func TestProbeTakesTurns(t *testing.T) {
+	s := newStage(t, Source{
+		Breaker: Breaker{Failures: 2, OpenFor: 10 * time.Second},
+		Polls: map[string]Poll{
+			"a": {Interval: time.Second, Method: "bad"}, "b": {Interval: 10 * time.Second, Method: "good"},
+		},
+	}, func(_ context.Context, _, method string) (string, error) {
+		if method == "bad" {
+			return "", errFake
+		}
+		return `1`, nil
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.start()
+		defer s.end()
+		fresh := 0
+		for range 60 {
+			time.Sleep(time.Second)
+			if f := s.last(1); !f.Stale && f.Poll != "" {
+				fresh++
+			}
+		}
+		if fresh == 0 {
+			t.Error("the good poll was never fresh")
+		}
+	})
+}
+
+func TestPollSchedule(t *testing.T) {
+	hang := make(chan time.Duration, 1)
+	s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Second, Method: "a"}}},
+		func(context.Context, string, string) (string, error) {
+			select {
+			case d := <-hang:
+				time.Sleep(d) // deaf to its context
+			default:
+			}
+			return `1`, nil
+		})
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		begin := time.Now()
+		s.start()
+		defer s.end()
+		time.Sleep(20 * time.Second)
+		p := s.r.polls[0]
+		calls := s.calls["http://one"]
+		if first := calls[0].Sub(begin); first > maxStart {
+			t.Errorf("first poll after %v", first)
+		}
+		for _, at := range calls[1:] {
+			if late := time.Duration(at.UnixNano()-int64(p.schedule.phase)) % time.Second; late > 20*time.Millisecond {
+				t.Errorf("poll at %v is %v after its slot", at, late)
+			}
+		}
+		if n := len(calls); n < 20 || n > 21 {
+			t.Errorf("%d polls in 20 s", n)
+		}
+		hang <- 3500 * time.Millisecond
+		time.Sleep(10 * time.Second)
+		if st := p.status.Load(); st.Skipped != 3 {
+			t.Errorf("%d ticks skipped, want 3", st.Skipped)
+		}
+		if n := len(s.calls["http://one"]); n < 27 || n > 28 {
+			t.Errorf("%d polls in 30 s of which 3.5 were lost", n)
+		}
+	})
+}
+
+// While the stream takes nothing, polling goes on and the newest value waits.
+func TestPollStreamDown(t *testing.T) {
+	n := 0
+	s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Second, Method: "a"}}},
+		func(context.Context, string, string) (string, error) {
+			n++
+			return fmt.Sprint(n), nil
+		})
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.down = true
+		s.start()
+		defer s.end()
+		time.Sleep(30 * time.Second)
+		if n := s.count("http://one"); n < 30 {
+			t.Fatalf("%d polls in 30 s without a stream", n)
+		}
+		if !s.r.polls[0].status.Load().Unpublished {
+			t.Error("status does not say that something waits")
+		}
+		s.mu.Lock()
+		s.down = false
+		s.mu.Unlock()
+		s.r.natsBack()
+		synctest.Wait()
+		if len(s.events) != 1 || s.events[0].Version != 1 {
+			t.Fatalf("%d events when the stream is back: %+v", len(s.events), s.events)
+		}
+		if have, want := string(s.events[0].Data), fmt.Sprint(s.count("http://one")); have != want {
+			t.Errorf("value %s, want the newest, %s", have, want)
+		}
+		if f := s.last(0); f.Stale || !f.AsOf.Equal(s.events[0].AsOf) {
+			t.Errorf("freshness %+v", f)
+		}
+	})
+}
+
+// An unchanged value costs a renewal every max(interval, maxAge/3).
+func TestPollRenewal(t *testing.T) {
+	for _, tt := range []struct {
+		maxAge   time.Duration
+		low, top int
+	}{{3 * time.Second, 59, 62}, {30 * time.Second, 6, 8}, {2 * time.Second, 59, 62}} {
+		t.Run(tt.maxAge.String(), func(t *testing.T) {
+			s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Second, MaxAge: tt.maxAge, Method: "a"}}},
+				func(context.Context, string, string) (string, error) {
+					return fmt.Sprintf(`{"a": 1, "b": [%s]}`, strings.Repeat(" ", time.Now().Second())), nil
+				})
+			synctest.Test(t, func(t *testing.T) {
+				s.T = t
+				s.start()
+				defer s.end()
+				time.Sleep(time.Minute)
+				if len(s.events) != 1 || len(s.fresh) < tt.low || len(s.fresh) > tt.top {
+					t.Errorf("%d events and %d records in 60 ticks, want 1 and %d to %d", len(s.events), len(s.fresh), tt.low, tt.top)
+				}
+				for i := 1; i < len(s.fresh); i++ {
+					if gap := s.fresh[i].CheckedAt.Sub(s.fresh[i-1].CheckedAt); gap > tt.maxAge {
+						t.Errorf("%v without a record", gap)
+					}
+				}
+			})
+		})
+	}
+}
+
+// With a second upstream the failure of the first is bridged, and its probe
+// does not show.
+func TestPollSecondUpstream(t *testing.T) {
+	var mu sync.Mutex
+	failing := map[string]bool{"http://one": true}
+	s := newStage(t, Source{
+		Upstreams: []string{"http://one", "http://two"},
+		Breaker:   Breaker{Failures: 3, OpenFor: 10 * time.Second},
+		Polls:     map[string]Poll{"a": {Interval: time.Second, Method: "a"}},
+	}, func(_ context.Context, upstream, _ string) (string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if failing[upstream] {
+			return "", errFake
+		}
+		return fmt.Sprintf("%q", upstream), nil
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.start()
+		defer s.end()
+		time.Sleep(5 * time.Second)
+		s.wantLast("bridged", 0, false, "", event.Closed, 0)
+		if e := s.events[len(s.events)-1]; e.Upstream != "http://two" {
+			t.Errorf("answered by %q", e.Upstream)
+		}
+		records := len(s.fresh)
+		time.Sleep(30 * time.Second)
+		for _, f := range s.fresh[records:] {
+			if f.Stale {
+				t.Fatalf("a probe of the first upstream shows: %+v", f)
+			}
+		}
+		if n := s.count("http://one"); n != 3+3 {
+			t.Errorf("%d calls to the first upstream, want 3 failures and 3 probes", n)
+		}
+		mu.Lock()
+		failing["http://one"], failing["http://two"] = false, true
+		mu.Unlock()
+		time.Sleep(20 * time.Second)
+		s.wantLast("back at the first", 0, false, "", event.Closed, 0)
+		if e := s.events[len(s.events)-1]; e.Upstream != "http://one" {
+			t.Errorf("answered by %q", e.Upstream)
+		}
+		mu.Lock()
+		failing["http://one"] = true
+		mu.Unlock()
+		time.Sleep(20 * time.Second)
+		if f := s.last(0); !f.Stale || f.Breaker == event.Closed {
+			t.Errorf("both fail: %+v", f)
+		}
+	})
+}
+
+func TestPollPanic(t *testing.T) {
+	s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Second, Method: "a"}}},
+		func(context.Context, string, string) (string, error) { panic("index out of range") })
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.start()
+		defer s.end()
+		time.Sleep(3 * time.Second)
+		if f := s.last(0); f.Reason != event.BadResponse || f.Detail != "panic: index out of range" || !f.AsOf.IsZero() {
+			t.Errorf("record %+v", f)
+		}
+	})
+	if n := strings.Count(s.logs.String(), "driver panicked"); n != 1 {
+		t.Errorf("%d lines about the panic, want 1", n)
+	}
+}
+
+// A value that NATS would refuse is a failure, but not the upstream's.
+func TestPollTooLongForNATS(t *testing.T) {
+	s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Second, Method: "a"}}},
+		func(context.Context, string, string) (string, error) {
+			return `"` + strings.Repeat("x", 2<<20) + `"`, nil
+		})
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.start()
+		defer s.end()
+		time.Sleep(20 * time.Second)
+		if f := s.last(0); f.Reason != event.BadResponse || f.Breaker != event.Closed || !strings.Contains(f.Detail, "max_payload") {
+			t.Errorf("record %+v", f)
+		}
+	})
+}

@@ -1,0 +1,318 @@
+package poller
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options is what a Poller is made of. Only Config is required.
+type Options struct {
+	Config Config
+	// NATS is where to publish; its zero fields mean the default.
+	NATS bus.Config
+	// InProcess, if set, connects to an embedded server without a socket.
+	InProcess nats.InProcessConnProvider
+	Logger    *slog.Logger
+	// Registerer receives the metrics; two pollers need two, or one wrapped with
+	// distinct labels.
+	Registerer prometheus.Registerer
+	// Owner names this poller in leases; it must be its own. Default: the host's
+	// name and something random.
+	Owner string
+}
+
+// Poller polls the sources of a configuration and publishes what changes.
+type Poller struct {
+	options Options
+	names   bus.Names
+	log     *slog.Logger
+	metrics *metrics
+	sources []*runner
+	owner   string
+	host    string
+
+	ran   atomic.Bool
+	nc    atomic.Pointer[nats.Conn]
+	js    jetstream.JetStream // these two from before the first runner starts
+	kv    jetstream.KeyValue
+	ready atomic.Bool
+
+	repairing sync.Mutex
+	repaired  time.Time
+	said      sync.Mutex
+	saidAt    time.Time
+}
+
+// Errors of Ready and Run.
+var (
+	ErrRan          = errors.New("poller was run already")
+	errNotRunning   = errors.New("not running")
+	errDisconnected = errors.New("not connected to NATS")
+	errNoStream     = errors.New("JetStream is not ready")
+)
+
+// New checks the configuration and makes the sources. It connects to nothing.
+// The error wraps ErrConfig if a changed configuration would cure it. A Poller
+// that is not Run must be Closed.
+func New(_ context.Context, o Options) (*Poller, error) {
+	if err := o.Config.err(); err != nil {
+		return nil, err
+	}
+	o.NATS = natsDefaults(o.NATS)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Poller{options: o, log: o.Logger, owner: o.Owner}
+	var err error
+	if p.names, err = bus.NewNames(o.NATS.Prefix); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	p.host, _ = os.Hostname()
+	if p.owner == "" {
+		p.owner = p.host + "-" + random()
+	}
+	st := new(state)
+	if p.metrics, err = newMetrics(o.Registerer, st); err != nil {
+		return nil, err
+	}
+	for _, name := range sortedKeys(o.Config.Sources) {
+		r, err := newRunner(name, o.Config.Sources[name], p.log, p.metrics)
+		if err != nil {
+			p.Close()
+			return nil, err
+		}
+		r.complain = p.complain
+		p.sources = append(p.sources, r)
+	}
+	st.sources = p.sources
+	return p, nil
+}
+
+// Close frees a Poller that was never run; Run does it itself.
+func (p *Poller) Close() {
+	for _, r := range p.sources {
+		r.close()
+	}
+}
+
+// Run polls until ctx ends. Then it stops in the order of the walk: no more
+// ticks, calls and publishes under way finish within 2 s, leases are given
+// back, the connection drains. NATS may come after it, go away and return. It
+// fails only on settings with which no connection can be made.
+func (p *Poller) Run(ctx context.Context) error {
+	if !p.ran.CompareAndSwap(false, true) {
+		return ErrRan
+	}
+	defer p.Close()
+	nc, err := bus.Connect(bus.Options{
+		Config: p.options.NATS, Role: "poller", Logger: p.log, InProcess: p.options.InProcess, OnState: p.onState,
+	})
+	if err != nil {
+		return err
+	}
+	p.nc.Store(nc)
+	defer p.drain(nc)
+	if p.js, err = jetstream.New(nc); err != nil {
+		return fmt.Errorf("use JetStream: %w", err)
+	}
+	if !p.prepare(ctx) {
+		return nil
+	}
+	if err := p.watchReleases(nc); err != nil {
+		return err
+	}
+	pub := &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair}
+	leases := make([]*lease, len(p.sources))
+	for i, r := range p.sources {
+		if leases[i], err = newLease(p.kv, r.name, p.owner, p.host, p.options.NATS.LeaseTime, r.log, p.repair); err != nil {
+			return err
+		}
+	}
+	var running sync.WaitGroup
+	for i, r := range p.sources {
+		running.Go(func() { r.run(ctx, leases[i], pub) })
+	}
+	p.ready.Store(true)
+	p.log.Info("poller runs", "sources", len(p.sources), "owner", p.owner)
+	running.Wait() // they end with ctx
+	p.ready.Store(false)
+	return nil
+}
+
+// Ready returns nil when the poller can do its work: it is connected to NATS,
+// whether it owns a source or stands by.
+func (p *Poller) Ready() error {
+	nc := p.nc.Load()
+	switch {
+	case nc == nil:
+		return errNotRunning
+	case !nc.IsConnected():
+		return errDisconnected
+	case !p.ready.Load():
+		return errNoStream
+	}
+	return nil
+}
+
+// prepare makes the stream and the bucket of the leases, as soon as NATS lets
+// it. It returns false when ctx ends first.
+func (p *Poller) prepare(ctx context.Context) bool {
+	var said time.Time
+	for {
+		err := p.ensure(ctx)
+		if err == nil {
+			return true
+		}
+		if nc := p.nc.Load(); nc.IsConnected() && ctx.Err() == nil && time.Since(said) > 30*time.Second {
+			said = time.Now()
+			p.log.Warn("JetStream is not ready; trying again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+func (p *Poller) ensure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	if nc := p.nc.Load(); !nc.IsConnected() {
+		return errDisconnected
+	}
+	if _, err := bus.EnsureStream(ctx, p.js, p.names, p.options.NATS); err != nil {
+		return err
+	}
+	kv, err := bus.EnsureLeases(ctx, p.js, p.names, p.options.NATS)
+	if err == nil && p.kv == nil {
+		p.kv = kv // names the bucket; it stays good when the bucket is made anew
+	}
+	return err
+}
+
+// repair makes the stream and the bucket again if they are gone, at most once
+// a second.
+func (p *Poller) repair(ctx context.Context) error {
+	p.repairing.Lock()
+	defer p.repairing.Unlock()
+	if time.Since(p.repaired) < time.Second {
+		return nil
+	}
+	p.repaired = time.Now()
+	return p.ensure(ctx)
+}
+
+// watchReleases listens for leases that are given back, so that they move at
+// once. It is only a hint: whoever waits asks again by itself.
+func (p *Poller) watchReleases(nc *nats.Conn) error {
+	prefix := "$KV." + p.names.LeaseBucket() + "."
+	byKey := map[string]*runner{}
+	for _, r := range p.sources {
+		byKey[leaseKey(r.name)] = r
+	}
+	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
+		if m.Header.Get("KV-Operation") == "" {
+			return
+		}
+		if r := byKey[strings.TrimPrefix(m.Subject, prefix)]; r != nil && !r.owned() {
+			if l := r.lease.Load(); l != nil {
+				l.poke()
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("watch leases: %w", err)
+	}
+	return nil
+}
+
+func (p *Poller) onState(connected bool) {
+	if connected {
+		for _, r := range p.sources {
+			r.natsBack()
+		}
+	}
+}
+
+// complain says that records do not reach the stream, at most every 30 s. The
+// loss of the connection itself is said by pkg/bus.
+func (p *Poller) complain(err error) {
+	p.said.Lock()
+	defer p.said.Unlock()
+	if nc := p.nc.Load(); nc == nil || !nc.IsConnected() || time.Since(p.saidAt) < 30*time.Second {
+		return
+	}
+	p.saidAt = time.Now()
+	p.log.Warn("NATS does not take records; polling goes on, the newest values wait", "error", err)
+}
+
+// drain closes the connection after what it still has to send.
+func (p *Poller) drain(nc *nats.Conn) {
+	if nc.Drain() == nil {
+		for deadline := time.Now().Add(grace); !nc.IsClosed() && time.Now().Before(deadline); {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	nc.Close()
+}
+
+func natsDefaults(c bus.Config) bus.Config {
+	d := bus.DefaultConfig()
+	set := func(dst *string, def string) {
+		if *dst == "" {
+			*dst = def
+		}
+	}
+	set(&c.URL, d.URL)
+	set(&c.Prefix, d.Prefix)
+	if c.Replicas == 0 {
+		c.Replicas = d.Replicas
+	}
+	if c.History == 0 {
+		c.History = d.History
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = d.MaxBytes
+	}
+	if c.LeaseTime == 0 {
+		c.LeaseTime = d.LeaseTime
+	}
+	return c
+}
+
+func random() string {
+	b := make([]byte, 4)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// plain is v as encoding/json would read it back: text, numbers, lists, maps.
+func plain(v any) any {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	var out any
+	if d.Decode(&out) != nil {
+		return nil
+	}
+	return out
+}

@@ -1,0 +1,294 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// How a poll's records reach the stream, once each and from one poller only:
+//
+// Every message, event or freshness record, carries the sequence number of the
+// poll's last freshness record as an expected one (Nats-Expected-Last-Subject-
+// Sequence, with -Subject naming the record's subject). A new owner of the
+// source publishes a freshness record before anything else, so that whatever
+// an older owner sends later is refused, even if it was under way for minutes.
+// A check of the event's own subject would not do that while the value stands
+// still. Within one owner, a poll publishes one message at a time, and the
+// message id of an event (topic and slot) makes a repeated one harmless.
+
+// publishTimeout bounds one message's way into the stream.
+const publishTimeout = 5 * time.Second
+
+// What came in between when a record could not be published.
+var (
+	// errFenced: another poller has published under a newer lease.
+	errFenced = errors.New("another poller owns the source by now")
+	// errExpired: our own lease is over by our clock.
+	errExpired = errors.New("lease is over")
+	// errAgain: the stream held something else than was known; what is returned
+	// with it is known now, and the record is to be made anew.
+	errAgain = errors.New("stream has moved on")
+	// errSlotTaken: an event of the same slot is stored, with another value.
+	errSlotTaken = errors.New("an event of this slot is stored already")
+
+	errRefused   = errors.New("refused by the expected sequence")
+	errDuplicate = errors.New("stored already")
+)
+
+// job is one thing for a poll to say: an event, its freshness, or both, in this
+// order, so that no freshness record confirms a value that is not stored.
+type job struct {
+	topic  string
+	ignore []path
+	event  *event.Event // without a version; or nil
+	digest digest       // of the event
+	slot   time.Time
+	fresh  *event.Freshness // or nil
+	known  stored
+	tenure *tenure
+}
+
+// publisher puts records into the stream.
+type publisher struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	names   bus.Names
+	metrics *metrics
+	repair  func(context.Context) error // makes the stream again if it is gone
+}
+
+// maxPayload is the longest value that NATS takes, in bytes, with room for the
+// headers; 0 while that is not known.
+func (p *publisher) maxPayload() int64 {
+	if most := p.nc.MaxPayload(); most > headerRoom {
+		return most - headerRoom
+	}
+	return 0
+}
+
+const headerRoom = 8 << 10
+
+// put does a job and returns what the stream holds then. With errAgain and
+// errSlotTaken that is worth keeping too.
+func (p *publisher) put(ctx context.Context, j job) (stored, error) {
+	st := j.known
+	if st.unsure {
+		return p.reread(ctx, j)
+	}
+	if j.event != nil {
+		j.event.Version, j.event.Fence = st.version+1, j.tenure.fence
+		seq, err := p.send(ctx, "event", p.names.EventMsg(j.event, j.slot), p.names.InFresh(j.topic), st.guard, j.tenure)
+		switch {
+		case errors.Is(err, errDuplicate):
+			return p.duplicate(ctx, j, seq)
+		case errors.Is(err, errRefused):
+			return p.reread(ctx, j)
+		case err != nil:
+			st.unsure = true
+			return st, err
+		}
+		st.version, st.digest, st.has = j.event.Version, j.digest, true
+	}
+	if j.fresh != nil {
+		j.fresh.Fence = j.tenure.fence
+		m, err := p.names.FreshMsg(j.fresh)
+		if err != nil {
+			return st, err
+		}
+		seq, err := p.send(ctx, "freshness", m, p.names.InFresh(j.topic), st.guard, j.tenure)
+		switch {
+		case errors.Is(err, errRefused):
+			return p.reread(ctx, j)
+		case errors.Is(err, errDuplicate): // our own, whose acknowledgement was lost
+		case err != nil:
+			st.unsure = true
+			return st, err
+		}
+		st.guard, st.fresh = seq, j.fresh
+	}
+	return st, nil
+}
+
+// putBreaker publishes a transition; guard is the sequence number of the last
+// one.
+func (p *publisher) putBreaker(ctx context.Context, b *event.Breaker, guard uint64, t *tenure) (uint64, error) {
+	b.Fence = t.fence
+	m, err := p.names.BreakerMsg(b)
+	if err != nil {
+		return guard, err
+	}
+	seq, err := p.send(ctx, "breaker", m, m.Subject, guard, t)
+	switch {
+	case err == nil, errors.Is(err, errDuplicate):
+		return seq, nil
+	case !errors.Is(err, errRefused):
+		return guard, err
+	}
+	last, err := p.last(ctx, m.Subject)
+	if err != nil {
+		return guard, err
+	}
+	if last.Breaker != nil && last.Breaker.Fence > t.fence {
+		return guard, errFenced
+	}
+	return last.Seq, errAgain
+}
+
+// send puts one message into the stream, unless the lease is over. kind is for
+// the metrics. The sequence number is that of the message, or, with
+// errDuplicate, of the one stored under the same id.
+func (p *publisher) send(ctx context.Context, kind string, m *nats.Msg, guard string, expect uint64, t *tenure) (uint64, error) {
+	if !t.valid() {
+		return 0, errExpired
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	start := time.Now()
+	ack, err := p.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(expect, guard))
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+		return 0, errRefused
+	}
+	if err != nil {
+		p.metrics.publishErrors.WithLabelValues(kind).Inc()
+		if errors.Is(err, jetstream.ErrNoStreamResponse) {
+			err = errors.Join(err, p.repair(ctx))
+		}
+		return 0, fmt.Errorf("publish %s of %s: %w", kind, m.Subject, err)
+	}
+	if ack.Duplicate {
+		return ack.Sequence, errDuplicate
+	}
+	p.metrics.published(kind, time.Since(start))
+	return ack.Sequence, nil
+}
+
+// reread learns what the stream holds of the job's poll. It returns errAgain,
+// or errFenced if that is of a newer owner.
+func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
+	st := j.known
+	ev, err := p.last(ctx, p.names.In(j.topic))
+	if err != nil {
+		return st, err
+	}
+	fresh, err := p.last(ctx, p.names.InFresh(j.topic))
+	if err != nil {
+		return st, err
+	}
+	r := remains{ev.Event, fresh.Fresh, fresh.Seq}
+	if r.fence() > j.tenure.fence {
+		return st, errFenced
+	}
+	st.learn(r, j.ignore)
+	return st, errAgain
+}
+
+// duplicate looks at the event that is stored under the job's message id: ours,
+// if only its acknowledgement was lost, or another's for the same slot.
+func (p *publisher) duplicate(ctx context.Context, j job, seq uint64) (stored, error) {
+	st := j.known
+	m, err := p.get(ctx, map[string]any{"seq": seq})
+	if err != nil {
+		return st, err
+	}
+	if m.Event == nil { // the id is remembered, the message is gone
+		return st, errSlotTaken
+	}
+	st.version = max(st.version, m.Event.Version)
+	if d, err := digestOf(m.Event.Data, j.ignore); err != nil || d != j.digest {
+		return st, errSlotTaken
+	}
+	st.digest, st.has = j.digest, true
+	return st, errAgain
+}
+
+// last reads the last message on a subject; the zero Message when there is none
+// that is a record.
+func (p *publisher) last(ctx context.Context, subject string) (bus.Message, error) {
+	return p.get(ctx, map[string]any{"last_by_subj": subject})
+}
+
+// get reads one message at the stream's leader: a direct get may be answered
+// by a replica that lags behind.
+func (p *publisher) get(ctx context.Context, what map[string]any) (bus.Message, error) {
+	fail := func(err error) (bus.Message, error) {
+		return bus.Message{}, fmt.Errorf("read the stream: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	body, err := json.Marshal(what)
+	if err != nil {
+		return fail(err)
+	}
+	reply, err := p.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+p.names.Stream(), body)
+	if err != nil {
+		return fail(err)
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Subject string `json:"subject"`
+			Seq     uint64 `json:"seq"`
+			Header  []byte `json:"hdrs"`
+			Data    []byte `json:"data"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return fail(err)
+	}
+	if e := answer.Error; e != nil {
+		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return bus.Message{}, nil
+		}
+		return fail(e)
+	}
+	m := &nats.Msg{Subject: answer.Message.Subject, Data: answer.Message.Data, Header: nats.Header{}}
+	if len(answer.Message.Header) > 0 {
+		if m.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
+			return fail(err)
+		}
+	}
+	m.Header[jetstream.SequenceHeader] = []string{strconv.FormatUint(answer.Message.Seq, 10)}
+	// What is no record of ours is as good as nothing, but its place counts.
+	out, err := p.names.Decode(m)
+	if err != nil {
+		out = bus.Message{Seq: answer.Message.Seq}
+	}
+	return out, nil
+}
+
+// readSource reads everything the stream holds of a source.
+func (p *publisher) readSource(ctx context.Context, source string) (polls map[string]remains, breaker bus.Message, err error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	polls = map[string]remains{}
+	err = p.names.LastPerSubject(ctx, p.nc, p.js, p.names.In(source)+".>", 0, func(m *nats.Msg) {
+		d, err := p.names.Decode(m)
+		switch {
+		case err != nil: // not ours; put finds out if it matters
+		case d.Event != nil && d.Event.Topic == d.Event.Poll:
+			r := polls[d.Event.Poll]
+			r.event = d.Event
+			polls[d.Event.Poll] = r
+		case d.Fresh != nil:
+			r := polls[d.Fresh.Poll]
+			r.fresh, r.freshSeq = d.Fresh, d.Seq
+			polls[d.Fresh.Poll] = r
+		case d.Breaker != nil:
+			breaker = d
+		}
+	})
+	if err != nil {
+		return nil, breaker, fmt.Errorf("read source %s from the stream: %w", source, err)
+	}
+	return polls, breaker, nil
+}

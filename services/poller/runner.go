@@ -1,0 +1,419 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// runner runs one source: it waits for the lease, polls while it holds it, and
+// waits again.
+type runner struct {
+	name      string
+	config    Source
+	upstreams []*upstream
+	polls     []*poll
+	log       *slog.Logger
+	metrics   *metrics
+
+	// What a tenure needs of the poller; tests of a runner bring their own.
+	put        func(context.Context, job) (stored, error)
+	maxPayload func() int64
+	complain   func(error)
+
+	lease    atomic.Pointer[lease] // nil until NATS was there
+	tenure   atomic.Pointer[tenure]
+	lost     atomic.Pointer[context.CancelCauseFunc] // ends the tenure
+	probes   atomic.Int64
+	breakers breakerQueue
+}
+
+// upstream is one endpoint.
+type upstream struct {
+	// name is the endpoint without path and query, which may hold keys. It
+	// shows in records, metrics and logs.
+	name    string
+	circuit *circuit
+	call    source.Func
+	free    func()
+	secrets []string
+}
+
+// detail makes words presentable that the driver has not seen.
+func (u *upstream) detail(text string) string {
+	for _, s := range u.secrets {
+		text = strings.ReplaceAll(text, s, "[redacted]")
+	}
+	return event.Detail(text)
+}
+
+// grace is how long a stopping runner waits for calls and publishes under way.
+const grace = 2 * time.Second
+
+// probeStagger is how long polls wait for the one whose turn it is to probe.
+const probeStagger = 20 * time.Millisecond
+
+// newRunner makes a source of a checked configuration. close frees it.
+func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, error) {
+	c = c.withDefaults()
+	r := &runner{name: name, config: c, log: log.With("source", name), metrics: m, complain: func(error) {}}
+	header := http.Header{"User-Agent": {"pollcast"}}
+	for k, v := range c.Headers {
+		header.Set(k, v.Reveal())
+	}
+	secrets := secretsOf(c)
+	names := map[string]int{}
+	for _, address := range c.Upstreams {
+		u := &upstream{name: displayName(address, names), secrets: secrets}
+		var err error
+		u.call, u.free, err = source.Drivers[c.Driver].Open(source.Endpoint{
+			URL: address, Header: maps.Clone(header), MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
+		})
+		if err != nil {
+			r.close()
+			return nil, fmt.Errorf("open upstream %s of source %s: %w", u.name, name, err)
+		}
+		if u.circuit, err = newCircuit(name, u.name, c.Breaker, r.announce); err != nil {
+			u.free()
+			r.close()
+			return nil, fmt.Errorf("make circuit of source %s: %w", name, err)
+		}
+		for _, to := range []event.State{event.Closed, event.HalfOpen, event.Open} {
+			m.transitions.WithLabelValues(name, u.name, string(to))
+		}
+		r.upstreams = append(r.upstreams, u)
+	}
+	for i, pollName := range sortedKeys(c.Polls) {
+		pc := c.Polls[pollName].withDefaults(c)
+		topic := name + "." + pollName
+		p := &poll{
+			topic: topic, index: i, source: r, config: pc, call: pc.call(),
+			schedule: newSchedule(topic, pc.Interval), log: log.With("poll", topic),
+			metrics: m.poll(topic), wake: make(chan struct{}, 1),
+		}
+		for _, s := range pc.Ignore {
+			parsed, err := parsePath(s)
+			if err != nil {
+				r.close()
+				return nil, fmt.Errorf("poll %s: ignore: %w", topic, err)
+			}
+			p.ignore = append(p.ignore, parsed)
+		}
+		r.polls = append(r.polls, p)
+	}
+	return r, nil
+}
+
+func (r *runner) close() {
+	for _, u := range r.upstreams {
+		u.free()
+		u.circuit.free()
+	}
+}
+
+// displayName is scheme and host of a URL, made unique among a source's
+// upstreams.
+func displayName(address string, seen map[string]int) string {
+	name := "upstream"
+	if u, err := url.Parse(address); err == nil {
+		name = u.Scheme + "://" + u.Host
+	}
+	if seen[name]++; seen[name] > 1 {
+		return name + "#" + strconv.Itoa(seen[name])
+	}
+	return name
+}
+
+// secretsOf lists what must not come back in an error text: header values, and
+// what may be a key among the parameters and in the URLs. Short texts hide
+// nothing, and would make every message unreadable.
+func secretsOf(c Source) []string {
+	var all []string
+	add := func(s string, shortest int) {
+		_, rest, _ := strings.Cut(s, ":") // "token:…"
+		if _, r, ok := strings.Cut(s, " "); ok {
+			rest = r // "Bearer …"
+		}
+		for _, part := range []string{s, rest} {
+			if len(part) >= shortest {
+				all = append(all, part)
+			}
+		}
+	}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			add(v, 6)
+		case []any:
+			for _, item := range v {
+				walk(item)
+			}
+		case map[string]any:
+			for _, item := range v {
+				walk(item)
+			}
+		}
+	}
+	for _, p := range c.Polls {
+		walk(plain(p.Params))
+	}
+	for _, address := range c.Upstreams {
+		u, err := url.Parse(address)
+		if err != nil {
+			continue
+		}
+		for part := range strings.SplitSeq(u.Path, "/") {
+			add(part, 12)
+		}
+		for _, values := range u.Query() {
+			for _, v := range values {
+				add(v, 6)
+			}
+		}
+	}
+	for _, v := range c.Headers {
+		add(v.Reveal(), 4)
+	}
+	return all
+}
+
+func (r *runner) owned() bool { return r.tenure.Load() != nil }
+
+// run owns the source whenever it can, until stop ends.
+func (r *runner) run(stop context.Context, l *lease, pub *publisher) {
+	r.put, r.maxPayload = pub.put, pub.maxPayload
+	r.lease.Store(l)
+	for {
+		t, err := l.acquire(stop)
+		if err != nil {
+			return
+		}
+		r.own(stop, l, t, pub)
+		if stop.Err() != nil {
+			return
+		}
+	}
+}
+
+// own polls for as long as the lease is held. A stop lets calls and publishes
+// under way finish and gives the lease back; a lost lease cuts them short.
+func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) {
+	hard, lose := context.WithCancelCause(context.WithoutCancel(stop))
+	defer lose(nil)
+	r.lost.Store(&lose)
+	var holding sync.WaitGroup
+	holdCtx, endHold := context.WithCancel(context.WithoutCancel(stop))
+	defer endHold()
+	holding.Go(func() {
+		if err := l.hold(holdCtx, t); err != nil {
+			lose(err)
+		}
+	})
+	defer context.AfterFunc(stop, func() {
+		select {
+		case <-hard.Done():
+		case <-time.After(grace):
+			lose(context.DeadlineExceeded)
+		}
+	})()
+
+	polls, guard, err := r.restore(stop, hard, t, pub)
+	if err == nil {
+		r.tenure.Store(t)
+		r.metrics.leaseChanges.WithLabelValues(r.name, "acquired").Inc()
+		r.log.Info("lease acquired, polling", "polls", len(r.polls), "values_restored", polls, "fence", t.fence)
+		r.work(stop, hard, t, pub, guard)
+		r.tenure.Store(nil)
+	}
+	endHold()
+	holding.Wait()
+	cause := context.Cause(hard)
+	if cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		r.metrics.leaseChanges.WithLabelValues(r.name, "lost").Inc()
+		r.log.Warn("lease lost, polling stopped", "cause", cause)
+	}
+	// Also a lease that somebody else got meanwhile: then it changes nothing.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(stop), grace)
+	defer cancel()
+	if err := l.release(ctx, t); err == nil {
+		r.metrics.leaseChanges.WithLabelValues(r.name, "released").Inc()
+		r.log.Info("lease released")
+	} else if cause == nil {
+		r.log.Warn("lease not released; it ends by itself", "error", err)
+	}
+}
+
+// work runs the polls and says the breaker's transitions until both are done.
+func (r *runner) work(stop, hard context.Context, t *tenure, pub *publisher, guard uint64) {
+	var polls, breakers sync.WaitGroup
+	done := make(chan struct{})
+	breakers.Go(func() { r.publishBreakers(hard, done, t, pub, guard) })
+	for _, p := range r.polls {
+		polls.Go(func() { p.run(stop, hard, t) })
+	}
+	polls.Wait()
+	close(done)
+	breakers.Wait()
+}
+
+// restore takes up what the last owner left in the stream. It tries until it
+// can, or either context ends.
+func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) (values int, guard uint64, err error) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		polls, breaker, err := pub.readSource(hard, r.name)
+		if err == nil {
+			// The bucket of the leases may have been made anew, and count from 1.
+			for _, left := range polls {
+				t.fence = max(t.fence, left.fence()+1)
+			}
+			if breaker.Breaker != nil {
+				t.fence = max(t.fence, breaker.Breaker.Fence+1)
+			}
+			for _, u := range r.upstreams {
+				u.circuit.restore(breaker.Breaker)
+			}
+			r.breakers.forget(breaker.Breaker)
+			for _, p := range r.polls {
+				p.resume(polls[p.topic])
+				if p.good.value != nil {
+					values++
+				}
+			}
+			return values, breaker.Seq, nil
+		}
+		r.complain(err)
+		select {
+		case <-stop.Done():
+			return 0, 0, stop.Err()
+		case <-hard.Done():
+			return 0, 0, context.Cause(hard)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// lose ends the tenure at once.
+func (r *runner) lose(why error) {
+	if f := r.lost.Load(); f != nil {
+		(*f)(why)
+	}
+}
+
+// pick returns the upstream to ask and the leave to do so: one whose probe is
+// due, otherwise, unless only a probe is wanted, the first whose circuit is
+// closed. The error is errOpen or errWait.
+func (r *runner) pick(probeOnly bool) (*upstream, permit, error) {
+	now := time.Now()
+	for _, u := range r.upstreams {
+		if c := u.circuit.look(); c.state == event.Open && !now.Before(c.probeAt) {
+			if leave, err := u.circuit.begin(); err == nil {
+				return u, leave, nil
+			}
+		}
+	}
+	refused := errOpen
+	if probeOnly {
+		return nil, permit{}, refused
+	}
+	for _, u := range r.upstreams {
+		leave, err := u.circuit.begin()
+		if err == nil {
+			return u, leave, nil
+		}
+		if errors.Is(err, errWait) {
+			refused = err
+		}
+	}
+	return nil, permit{}, refused
+}
+
+// nextProbe is when the first of the open circuits wants its probe; zero when
+// none is open.
+func (r *runner) nextProbe() (at time.Time) {
+	for _, u := range r.upstreams {
+		if c := u.circuit.look(); c.state == event.Open && (at.IsZero() || c.probeAt.Before(at)) {
+			at = c.probeAt
+		}
+	}
+	return at
+}
+
+// breaker is the source's: closed while any circuit is, half open while a
+// probe is out, otherwise open, with the next probe and the last cause.
+func (r *runner) breaker() (state event.State, probeAt time.Time, cause string) {
+	state = event.Open
+	for _, u := range r.upstreams {
+		c := u.circuit.look()
+		switch c.state {
+		case event.Closed:
+			return event.Closed, time.Time{}, ""
+		case event.HalfOpen:
+			state = event.HalfOpen
+		case event.Open:
+			if probeAt.IsZero() || c.probeAt.Before(probeAt) {
+				probeAt = c.probeAt
+			}
+		}
+		cause = c.cause
+	}
+	return state, probeAt, cause
+}
+
+// probeTurn delays all polls but one when a probe is due. The one changes from
+// probe to probe, so that a poll that fails for itself cannot keep the circuit
+// open for ever.
+func (r *runner) probeTurn(index int) time.Duration {
+	if int(r.probes.Load())%len(r.polls) == index {
+		return 0
+	}
+	return probeStagger
+}
+
+// announce is told every transition of a circuit, under its mutex.
+func (r *runner) announce(b event.Breaker) {
+	log := r.log.With("upstream", b.Upstream)
+	switch {
+	case b.To == event.Closed:
+		log.Info("breaker closed: the upstream answers again")
+	case b.To == event.HalfOpen:
+		r.probes.Add(1)
+		log.Info("breaker lets one probe through")
+	case b.From == event.HalfOpen:
+		log.Warn("probe failed, breaker stays open", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
+	default:
+		log.Warn("breaker opened", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
+	}
+	r.metrics.transitions.WithLabelValues(r.name, b.Upstream, string(b.To)).Inc()
+	r.breakers.push(b)
+	r.wakePolls()
+}
+
+func (r *runner) wakePolls() {
+	for _, p := range r.polls {
+		select {
+		case p.wake <- struct{}{}:
+		default: // it has not looked since the last time
+		}
+	}
+}
+
+// natsBack is called when the connection returns: what waits need not wait.
+func (r *runner) natsBack() {
+	if l := r.lease.Load(); l != nil {
+		l.poke()
+	}
+	r.wakePolls()
+}

@@ -1,0 +1,66 @@
+package poller
+
+import (
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// maxJitter bounds how late after its slot a tick is, beside interval/50.
+	maxJitter = 100 * time.Millisecond
+	// maxStart is the span over which first polls are spread.
+	maxStart = time.Second
+)
+
+// schedule says when a poll is due. Its slots are phase + n*interval since the
+// Unix epoch. The phase comes from the topic's name, so that every replica has
+// the same slots, a restart keeps them, and polls spread over the interval.
+type schedule struct {
+	interval, phase time.Duration
+	share           float64 // of any span, where this poll's turn is: 0 up to 1
+}
+
+func newSchedule(topic string, interval time.Duration) schedule {
+	h := fnv.New64a()
+	h.Write([]byte(topic))
+	// FNV alone leaves names that differ in their last letter close together.
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	share := float64(x>>11) / (1 << 53)
+	return schedule{
+		interval: interval,
+		phase:    time.Duration(share * float64(interval)).Truncate(time.Millisecond),
+		share:    share,
+	}
+}
+
+// next is the first slot after t, by the wall clock.
+func (s schedule) next(t time.Time) time.Time {
+	since := time.Duration(t.UnixNano()) - s.phase
+	return time.Unix(0, int64(since-since%s.interval+s.interval+s.phase)).UTC()
+}
+
+// after is the slot to wait for when the tick of slot done is over and the
+// wall clock shows now. A clock that runs a little slow would give the same
+// slot twice.
+func (s schedule) after(done, now time.Time) time.Time {
+	next := s.next(now)
+	if !next.After(done) && done.Sub(next) < s.interval {
+		next = next.Add(s.interval)
+	}
+	return next
+}
+
+// start spreads the polls that would all be due now: at start, and when a
+// breaker closes.
+func (s schedule) start() time.Duration {
+	return time.Duration(s.share * float64(min(s.interval, maxStart)))
+}
+
+// jitter keeps polls that share a slot from meeting at every interval.
+func (s schedule) jitter() time.Duration {
+	return rand.N(min(s.interval/50, maxJitter))
+}

@@ -1,0 +1,169 @@
+package source
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// Which failure an outcome is:
+//
+//	outcome                                   reason             counts
+//	cannot connect, reset, closed, TLS        upstream_error     yes
+//	no whole answer in time                   timeout            yes
+//	HTTP 5xx, 408, 429                        upstream_error     yes
+//	HTTP 3xx, not HTTP, not what was asked    bad_response       yes
+//	too long, not JSON, wrong id              bad_response       yes
+//	JSON-RPC error, also -32603, -32700       upstream_error     yes
+//	JSON-RPC error -32600 to -32602           request_rejected   no
+//	HTTP 4xx other than 408, 429              request_rejected   no
+//
+// JSON-RPC servers differ in the HTTP status of an error object. The error
+// object decides between 200 and 5xx; a 4xx says by itself that the request is
+// wrong, and the object only says how.
+
+// transportFailure classifies an error of sending the request or of waiting
+// for the head of the answer.
+func transportFailure(ctx context.Context, err error, start time.Time) error {
+	if cancelled(ctx) {
+		return ctx.Err()
+	}
+	// A *url.Error quotes the URL, which may hold a key.
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	if isTimeout(err) {
+		return &Failure{Reason: event.Timeout, Detail: "no answer within " + round(time.Since(start)), Counts: true}
+	}
+	if d := notHTTP(err); d != "" {
+		return badResponse(d)
+	}
+	return upstreamError(connectionDetail(err))
+}
+
+// bodyFailure classifies an error of reading the answer's body.
+func bodyFailure(ctx context.Context, err error, start time.Time, got int) error {
+	switch {
+	case cancelled(ctx):
+		return ctx.Err()
+	case isTimeout(err):
+		return &Failure{
+			Reason: event.Timeout, Counts: true,
+			Detail: fmt.Sprintf("answer not complete within %s (%d bytes so far)", round(time.Since(start)), got),
+		}
+	case strings.HasPrefix(err.Error(), "gzip:"), strings.HasPrefix(err.Error(), "flate:"):
+		return badResponse("answer cannot be decompressed: " + err.Error())
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+		return upstreamError(fmt.Sprintf("connection broke off after %d bytes of the answer", got))
+	}
+	return upstreamError("reading the answer failed: " + connectionDetail(err))
+}
+
+// statusFailure classifies an answer by its HTTP status alone; nil for 2xx.
+func statusFailure(a *answer) *Failure {
+	var f *Failure
+	switch {
+	case a.status >= 200 && a.status < 300:
+		return nil
+	case a.status >= 500, a.status == http.StatusRequestTimeout, a.status == http.StatusTooManyRequests:
+		f = upstreamError("HTTP " + a.statusText)
+	case a.status >= 400:
+		f = rejected("HTTP " + a.statusText)
+	case a.status >= 300:
+		f = badResponse("HTTP " + a.statusText + ": redirects are not followed")
+	default:
+		f = badResponse("HTTP " + a.statusText)
+	}
+	f.RetryAfter = a.retryAfter
+	return f
+}
+
+func isTimeout(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout()
+}
+
+// notHTTP says in words that whoever answered does not speak HTTP, or "".
+func notHTTP(err error) string {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
+		return "upstream speaks plain HTTP, not HTTPS"
+	case strings.Contains(text, "malformed HTTP"), strings.Contains(text, "malformed MIME"):
+		return "answer is not HTTP"
+	case strings.Contains(text, "server response headers exceeded"):
+		return "head of the answer is longer than 64 KiB"
+	}
+	if r, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "upstream does not speak TLS: " + r.Msg
+	}
+	return ""
+}
+
+// connectionDetail says a connection error in an operator's words.
+func connectionDetail(err error) string {
+	if d, ok := errors.AsType[*net.DNSError](err); ok {
+		if d.IsNotFound {
+			return fmt.Sprintf("host name %q does not exist", d.Name)
+		}
+		return fmt.Sprintf("host name %q cannot be resolved: %s", d.Name, d.Err)
+	}
+	if c, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		return "TLS: " + c.Error()
+	}
+	if h, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "TLS: " + h.Error()
+	}
+	if u, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "TLS: " + u.Error()
+	}
+	for _, known := range []struct {
+		err  error
+		text string
+	}{
+		{syscall.ECONNREFUSED, "connection refused"},
+		{syscall.ECONNRESET, "connection reset"},
+		{syscall.EPIPE, "connection closed while sending"},
+		{syscall.EHOSTUNREACH, "no route to the host"},
+		{syscall.ENETUNREACH, "no route to the network"},
+		{io.ErrUnexpectedEOF, "connection closed in the middle of the answer"},
+		{io.EOF, "connection closed without an answer"},
+	} {
+		if errors.Is(err, known.err) {
+			return known.text
+		}
+	}
+	// net.OpError repeats addresses; what it wraps says what happened.
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
+		err = op.Err
+	}
+	if strings.Contains(err.Error(), "server closed idle connection") {
+		return "connection closed without an answer"
+	}
+	return err.Error()
+}
+
+// round keeps a duration readable: three digits or so.
+func round(d time.Duration) string {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(time.Second).String()
+	case d >= time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Millisecond).String()
+}

@@ -1,0 +1,144 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// httpEndpoint is an upstream that speaks HTTP.
+type httpEndpoint struct {
+	Endpoint
+	client *http.Client
+	free   func()
+}
+
+// answer is an HTTP answer, read whole.
+type answer struct {
+	status     int
+	statusText string // "503 Service Unavailable"
+	mediaType  string
+	retryAfter time.Duration
+	body       []byte
+}
+
+func openHTTP(e Endpoint) *httpEndpoint {
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		// Timeouts are the call's: its context bounds every phase.
+		DialContext:            (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           64,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+	return &httpEndpoint{
+		Endpoint: e,
+		client: &http.Client{
+			Transport: transport,
+			// A redirect would send the credentials and the parameters to an
+			// address that nobody configured.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		free: transport.CloseIdleConnections,
+	}
+}
+
+// do sends a request and reads the answer, whatever its status. The error is a
+// cancellation or a *Failure.
+func (e *httpEndpoint) do(ctx context.Context, req *http.Request) (*answer, error) {
+	for name, values := range e.Header {
+		req.Header[name] = values
+	}
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", "pollcast")
+	}
+	// An upstream may close a kept connection in the moment in which the request
+	// is sent. With this key, which is not sent itself when it has no value,
+	// net/http sends such a request again on a new connection, once. A poll
+	// asks the same thing every interval, so that repeating it does no harm.
+	req.Header["Idempotency-Key"] = []string{}
+
+	start := time.Now()
+	resp, err := e.client.Do(req)
+	if err != nil {
+		return nil, transportFailure(ctx, err, start)
+	}
+	defer resp.Body.Close()
+
+	a := &answer{
+		status:     resp.StatusCode,
+		statusText: statusText(resp),
+		mediaType:  mediaType(resp.Header.Get("Content-Type")),
+		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now()),
+	}
+	// net/http has undone the gzip it asked for, and removed the header.
+	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return nil, badResponse(fmt.Sprintf("answer is encoded as %q, which was not asked for", enc))
+	}
+	tooLong := badResponse("answer is longer than " + size(e.MaxAnswer))
+	if resp.ContentLength > e.MaxAnswer {
+		return nil, tooLong
+	}
+	a.body, err = io.ReadAll(io.LimitReader(resp.Body, e.MaxAnswer+1))
+	if err != nil {
+		return nil, bodyFailure(ctx, err, start, len(a.body))
+	}
+	if int64(len(a.body)) > e.MaxAnswer {
+		return nil, tooLong
+	}
+	return a, nil
+}
+
+// statusText is the status with the standard words for it: those of the
+// upstream may be anything.
+func statusText(resp *http.Response) string {
+	if text := http.StatusText(resp.StatusCode); text != "" {
+		return strconv.Itoa(resp.StatusCode) + " " + text
+	}
+	return strconv.Itoa(resp.StatusCode)
+}
+
+func mediaType(contentType string) string {
+	t, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(t))
+}
+
+// parseRetryAfter reads the header's two forms, seconds and a date (RFC 9110,
+// 10.2.3). What is neither, or past, is no wish.
+func parseRetryAfter(s string, now time.Time) time.Duration {
+	if s == "" {
+		return 0
+	}
+	if secs, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return time.Duration(secs) * time.Second
+	}
+	if at, err := http.ParseTime(s); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
+// size writes a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n >= 1<<20 && n%(1<<20) == 0:
+		return fmt.Sprintf("%d MiB", n>>20)
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.4g KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// cancelled reports whether the caller gave up, which is no failure of the
+// upstream.
+func cancelled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }

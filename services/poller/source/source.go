@@ -1,0 +1,112 @@
+// Package source asks upstreams. A driver is one file, which opens an endpoint
+// as a Func, and one line in Drivers.
+//
+// Reading order: source.go (what a driver is), jsonrpc.go (the one there is),
+// http.go (what drivers over HTTP share), classify.go (which failure an error
+// is, and whether the circuit breaker counts it).
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// Call is what a poll asks.
+type Call struct {
+	Method string
+	// Params is JSON, or nil for none. It may hold secrets.
+	Params json.RawMessage
+}
+
+// Func makes one call to one upstream and returns the answer's value as JSON.
+// It must return soon after ctx ends, and may be called from several
+// goroutines at once. Its error is ctx's cancellation or a *Failure.
+type Func func(ctx context.Context, c Call) (json.RawMessage, error)
+
+// Endpoint is one upstream of a source.
+type Endpoint struct {
+	// URL was checked by the configuration: http or https, with a host, without
+	// credentials.
+	URL    string
+	Header http.Header
+	// MaxAnswer bounds an answer, in bytes, before and after decompression.
+	MaxAnswer int64
+	// Secrets are texts that must not appear in what a Func returns as an error,
+	// even if the upstream sends them back.
+	Secrets []string
+}
+
+// Driver opens endpoints of one protocol.
+type Driver struct {
+	// Open returns the endpoint's Func and what frees it; the latter must be
+	// called after the last call has returned. Open makes no connection.
+	Open func(Endpoint) (call Func, free func(), err error)
+	// Check reports what is wrong with a call, by the keys of a poll's
+	// configuration.
+	Check func(c Call, report func(key, problem, fix string))
+}
+
+// Drivers holds every driver by the name that configurations use.
+var Drivers = map[string]Driver{
+	"jsonrpc": {Open: openJSONRPC, Check: checkJSONRPC},
+}
+
+// Names lists the drivers for messages: "grpc, http or jsonrpc".
+func Names() string {
+	names := make([]string, 0, len(Drivers))
+	for name := range Drivers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if last := len(names) - 1; last > 0 {
+		return strings.Join(names[:last], ", ") + " or " + names[last]
+	}
+	return names[0]
+}
+
+// Failure is why a call gave no value.
+type Failure struct {
+	Reason event.Reason
+	// Detail is the failure in an operator's words, on one line of at most
+	// event.MaxDetail bytes, without secrets.
+	Detail string
+	// Counts says that the failure is the upstream's, so that the circuit
+	// breaker counts it; otherwise the upstream is there and the request is
+	// wrong.
+	Counts bool
+	// RetryAfter is how long the upstream asks to be left alone; 0 if it does
+	// not say.
+	RetryAfter time.Duration
+}
+
+func (f *Failure) Error() string { return string(f.Reason) + ": " + f.Detail }
+
+// upstreamError is a failure the upstream has to answer for.
+func upstreamError(detail string) *Failure {
+	return &Failure{Reason: event.UpstreamError, Detail: detail, Counts: true}
+}
+
+// badResponse is an answer that is not what the protocol says.
+func badResponse(detail string) *Failure {
+	return &Failure{Reason: event.BadResponse, Detail: detail, Counts: true}
+}
+
+// rejected is an answer that calls the request wrong.
+func rejected(detail string) *Failure {
+	return &Failure{Reason: event.RequestRejected, Detail: detail}
+}
+
+// scrub makes a failure presentable: no secrets, one line, bounded.
+func (f *Failure) scrub(secrets []string) *Failure {
+	for _, s := range secrets {
+		f.Detail = strings.ReplaceAll(f.Detail, s, "[redacted]")
+	}
+	f.Detail = event.Detail(f.Detail)
+	return f
+}

@@ -1,0 +1,127 @@
+package poller
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// Status is what a poller is doing. It holds no secrets, parameters or values.
+type Status struct {
+	Owner     string         `json:"owner"`
+	Ready     bool           `json:"ready"`
+	Problem   string         `json:"problem,omitempty"` // why it is not ready
+	Connected bool           `json:"connected"`         // to NATS
+	Sources   []SourceStatus `json:"sources"`
+}
+
+// SourceStatus is one source.
+type SourceStatus struct {
+	Name   string `json:"name"`
+	Driver string `json:"driver"`
+	// Owned says that this poller holds the lease; Owner is who does, as last
+	// seen.
+	Owned     bool             `json:"owned"`
+	Owner     string           `json:"owner,omitempty"`
+	Fence     uint64           `json:"fence,omitempty"`
+	Breaker   event.State      `json:"breaker"`
+	Upstreams []UpstreamStatus `json:"upstreams"`
+	Polls     []PollStatus     `json:"polls"` // as of when the source was last owned
+}
+
+// UpstreamStatus is one circuit.
+type UpstreamStatus struct {
+	Name        string      `json:"name"`
+	State       event.State `json:"state"`
+	Failures    int         `json:"failures"` // in a row
+	Cause       string      `json:"cause,omitempty"`
+	ChangedAt   time.Time   `json:"changedAt,omitzero"`
+	NextProbeAt time.Time   `json:"nextProbeAt,omitzero"`
+	WaitUntil   time.Time   `json:"waitUntil,omitzero"` // Retry-After
+}
+
+// PollStatus is one poll.
+type PollStatus struct {
+	Poll                string       `json:"poll"`
+	IntervalMs          int64        `json:"intervalMs"`
+	TimeoutMs           int64        `json:"timeoutMs"`
+	MaxAgeMs            int64        `json:"maxAgeMs"`
+	Stale               bool         `json:"stale"`
+	Reason              event.Reason `json:"reason,omitempty"`
+	Detail              string       `json:"detail,omitempty"`
+	ConsecutiveFailures int          `json:"consecutiveFailures"`
+	AsOf                time.Time    `json:"asOf,omitzero"`
+	ChangedAt           time.Time    `json:"changedAt,omitzero"`
+	Version             uint64       `json:"version"`
+	// Unpublished says that the stream does not hold all of this yet.
+	Unpublished bool      `json:"unpublished"`
+	LastOutcome string    `json:"lastOutcome,omitempty"` // ok, or a reason
+	LastAt      time.Time `json:"lastAt,omitzero"`
+	LastTookMs  float64   `json:"lastTookMs"`
+	Skipped     uint64    `json:"skipped"` // ticks without a call
+}
+
+// Status returns what the poller is doing now.
+func (p *Poller) Status() Status {
+	s := Status{Owner: p.owner, Sources: []SourceStatus{}}
+	if err := p.Ready(); err != nil {
+		s.Problem = err.Error()
+	} else {
+		s.Ready = true
+	}
+	if nc := p.nc.Load(); nc != nil {
+		s.Connected = nc.IsConnected()
+	}
+	for _, r := range p.sources {
+		s.Sources = append(s.Sources, r.look())
+	}
+	return s
+}
+
+func (r *runner) look() SourceStatus {
+	breaker, _, _ := r.breaker()
+	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}}
+	if t := r.tenure.Load(); t != nil {
+		s.Owned, s.Fence = true, t.fence
+	}
+	if l := r.lease.Load(); l != nil {
+		if h := l.holder.Load(); h != nil {
+			s.Owner = h.Owner
+		}
+	}
+	for _, u := range r.upstreams {
+		c := u.circuit.look()
+		us := UpstreamStatus{Name: u.name, State: c.state, Failures: c.streak, ChangedAt: stamp(c.changedAt)}
+		if c.streak > 0 {
+			us.Cause = c.cause
+		}
+		if !c.probeAt.IsZero() {
+			us.NextProbeAt = stamp(c.probeAt)
+		}
+		if time.Now().Before(c.notBefore) {
+			us.WaitUntil = stamp(c.notBefore)
+		}
+		s.Upstreams = append(s.Upstreams, us)
+	}
+	for _, p := range r.polls {
+		if st := p.status.Load(); st != nil {
+			s.Polls = append(s.Polls, *st)
+		}
+	}
+	return s
+}
+
+// StatusHandler answers with Status as JSON.
+func (p *Poller) StatusHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		data, err := json.MarshalIndent(p.Status(), "", "  ")
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(append(data, '\n')) // the reader is gone, or not
+	})
+}

@@ -1,0 +1,121 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// maxBreakers bounds the transitions that wait for NATS; the oldest go first.
+const maxBreakers = 64
+
+// breakerQueue holds a source's breaker transitions until they are published.
+type breakerQueue struct {
+	mu     sync.Mutex
+	list   []event.Breaker
+	last   time.Time
+	signal chan struct{} // made at the first use
+}
+
+func (q *breakerQueue) init() {
+	if q.signal == nil {
+		q.signal = make(chan struct{}, 1)
+	}
+}
+
+func (q *breakerQueue) push(b event.Breaker) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.init()
+	// The time is part of the message id: two transitions of one millisecond
+	// would be one.
+	if !b.At.After(q.last) && q.last.Sub(b.At) < time.Second {
+		b.At = q.last.Add(time.Millisecond)
+	}
+	q.last = b.At
+	if len(q.list) == maxBreakers {
+		q.list = q.list[1:]
+	}
+	q.list = append(q.list, b)
+	select {
+	case q.signal <- struct{}{}:
+	default:
+	}
+}
+
+// head returns the oldest, and the channel that says when there is more.
+func (q *breakerQueue) head() (b event.Breaker, ok bool, more <-chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.init()
+	if len(q.list) == 0 {
+		return b, false, q.signal
+	}
+	return q.list[0], true, q.signal
+}
+
+// drop removes the oldest if it still is b.
+func (q *breakerQueue) drop(b event.Breaker) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.list) > 0 && q.list[0].At.Equal(b.At) {
+		q.list = q.list[1:]
+	}
+}
+
+// forget removes what is older than the last transition in the stream: another
+// owner has told what came of it.
+func (q *breakerQueue) forget(last *event.Breaker) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if last != nil {
+		q.list = slices.DeleteFunc(q.list, func(b event.Breaker) bool { return !b.At.After(last.At) })
+	}
+}
+
+// publishBreakers says the transitions in their order until done is closed and
+// all are said, or hard ends.
+func (r *runner) publishBreakers(hard context.Context, done <-chan struct{}, t *tenure, pub *publisher, guard uint64) {
+	var retry backoff
+	for hard.Err() == nil {
+		b, ok, more := r.breakers.head()
+		if !ok {
+			select {
+			case <-more:
+				continue
+			case <-hard.Done():
+				return
+			case <-done:
+				return
+			}
+		}
+		var err error
+		guard, err = pub.putBreaker(hard, &b, guard, t)
+		switch now := time.Now(); {
+		case err == nil:
+			r.breakers.drop(b)
+			retry = backoff{}
+			continue
+		case errors.Is(err, errFenced), errors.Is(err, errExpired):
+			r.lose(err)
+			return
+		case errors.Is(err, errAgain):
+			retry.stumble(now)
+		default:
+			retry.fail(now)
+			r.complain(err)
+		}
+		if retry.failing() {
+			select {
+			case <-time.After(retry.left(time.Now())):
+			case <-hard.Done():
+			case <-done: // stopping: one more failure would not help
+				return
+			}
+		}
+	}
+}
