@@ -11,6 +11,10 @@ import (
 // renewal that is on its way.
 const silenceGrace = 250 * time.Millisecond
 
+// firstRecord is how long a poll whose events were seen may be without a
+// freshness record: the first one follows its first event.
+const firstRecord = time.Second
+
 // A pollState is what the gateway knows of a poll.
 type pollState struct {
 	name string
@@ -33,13 +37,21 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	switch {
 	case busDown:
 		f.Stale, f.Reason, f.Detail = true, event.BusDisconnected, ""
-	case p.record == nil || now.Sub(p.heard) > f.MaxAge()+silenceGrace:
+	case now.Sub(p.heard) > p.maxAge()+silenceGrace:
 		f.Stale, f.Reason, f.Detail = true, event.PollerSilent, ""
 	default:
 		return f
 	}
 	f.CheckedAt, f.Fence = now.UTC().Truncate(time.Millisecond), 0
 	return f
+}
+
+// maxAge is how long the poll may be silent.
+func (p *pollState) maxAge() time.Duration {
+	if p.record == nil {
+		return firstRecord
+	}
+	return p.record.MaxAge()
 }
 
 // trust is what an event frame says of its value: the poll's freshness, unless

@@ -92,13 +92,14 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	c.feed.Store(f)
 	h.mu.Unlock()
 
-	if snap.data == nil {
-		snap.data = collect.encode(now)
+	data := snap.data
+	if old != nil {
+		data = collect.encode(now) // this connection's alone
 	}
 	answer.Seq = snap.seq
 	steps = append(steps, step{data: textFrame(&wire.ServerFrame{ID: id, Subscribed: &answer})})
-	if len(snap.data) > 0 {
-		steps = append(steps, step{data: snap.data})
+	if len(data) > 0 {
+		steps = append(steps, step{data: data})
 	}
 	steps = append(steps, step{feed: f, cur: snap.cur, pos: snap.pos})
 	c.enter(steps)
