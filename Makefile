@@ -1,0 +1,121 @@
+# The verbs of this repository; `make help` lists them. CI calls nothing else.
+SHELL         := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS     += --no-print-directory
+.DELETE_ON_ERROR:
+
+GO       ?= go
+# Packages that are built and tested at a time.
+P        ?= 2
+# For each fuzz target, and for the soak.
+FUZZTIME ?= 10s
+SOAKTIME ?= 25m
+# Arguments of `pollcast up`, such as ARGS='-config my.yaml'.
+ARGS     ?=
+
+# The race detector needs a C compiler. Building and running needs none.
+RACE = $(shell command -v "$$($(GO) env CC | cut -d' ' -f1)" >/dev/null 2>&1 && echo -race)
+# Of tests that need what is no Go module; vet and staticcheck read them too.
+TAGS = system,soak
+TOOLS = bin/nats bin/staticcheck bin/govulncheck
+CONSOLE = services/gateway/console
+POLLCAST = $(GO) run ./services/pollcast/cmd/pollcast
+
+.PHONY: help
+help: ## list the verbs
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: bin/pollcast ## build and run everything in one process, watching this host
+	@exec bin/pollcast up $(ARGS)
+
+.PHONY: build
+build: ## build every program into bin/
+	CGO_ENABLED=0 $(GO) build -p $(P) -trimpath -o bin/ ./services/hostrpc/cmd/hostrpc ./services/poller/cmd/poller \
+		./services/gateway/cmd/gateway ./services/pollcast/cmd/pollcast
+
+.PHONY: bin/pollcast
+bin/pollcast:
+	@CGO_ENABLED=0 $(GO) build -p $(P) -trimpath -o bin/ ./services/pollcast/cmd/pollcast
+
+.PHONY: test
+test: lint modules bin/nats ## run every test that needs only Go and make (about 5 minutes)
+	@[ -n "$(RACE)" ] || echo "no C compiler here: the tests run without the race detector"
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) test $(RACE) -count=1 -p $(P) -timeout 6m work
+
+.PHONY: test-system
+test-system: ## run what needs Debian packages or Docker: aria2, compose, the console's build
+	@.ci/need
+	@$(MAKE) proto generated
+	cd $(CONSOLE) && npm run --silent check
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -count=1 -p $(P) -timeout 6m -tags system -run System work
+	deploy/docker/test.sh
+
+.PHONY: test-kubernetes
+test-kubernetes: ## run the manifests on a real cluster (by hand; see deploy/README.md)
+	deploy/kubernetes/test.sh
+
+.PHONY: lint
+lint: bin/staticcheck ## gofmt, vet and staticcheck
+	@files=$$(find pkg services -name node_modules -prune -o -name '*.go' -exec "$$($(GO) env GOROOT)/bin/gofmt" -l {} +) && \
+		{ [ -z "$$files" ] || { echo "not formatted, run make fmt:"; echo "$$files"; exit 1; }; }
+	$(GO) vet -tags $(TAGS) work
+	bin/staticcheck -tags $(TAGS) work
+
+.PHONY: modules
+modules: ## check that each module says by itself what it needs, as go.work would hide
+	@for dir in $$($(GO) list -m -f '{{.Dir}}'); do \
+		echo "$${dir#$(CURDIR)/}: go mod tidy -diff, go vet without the workspace"; \
+		GOWORK=off $(GO) -C "$$dir" mod tidy -diff && GOWORK=off $(GO) -C "$$dir" vet -tags $(TAGS) ./... || exit 1; \
+	done
+
+.PHONY: proto
+proto: ## lint the protocol and compare it with the previous commit's
+	cd proto && GOWORK=off $(GO) tool buf lint
+	@if git rev-parse --verify --quiet HEAD~1:proto/buf.yaml >/dev/null; then set -x; \
+		cd proto && GOWORK=off $(GO) tool buf breaking --against '../.git#ref=HEAD~1,subdir=proto'; \
+	else echo "no previous commit here to compare the protocol with"; fi
+
+.PHONY: gen
+gen: ## make what is generated: protobuf code, the configuration's reference and schema
+	cd proto && GOWORK=off $(GO) tool buf generate
+	@mkdir -p bin
+	$(POLLCAST) check -schema >bin/schema.tmp && mv bin/schema.tmp docs/pollcast.schema.json
+	$(POLLCAST) check -reference >bin/reference.tmp && .ci/insert docs/configuration.md bin/reference.tmp
+
+.PHONY: console
+console: ## build the gateway's web console (needs Node 20; its output is committed)
+	cd $(CONSOLE) && npm ci --silent && npm run --silent build
+
+.PHONY: generated
+generated: ## fail when what is committed is not what gen and console make
+	@.ci/generated
+
+.PHONY: vuln
+vuln: bin/govulncheck ## look for known vulnerabilities in what the programs call
+	@.ci/vuln
+
+.PHONY: fuzz
+fuzz: ## fuzz every target for FUZZTIME
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+.PHONY: bench
+bench: ## run every benchmark
+	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 20m work
+
+.PHONY: soak
+soak: ## hold connections for SOAKTIME and watch that nothing grows (by hand)
+	SOAKTIME=$(SOAKTIME) $(GO) test -count=1 -p 1 -timeout 24h -tags soak -run Soak -v work
+
+.PHONY: fmt
+fmt: ## format the Go code
+	@find pkg services -name node_modules -prune -o -name '*.go' -exec "$$($(GO) env GOROOT)/bin/gofmt" -w {} +
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin $(CONSOLE)/node_modules
+
+# What is no part of the programs: outside of go.work, see .ci/tools/go.mod.
+$(TOOLS): .ci/tools/go.mod .ci/tools/go.sum
+	@echo "building $(@F)"
+	@GOWORK=off $(GO) -C .ci/tools build -p $(P) -trimpath -o "$(CURDIR)/$@" "$$(GOWORK=off $(GO) -C .ci/tools list tool | grep '/$(@F)$$')"
