@@ -70,6 +70,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
+func (m *metrics) setReady(err error) {
+	if err != nil {
+		m.ready.Set(0)
+		return
+	}
+	m.ready.Set(1)
+}
+
 // closeLabel bounds the label of closed: codes we send, or "client".
 func closeLabel(code wire.CloseCode) string {
 	if code == 0 {

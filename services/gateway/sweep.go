@@ -24,6 +24,7 @@ func (s *server) sweep(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			s.hub.sweep(now)
+			s.metrics.setReady(s.ready())
 			s.conns.each(func(c *conn) { s.check(c, now) })
 		}
 	}
