@@ -149,7 +149,7 @@ func (p *Poller) Run(ctx context.Context) error {
 		running.Go(func() { r.run(ctx, leases[i], pub) })
 	}
 	p.ready.Store(true)
-	p.log.Info("poller runs", "sources", len(p.sources), "owner", p.owner)
+	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.sources), "owner", p.owner)
 	running.Wait() // they end with ctx
 	p.ready.Store(false)
 	return nil

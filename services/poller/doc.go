@@ -1,0 +1,31 @@
+// Package poller polls RPCs and publishes what changes, with its freshness, to
+// the NATS stream.
+//
+//	             config.go ─► poller.go (the door) ─► one runner.go per source
+//	                                                       │ lease.go: one poller owns it
+//	schedule.go ──► poll.go ──► breaker.go ──► source/ ──► upstream
+//	  when          one poll,    whether        how
+//	                its state       │
+//	                  │  ▲          └─► transitions.go ─┐
+//	  reading.go  ◄───┘  │ the outcome of a call        │
+//	  lastgood.go        │ value, asOf, what is stored  │
+//	  change.go          │ is it another value?         │
+//	  freshness.go ──────┘ what to say ──► publish.go ──┴─► stream POLLCAST
+//
+// Reading order: poll.go with schedule.go (a poll is one goroutine that never
+// waits: at most one call and one publish are under way beside it), reading.go,
+// breaker.go, lastgood.go and change.go, freshness.go, publish.go, then
+// runner.go and lease.go, poller.go, status.go and metrics.go.
+//
+// # Rules
+//
+//   - asOf is when the request was sent that last confirmed a value; it moves
+//     for no other reason.
+//   - No freshness record confirms a value whose event is not stored: a job is
+//     event first, then freshness.
+//   - Whoever owns a source's lease polls it and publishes for it, nobody else:
+//     every message carries the lease's fence and is refused by the stream once
+//     a newer owner has spoken.
+//   - Parameters, headers and the paths of URLs may hold secrets: they are in no
+//     log line, record, metric or status.
+package poller
