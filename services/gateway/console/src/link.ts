@@ -15,10 +15,10 @@ const OPEN_MS = 10_000;
 
 /** The first and the longest pause before connecting again, before jitter. */
 const BACKOFF_MS = 500;
-const MAX_BACKOFF_MS = 20_000;
+const MAX_BACKOFF_MS = 10_000;
 
 /** The pause after a gateway said that it is full. */
-const OVERLOADED_MS = 10_000;
+const OVERLOADED_MS = 15_000;
 
 /** A connection that lived so long was a good one: backing off begins anew. */
 const GOOD_MS = 10_000;
@@ -216,14 +216,13 @@ export class Link {
   }
 
   private lose(why: string, code: number | undefined): void {
-    const { returnAt, liveSince } = this;
+    const { returnAt } = this;
     const now = this.o.timers.now();
     this.drop();
     if (code !== undefined && !reconnects(code)) {
       this.become({ kind: "refused", why });
       return;
     }
-    if (liveSince !== undefined && now - liveSince >= GOOD_MS) this.attempts = 0;
     let pause = this.jitter(Math.min(BACKOFF_MS * 2 ** Math.min(this.attempts, 10), MAX_BACKOFF_MS));
     if (code === 1013) pause = Math.max(pause, this.jitter(OVERLOADED_MS));
     if (returnAt !== undefined) pause = Math.max(0, returnAt - now);
@@ -236,6 +235,7 @@ export class Link {
   private drop(): void {
     for (const cancel of [this.cancelDeadline, this.cancelPing, this.cancelLeave, this.cancelSubscribe]) cancel();
     const s = this.socket;
+    if (this.liveSince !== undefined && this.o.timers.now() - this.liveSince >= GOOD_MS) this.attempts = 0;
     this.socket = undefined;
     this.subscribeId = 0;
     this.liveSince = undefined;

@@ -43,21 +43,20 @@ const link: Link = new Link({
   onFrame,
 });
 
+/** What the log last said of the connection; undefined when it must say it again. */
+let told: LinkState["kind"] | undefined;
+
 function onState(state: LinkState): void {
-  const was = lastKind;
-  lastKind = state.kind;
   if (state.kind !== "live") store.end();
-  if (state.kind !== was) {
-    if (state.kind === "live") store.say("connection", "connection", "live");
-    else if (was === "live") store.say("connection", "connection", "why" in state ? `lost: ${state.why}` : "changing the gateway");
-    else if (state.kind === "refused") store.say("connection", "connection", `refused: ${state.why}`);
+  // Connecting is said by nobody: it follows goaway, or a loss.
+  if (state.kind !== told && state.kind !== "connecting") {
+    told = state.kind;
+    store.say("connection", "connection", "why" in state && state.why ? `${state.kind}: ${state.why}` : state.kind);
   }
   status.link(state);
   if (state.kind === "live") void panel.refresh();
   grid.request();
 }
-
-let lastKind: LinkState["kind"] = "connecting";
 
 function onFrame(frame: ServerFrame): void {
   switch (frame.kind) {
@@ -77,10 +76,11 @@ function onFrame(frame: ServerFrame): void {
       store.transition(frame.breaker);
       break;
     case "goaway":
-      store.say("connection", frame.goaway.reason || "goaway", "the gateway asks this page to come back elsewhere");
+      told = undefined;
+      store.say("connection", "connection", `${frame.goaway.reason || "goaway"}: the gateway asks to connect again`);
       break;
     case "error":
-      store.say("connection", frame.error.code || "error", frame.error.message);
+      store.say("connection", "connection", `${frame.error.code}: ${frame.error.message}`);
       break;
   }
   grid.request();

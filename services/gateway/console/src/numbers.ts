@@ -31,8 +31,9 @@ export function numericLeaves(value: Json, max = MAX_LEAVES): NumericLeaf[] {
       if (n !== undefined) leaves.push({ path, value: n });
     } else if (Array.isArray(v)) {
       const names = identities(v);
-      for (let i = 0; i < v.length && i < MAX_ELEMENTS; i++) {
-        walk(v[i] as Json, `${path}[${names?.[i] ?? i}]`, depth + 1);
+      for (const [i, item] of v.slice(0, MAX_ELEMENTS).entries()) {
+        // Which object comes third is chance: without a name it has no history.
+        if (names || isScalar(item)) walk(item, `${path}[${names?.[i] ?? i}]`, depth + 1);
       }
     } else {
       for (const key of Object.keys(v)) {

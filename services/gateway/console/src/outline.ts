@@ -65,10 +65,8 @@ export function outline(value: Json, limit: number): Outline {
       shown += lines.length;
       if (lines.length > 0) emit(table(lines, label, Math.max(0, depth - 1), v.length - lines.length));
     } else {
-      const group: Row | undefined = label ? { kind: "group", depth: depth - 1, label } : undefined;
-      if (group) waiting.push(group);
+      if (label) waiting.push({ kind: "group", depth: depth - 1, label });
       for (const [key, inner] of Object.entries(v)) walk(inner, Array.isArray(v) ? `[${key}]` : key, depth + 1);
-      waiting = waiting.filter((w) => w !== group);
     }
   }
 }

@@ -24,7 +24,7 @@ export class Series {
     const last = this.points.at(-1);
     if (last) {
       if (p.v !== last.v) this.varied = true;
-      if (p.v <= last.v) this.onlyGrows = false;
+      if (p.v < last.v) this.onlyGrows = false;
     }
     this.points.push({ t: Math.max(p.t, last?.t ?? p.t), v: p.v });
     if (this.points.length > MAX_POINTS) this.points.shift();
@@ -52,7 +52,11 @@ export class SeriesSet {
     private readonly maxShown: number,
   ) {}
 
+  /** Adds the numbers of a new value. One that is not in it is forgotten. */
   add(leaves: NumericLeaf[], t: number): void {
+    const paths = new Set(leaves.map((l) => l.path));
+    for (const path of this.byPath.keys()) if (!paths.has(path)) this.byPath.delete(path);
+    this.picked = this.picked.filter((s) => paths.has(s.path));
     for (const { path, value } of leaves) {
       let s = this.byPath.get(path);
       if (!s) {

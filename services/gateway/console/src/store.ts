@@ -4,7 +4,7 @@ import { judge, Moment, sameVerdict, type Verdict } from "./freshness.ts";
 import { numericLeaves } from "./numbers.ts";
 import { SeriesSet } from "./series.ts";
 import type { Span } from "./spark.ts";
-import { breakerWords, reasonWords, sourceOf } from "./words.ts";
+import { breakerWords, reasonWords } from "./words.ts";
 
 /** What the page keeps at most. What is beyond is counted and said. */
 export const LIMITS = {
@@ -21,9 +21,6 @@ export const LIMITS = {
 
 /** After a reconnect, what the gateway has not named again by then is gone. */
 const SETTLE_MS = 10_000;
-
-/** Failures in a row that open a breaker, unless a transition shows another number. */
-const DEFAULT_THRESHOLD = 5;
 
 /** Interval of a poll that has not said its own, in milliseconds. */
 const DEFAULT_INTERVAL_MS = 5_000;
@@ -89,7 +86,6 @@ export class Store {
   private connected = false;
   private generation = 0;
   private settleAt: number | undefined;
-  private readonly thresholds = new Map<string, number>();
 
   constructor(
     private readonly clock: LocalClock,
@@ -150,9 +146,6 @@ export class Store {
   }
 
   transition(b: Transition): void {
-    if (b.from === "closed" && b.to === "open" && b.failures > 0 && this.thresholds.size < LIMITS.polls) {
-      this.thresholds.set(b.source, b.failures);
-    }
     const change = `${breakerWords(b.from)} → ${breakerWords(b.to)}`;
     this.say("breaker", b.source, b.cause ? `${change}: ${b.cause}` : change, b.upstream);
   }
@@ -191,11 +184,6 @@ export class Store {
   /** Milliseconds from now until t on the gateway's clock; negative when past. */
   until(t: number): number {
     return (this.server.toLocal(t) ?? t - this.clock.wall() + this.clock.now()) - this.clock.now();
-  }
-
-  /** Failures in a row that open the breaker of the poll's source. */
-  threshold(poll: Poll): number {
-    return this.thresholds.get(sourceOf(poll.name)) ?? DEFAULT_THRESHOLD;
   }
 
   /** Polls that are fresh and stale, and what did not fit on the page. */

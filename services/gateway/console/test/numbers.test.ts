@@ -108,6 +108,32 @@ test("once settled, lines do not jump", () => {
 
 test("numbers whose names come and go do not pile up", () => {
   const set = new SeriesSet(4, 4);
-  for (let i = 0; i < 1_000; i++) set.add([{ path: `p${i}`, value: i }, { path: `p${i}`, value: i + 1 }], i);
-  assert.equal(set.shown.length, 4);
+  for (let i = 0; i < 1_000; i++) {
+    set.add(Array.from({ length: 8 }, (_, k) => ({ path: `p${i + k}`, value: i % 3 })), i);
+    assert.ok(set.shown.length <= 4);
+    for (const s of set.shown) assert.ok(s.points.length <= 8, s.path);
+  }
+});
+
+test("a number that is not in the value has no line, and none when it comes back", () => {
+  const set = new SeriesSet(16, 4);
+  const add = (t: number, ...paths: string[]) => set.add(paths.map((path) => ({ path, value: t % 2 })), t);
+  for (let t = 0; t < 40; t++) add(t, "a", "b");
+  add(40, "a");
+  assert.deepEqual(set.shown.map((s) => s.path), ["a"]);
+  add(41, "a", "b");
+  assert.deepEqual(set.shown.map((s) => s.path), ["a"], "one point is no line");
+  add(42, "a", "b");
+  assert.deepEqual(set.shown.map((s) => s.path), ["a", "b"]);
+});
+
+test("objects without a name of their own have no history", () => {
+  const top = { processes: [{ pid: 1, name: "a", cpu: 5 }, { pid: 2, name: "a", cpu: 4 }], count: 7 };
+  assert.deepEqual(numericLeaves(top), [{ path: "count", value: 7 }]);
+});
+
+test("a counter that sometimes stands still is still a counter", () => {
+  const s = new Series("rxBytes");
+  for (const [t, v] of [1, 1, 2, 2, 5].entries()) s.add({ t, v });
+  assert.equal(s.interest, 1);
 });

@@ -35,10 +35,7 @@ test("a stale stretch is cut out of the live line and held flat", () => {
   const points = [{ t: 0, v: 0 }, { t: 6_000, v: 10 }];
   const s = sparkline(points, [{ from: 2_000, to: 6_000 }], frame);
   assert.deepEqual(s.stale, [{ x: 20, width: 40 }]);
-  const held = corners(s.held);
-  assert.equal(held.length, 1);
-  assert.deepEqual(held[0]?.[0], [20, 18]);
-  assert.ok(held[0]?.filter(([x]) => x < 60).every(([, y]) => y === 18), "flat until the value is known again");
+  assert.deepEqual(corners(s.held), [[[20, 18], [60, 18], [60, 2]]], "flat until the value is known again");
   const [before, after] = corners(s.live);
   assert.deepEqual(before?.at(-1), [20, 18]);
   assert.deepEqual(after?.at(-1), [100, 2]);

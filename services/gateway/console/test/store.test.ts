@@ -46,6 +46,14 @@ test("after a reconnect a poll is stale until the gateway speaks of it", () => {
   assert.equal(b.poll("host.status").verdict.reason, "connection_lost");
 });
 
+test("after a reconnect an old record does not speak for a new event", () => {
+  const b = live();
+  b.store.end();
+  b.connect();
+  b.event("host.status", { cpu: 1 }, { phase: "snapshot", stale: true, reason: "bus_disconnected" });
+  assert.equal(b.poll("host.status").verdict.reason, "bus_disconnected");
+});
+
 test("silence makes a poll stale by the page's own clock", () => {
   const b = live();
   b.pass(7_000);
@@ -187,13 +195,11 @@ test("the log tells changes, not what was so from the start, and not what the co
   ]);
 });
 
-test("breaker transitions are logged and teach the threshold", () => {
+test("breaker transitions are logged", () => {
   const b = live();
-  assert.equal(b.store.threshold(b.poll("host.status")), 5);
   const t = { source: "host", upstream: "http://u", from: "closed", to: "open", cause: "timeout", failures: 3, nextProbeAt: 0 };
   b.store.transition(t);
   b.store.transition({ ...t, from: "open", to: "half_open", cause: "probe" });
-  assert.equal(b.store.threshold(b.poll("host.status")), 3);
   assert.deepEqual(b.log.map((e) => e.text), ["closed → open: timeout", "open → half-open: probe"]);
 });
 

@@ -101,11 +101,33 @@ test("a stale card says so, why, since when, and when the next probe comes", () 
   assert.equal(plain(root.querySelector(".probe")), "probing now");
 });
 
-test("failures are counted while the breaker is closed", () => {
+test("failures of the poll are counted", () => {
   const b = new Bench();
   b.connect();
   b.fresh("host.status", { stale: true, reason: "timeout", consecutiveFailures: 3 });
-  assert.equal(plain(card(b, "host.status").root.querySelector(".failures")), "failures 3/5");
+  assert.equal(plain(card(b, "host.status").root.querySelector(".failures")), "3 failures in a row");
+});
+
+test("lines are named by what they are, and stale ones are hatched", () => {
+  const b = new Bench();
+  b.connect();
+  const list = (n: number) => ({ cpu: n % 2, interfaces: [{ name: "lo", rxBytesPerSecond: 2048 * (2 - (n % 2)) }] });
+  for (let i = 0; i < 4; i++) {
+    b.event("host.status", list(i));
+    b.fresh("host.status");
+    b.pass(2_000);
+  }
+  const c = card(b, "host.status");
+  const figures = () => [...c.root.querySelectorAll("figure")].map((f) => plain(f));
+  assert.deepEqual(figures(), ["cpu1", "lo rxBytesPerSecond2 KiB/s"]);
+  assert.equal(c.root.querySelectorAll(".spark-stale").length, 0);
+  b.fresh("host.status", { stale: true, reason: "timeout" });
+  b.pass(2_000);
+  c.draw();
+  assert.equal(c.root.querySelectorAll(".spark-stale").length, 2);
+  b.event("host.status", { cpu: 0, interfaces: [] });
+  c.update();
+  assert.deepEqual(figures(), ["cpu0"], "a number that is gone has no line");
 });
 
 test("a lost connection shows on the card at once", () => {

@@ -72,7 +72,7 @@ export class Card {
     const breaker = record?.breaker || flags?.breaker || "";
     setText(this.pill, breaker ? `breaker ${breakerWords(breaker)}` : "breaker unknown");
     setData(this.pill, "state", breaker || "unknown");
-    setText(this.failures, failureWords(record?.consecutiveFailures ?? 0, breaker, this.store.threshold(this.poll)));
+    setText(this.failures, failureWords(record?.consecutiveFailures ?? 0));
     setText(this.rhythm, record?.intervalMs ? `every ${interval(record.intervalMs)}` : "");
     this.tick();
   }
@@ -148,11 +148,10 @@ export class Card {
     while (this.figureViews.length > shown.length) this.figureViews.pop()?.root.remove();
     for (const [i, series] of shown.entries()) {
       const f = (this.figureViews[i] ??= this.addFigure());
-      const name = series.path || "value";
-      const unit = name.replace(/\[[^\]]*\]$/, "").replace(/^.*[.\]]/, "");
+      const { name, unit } = labelOf(series.path);
       const last = series.points.at(-1)?.v ?? 0;
       setText(f.label, name);
-      setAttr(f.label, "title", name);
+      setAttr(f.label, "title", series.path);
       setText(f.value, measured(unit, last));
       f.spark.update(series.points, this.poll.spans, this.store.now(), this.store.step(this.poll), (min, max) => {
         return `${name}: ${measured(unit, last)}, between ${measured(unit, min)} and ${measured(unit, max)}`;
@@ -185,9 +184,20 @@ export class Card {
   }
 }
 
-function failureWords(failures: number, breaker: string, threshold: number): string {
+/**
+ * What a path is called on the page, and the part that says its unit: of
+ * `interfaces[eth0].rxBytes` "eth0 rxBytes" and "rxBytes".
+ */
+function labelOf(path: string): { name: string; unit: string } {
+  const name = path.replace(/^.*?\[([^\]]*)\]\./, "$1 ") || "value";
+  const unit = path.replace(/\[[^\]]*\]$/, "").replace(/^.*[.\]]/, "");
+  return { name, unit };
+}
+
+// Without the number that opens the breaker: that one counts the calls of all
+// polls of a source, this one those of the poll.
+function failureWords(failures: number): string {
   if (failures === 0) return "";
-  if (breaker === "closed" && failures <= threshold) return `failures ${failures}/${threshold}`;
   return `${failures} ${failures === 1 ? "failure" : "failures"} in a row`;
 }
 
