@@ -138,3 +138,28 @@ func (n Names) LastPerSubject(ctx context.Context, nc *nats.Conn, js jetstream.J
 	}
 	return nil
 }
+
+// Events returns the events from..to (both included) of topics that any of the
+// patterns matches, each once, in the order of the patterns and then of the
+// stream. It stops after limit events.
+func (f *Follower) Events(ctx context.Context, patterns []string, from, to uint64, limit int) ([]Message, error) {
+	var out []Message
+	seen := map[uint64]bool{}
+	for _, p := range patterns {
+		err := f.Names.Range(ctx, f.Conn, f.Names.In(p), from, to, func(m *nats.Msg) {
+			d, err := f.Names.Decode(m)
+			if err != nil || d.Event == nil || seen[d.Seq] || len(out) >= limit {
+				return
+			}
+			seen[d.Seq] = true
+			out = append(out, d)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(out) >= limit {
+			break
+		}
+	}
+	return out, nil
+}

@@ -12,7 +12,8 @@
 //	hub.go        what is known: topics, polls, sources, and who wants them
 //	fresh.go      how far a value can be trusted, also when nobody says anything
 //	feed.go       an append-only log of frames, shared by all who want the same
-//	subscribe.go  how a connection enters a feed: snapshot, then live
+//	subscribe.go  how a connection enters a feed: snapshot (collect.go) or
+//	              replay (resume.go, history.go), then live
 //	writer.go     who is behind gets what lies between its cursor and the end
 //	conn.go       one connection; reader.go: what it says
 //	sweep.go      pings, deadlines and silence, in one clock

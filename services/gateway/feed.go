@@ -66,7 +66,7 @@ type feed struct {
 	srcs   map[*sourceState]struct{}
 	tail   *chunk
 	size   int
-	snap   *snapshot
+	snap   *opening
 
 	// end counts the bytes ever appended: a connection's lag is a subtraction.
 	end    atomic.Uint64

@@ -209,13 +209,13 @@ func TestSnapshotThenLive(t *testing.T) {
 	if f := p.next(); f.Subscribed == nil || f.Subscribed.Seq != 4 || f.Subscribed.Epoch == "" || f.Subscribed.Topics[0] != "host.>" {
 		t.Fatalf("have %+v, want subscribed at 4", f)
 	}
-	if f := p.next(); f.Fresh == nil || f.Fresh.Poll != "host.cpu" || f.Fresh.Reason != event.BreakerOpen {
-		t.Fatalf("have %+v, want the freshness of host.cpu", f)
-	}
 	f := p.next()
 	if e := f.Event; e == nil || e.Phase != wire.Snapshot || e.Topic != "host.cpu" || e.Seq != 1 || string(e.Data) != `{"percent":1}` ||
 		!e.Stale || e.Reason != event.BreakerOpen || e.Breaker != event.Open {
 		t.Fatalf("have %+v, want the snapshot of host.cpu, stale", f.Event)
+	}
+	if f := p.next(); f.Fresh == nil || f.Fresh.Poll != "host.cpu" || f.Fresh.Reason != event.BreakerOpen {
+		t.Fatalf("have %+v, want the freshness of host.cpu", f)
 	}
 	r.event("other.x", `2`)
 	r.event("host.cpu", `{"percent":2}`)
@@ -228,12 +228,12 @@ func TestSnapshotThenLive(t *testing.T) {
 	if f := p.next(); f.ID != 7 || f.Subscribed == nil {
 		t.Fatalf("have %+v, want subscribed 7", f)
 	}
-	if f := p.next(); f.Fresh == nil || f.Fresh.Poll != "other.x" {
-		t.Fatalf("have %+v, want the freshness of other.x", f)
-	}
 	f = p.next()
 	if e := f.Event; e == nil || e.Topic != "other.x" || string(e.Data) != "2" || e.Phase != wire.Snapshot {
 		t.Fatalf("have %+v, want the snapshot of other.x", f.Event)
+	}
+	if f := p.next(); f.Fresh == nil || f.Fresh.Poll != "other.x" {
+		t.Fatalf("have %+v, want the freshness of other.x", f)
 	}
 	p.send(`{"id":8,"subscribe":{"topics":["host.>"]}}`)
 	if f := p.next(); f.ID != 8 || f.Subscribed == nil {

@@ -49,6 +49,7 @@ type hub struct {
 	sources map[string]*sourceState
 	feeds   map[string]*feed
 	full    bool // the topic limit was hit, and said
+	history history
 
 	// onReset ends every connection: what they know is of another epoch.
 	onReset func()
@@ -144,6 +145,10 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	}
 	p := h.poll(e.Poll)
 	p.heard = later(p.heard, heard)
+	if t.last != nil && t.last.Version+1 != e.Version {
+		h.history.restart(seq - 1) // the stream has lost events in between
+	}
+	h.history.add(e, seq)
 	t.poll, t.last, t.seq = p, e, seq
 	f := eventFrame(e, seq, wire.Live, p.trust(e, seq, p.fresh(now, h.busDown)), now)
 	h.tell(t.feeds, &f, now)

@@ -34,6 +34,7 @@ func (in intake) Reset(epoch string) {
 func (in intake) Snapshot(msgs []bus.Message, seq uint64) {
 	in.take(msgs, seq, true)
 	in.mu.Lock()
+	in.history.restart(seq) // last values only: what was between them is not here
 	topics, polls := len(in.topics), len(in.polls)
 	in.mu.Unlock()
 	in.log.Info("read the stream", "topics", topics, "polls", polls, "seq", seq)

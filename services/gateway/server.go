@@ -22,6 +22,7 @@ type server struct {
 	metrics *metrics
 	log     *slog.Logger
 	writers []*writer
+	past    replayer // nil: nothing beyond the hub's history
 	conns   registry
 	nextID  atomic.Uint64
 	drained atomic.Bool // no new connections

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/pkg/wire"
 )
@@ -19,93 +18,120 @@ type subscriptions struct {
 	patterns []string
 }
 
-// A snapshot is the last values of a feed, as frames, and the place in the
-// feed where the live frames after it begin.
-type snapshot struct {
-	data []byte
-	seq  uint64
-	cur  cursor
-	pos  uint64
-	made time.Time
-}
-
-// subscribe adds patterns to a connection. The answer, the snapshot of what is
-// new and the live frames after it come without gap or repetition: all three
-// are taken at one position of the stream. Reader's.
+// subscribe adds patterns to a connection. The answer, the snapshot (or the
+// replay) of what is new and the live frames after it come without gap or
+// repetition: all three are taken at one position of the stream. Reader's.
 func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error {
 	if err := s.checkSubscribe(c, req); err != nil {
 		return err
 	}
 	all := c.subs.patterns
-	var added []string
 	for _, p := range req.Topics {
 		if !slices.Contains(all, p) {
-			all, added = append(all, p), append(added, p)
+			all = append(all, p)
 		}
 	}
 	before := topic.Canonical(c.subs.patterns)
 	after := topic.Canonical(all)
+	c.subs.patterns = all
+	if req.Since != nil {
+		s.reached(req.Since)
+	}
 
 	h := s.hub
 	h.mu.Lock()
-	now := h.now()
-	answer := wire.Subscribed{Topics: req.Topics, Epoch: h.epoch}
-	if req.Since != nil {
-		answer.Reason = wire.NotResumedTooFar
-		if req.Since.Epoch != h.epoch {
-			answer.Reason = wire.NotResumedEpoch
-		}
-	}
+	answer := wire.Subscribed{Topics: req.Topics, Epoch: h.epoch, Seq: h.seq}
 	old := c.feed.Load()
-	if old != nil && slices.Equal(before, after) {
-		answer.Seq = h.seq
+	if old != nil && slices.Equal(before, after) { // nothing new
 		h.mu.Unlock()
-		c.subs.patterns = all
 		c.send(textFrame(&wire.ServerFrame{ID: id, Subscribed: &answer}))
 		return nil
 	}
-	f := h.join(after, now)
-	var snap *snapshot
-	var collect collected
-	if old == nil {
-		snap = f.snap
-		if snap == nil || now.Sub(snap.made) > snapshotShare {
-			snap = nil
-		}
+	f := h.join(after, h.now())
+	var begin opening
+	if req.Since != nil {
+		begin, answer.Reason = s.replay(f, before, req.Since)
+		answer.Resumed = answer.Reason == ""
 	}
-	if snap == nil {
-		cur, pos := f.tip()
-		snap = &snapshot{seq: h.seq, cur: cur, pos: pos, made: now}
-		collect = h.collect(f, before)
-		if old == nil {
-			// Encoding under the mutex is what lets others share it.
-			snap.data = collect.encode(now)
-			f.snap = snap
-		}
+	if !answer.Resumed {
+		begin = h.snapshot(f, before, old == nil)
 	}
+	answer.Seq = begin.seq
 	var steps []step
 	if old != nil {
 		steps = append(steps, step{until: old.end.Load()})
 		h.leave(old)
 	}
-	c.entered.Store(snap.pos)
+	c.entered.Store(begin.pos)
 	c.feed.Store(f)
 	h.mu.Unlock()
 
-	data := snap.data
-	if old != nil {
-		data = collect.encode(now) // this connection's alone
-	}
-	answer.Seq = snap.seq
 	steps = append(steps, step{data: textFrame(&wire.ServerFrame{ID: id, Subscribed: &answer})})
-	if len(data) > 0 {
+	if data := begin.frames(); len(data) > 0 {
 		steps = append(steps, step{data: data})
 	}
-	steps = append(steps, step{feed: f, cur: snap.cur, pos: snap.pos})
+	steps = append(steps, step{feed: f, cur: begin.cur, pos: begin.pos})
 	c.enter(steps)
-	c.subs.patterns = all
 	c.writer.push(job{conn: c, what: jobMove})
 	return nil
+}
+
+// An opening is what a subscription begins with: frames, and the place in the
+// feed where the live frames after them begin.
+type opening struct {
+	seq  uint64
+	cur  cursor
+	pos  uint64
+	made time.Time
+	data []byte // encoded, or
+	collected
+}
+
+func (o *opening) frames() []byte {
+	if o.data != nil {
+		return o.data
+	}
+	return o.encode(o.made)
+}
+
+// snapshot opens a feed with the last values of what its patterns match and
+// those before did not. With share, joiners of the same moment get the same
+// bytes. The caller holds the mutex.
+func (h *hub) snapshot(f *feed, before []string, share bool) opening {
+	now := h.now()
+	if share && f.snap != nil && now.Sub(f.snap.made) <= snapshotShare {
+		return *f.snap
+	}
+	o := opening{seq: h.seq, made: now, collected: h.collect(f, before, nil)}
+	o.cur, o.pos = f.tip()
+	if share {
+		// Encoded under the mutex, so that others can have it.
+		o.data, o.collected = append([]byte{}, o.encode(now)...), collected{}
+		f.snap = &o
+	}
+	return o
+}
+
+// replay opens a feed with the events after a position. The reason says why it
+// cannot. The caller holds the mutex, which may be released in between.
+func (s *server) replay(f *feed, before []string, since *wire.Since) (o opening, reason string) {
+	h := s.hub
+	if since.Epoch != h.epoch {
+		return o, wire.NotResumedEpoch
+	}
+	o.seq = h.seq
+	o.cur, o.pos = f.tip()
+	r := s.since(since, f.patterns, o.seq)
+	if r.reason != "" {
+		return o, r.reason
+	}
+	if since.Epoch != h.epoch { // while the mutex was released
+		return o, wire.NotResumedEpoch
+	}
+	r.events = slices.DeleteFunc(r.events, func(p past) bool { return matchAny(before, p.e.Topic) })
+	o.made = h.now()
+	o.collected = h.collect(f, before, &r)
+	return o, ""
 }
 
 func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
@@ -165,69 +191,4 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 	c.enter(steps)
 	c.writer.push(job{conn: c, what: jobMove})
 	return nil
-}
-
-// collected is what a snapshot shows, taken under the hub's mutex: events are
-// never written to after they were published, freshness is copied.
-type collected struct {
-	fresh  []event.Freshness
-	events []collectedEvent
-}
-
-type collectedEvent struct {
-	e     *event.Event
-	seq   uint64
-	fresh event.Freshness
-}
-
-// collect takes what the feed's patterns match and those before did not. The
-// caller holds the mutex.
-func (h *hub) collect(f *feed, before []string) collected {
-	now := h.now()
-	var out collected
-	fresh := make(map[*pollState]event.Freshness, len(f.polls))
-	for p := range f.polls {
-		fr := p.fresh(now, h.busDown)
-		fresh[p] = fr
-		if p.record != nil && !coversPoll(before, p.name) {
-			out.fresh = append(out.fresh, fr)
-		}
-	}
-	for t := range f.topics {
-		if t.last == nil || matchAny(before, t.name) {
-			continue
-		}
-		fr, ok := fresh[t.poll]
-		if !ok {
-			fr = t.poll.fresh(now, h.busDown)
-		}
-		out.events = append(out.events, collectedEvent{t.last, t.seq, t.poll.trust(t.last, t.seq, fr)})
-	}
-	return out
-}
-
-// encode makes the snapshot's frames: freshness first, then the values in the
-// stream's order.
-func (c collected) encode(now time.Time) []byte {
-	slices.SortFunc(c.fresh, func(a, b event.Freshness) int {
-		if a.Poll < b.Poll {
-			return -1
-		}
-		return 1
-	})
-	slices.SortFunc(c.events, func(a, b collectedEvent) int {
-		if a.seq < b.seq {
-			return -1
-		}
-		return 1
-	})
-	var out []byte
-	for i := range c.fresh {
-		out = appendText(out, &wire.ServerFrame{Fresh: &c.fresh[i]})
-	}
-	for _, e := range c.events {
-		frame := eventFrame(e.e, e.seq, wire.Snapshot, e.fresh, now)
-		out = appendText(out, &frame)
-	}
-	return out
 }

@@ -1,0 +1,86 @@
+package gateway
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// collected is what a snapshot or a replay shows, taken under the hub's mutex:
+// events are never written to after they were published, freshness is copied.
+type collected struct {
+	phase  wire.Phase
+	fresh  []event.Freshness
+	events []collectedEvent
+}
+
+type collectedEvent struct {
+	past
+	fresh event.Freshness
+}
+
+// collect takes what the feed's patterns match and those before did not: the
+// last values or, if r is set, its events. The caller holds the mutex.
+func (h *hub) collect(f *feed, before []string, r *replayed) collected {
+	now := h.now()
+	out := collected{phase: wire.Snapshot}
+	fresh := make(map[*pollState]event.Freshness, len(f.polls))
+	freshOf := func(p *pollState) event.Freshness {
+		fr, ok := fresh[p]
+		if !ok {
+			fr = p.fresh(now, h.busDown)
+			fresh[p] = fr
+		}
+		return fr
+	}
+	for p := range f.polls {
+		if p.record != nil && !coversPoll(before, p.name) {
+			out.fresh = append(out.fresh, freshOf(p))
+		}
+	}
+	if r != nil {
+		out.phase = wire.Replay
+		for _, p := range r.events {
+			poll := h.poll(p.e.Poll)
+			fr := freshOf(poll)
+			if t := h.topics[p.e.Topic]; t != nil && t.seq == p.seq {
+				fr = poll.trust(p.e, p.seq, fr)
+			} else {
+				fr.AsOf = p.e.AsOf // a later value was confirmed since, not this one
+			}
+			out.events = append(out.events, collectedEvent{p, fr})
+		}
+		return out
+	}
+	for t := range f.topics {
+		if t.last != nil && !matchAny(before, t.name) {
+			out.events = append(out.events, collectedEvent{past{t.last, t.seq}, t.poll.trust(t.last, t.seq, freshOf(t.poll))})
+		}
+	}
+	return out
+}
+
+// encode makes the frames: the values in the stream's order, and then how far
+// they can be trusted. Freshness never goes before the value it speaks of, or a
+// client would take an older value that it has for confirmed.
+func (c collected) encode(now time.Time) []byte {
+	slices.SortFunc(c.events, func(a, b collectedEvent) int {
+		if a.seq < b.seq {
+			return -1
+		}
+		return 1
+	})
+	slices.SortFunc(c.fresh, func(a, b event.Freshness) int { return strings.Compare(a.Poll, b.Poll) })
+	var out []byte
+	for _, e := range c.events {
+		frame := eventFrame(e.e, e.seq, c.phase, e.fresh, now)
+		out = appendText(out, &frame)
+	}
+	for i := range c.fresh {
+		out = appendText(out, &wire.ServerFrame{Fresh: &c.fresh[i]})
+	}
+	return out
+}

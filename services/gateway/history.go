@@ -1,0 +1,57 @@
+package gateway
+
+import (
+	"sort"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// Bounds of the history. What is older is read back from the stream.
+const (
+	historyEvents = 1 << 16
+	historyBytes  = 32 << 20
+)
+
+// A past is an event that was.
+type past struct {
+	e   *event.Event
+	seq uint64
+}
+
+// A history is the latest events in the stream's order, so that clients that
+// come back after a short while (all those of a gateway that died, say) cost
+// the bus nothing. The oldest go first.
+type history struct {
+	from  uint64 // it holds every event after this position
+	list  []past // of which the first gone are no longer there
+	gone  int
+	bytes int
+}
+
+// restart empties the history: it begins after seq.
+func (h *history) restart(seq uint64) { *h = history{from: seq} }
+
+// add appends an event.
+func (h *history) add(e *event.Event, seq uint64) {
+	h.list = append(h.list, past{e, seq})
+	h.bytes += len(e.Data)
+	for h.bytes > historyBytes || len(h.list)-h.gone > historyEvents {
+		p := &h.list[h.gone]
+		h.from, h.bytes = p.seq, h.bytes-len(p.e.Data)
+		*p = past{}
+		h.gone++
+	}
+	if h.gone > len(h.list)/2 && h.gone > 1024 {
+		h.list = append([]past(nil), h.list[h.gone:]...)
+		h.gone = 0
+	}
+}
+
+// after returns the events after seq; false when it does not reach so far back.
+func (h *history) after(seq uint64) ([]past, bool) {
+	if seq < h.from {
+		return nil, false
+	}
+	live := h.list[h.gone:]
+	return live[sort.Search(len(live), func(i int) bool { return live[i].seq > seq }):], true
+}
