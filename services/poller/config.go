@@ -67,7 +67,7 @@ type Source struct {
 // Breaker says when a circuit opens and for how long.
 type Breaker struct {
 	Failures int           `yaml:"failures" doc:"failures in a row that open the circuit, 1 to 100"`
-	OpenFor  time.Duration `yaml:"openFor" doc:"how long an open circuit lets no call through before one probe"`
+	OpenFor  time.Duration `yaml:"openFor" doc:"how long an open circuit lets no call through before one probe; default 5m, or the shortest interval if that is longer"`
 }
 
 // Poll is one call, repeated.
@@ -87,7 +87,7 @@ func DefaultConfig() Config { return Config{Operations: DefaultOperations} }
 func (s *Source) SetDefaults() {
 	*s = Source{
 		Driver: DefaultDriver, MaxAnswer: DefaultMaxAnswer,
-		Breaker: Breaker{Failures: DefaultFailures, OpenFor: DefaultOpenFor},
+		Breaker: Breaker{Failures: DefaultFailures},
 	}
 }
 
@@ -99,8 +99,21 @@ func (s Source) withDefaults() Source {
 	s.Driver = cmp.Or(s.Driver, DefaultDriver)
 	s.MaxAnswer = cmp.Or(s.MaxAnswer, DefaultMaxAnswer)
 	s.Breaker.Failures = cmp.Or(s.Breaker.Failures, DefaultFailures)
-	s.Breaker.OpenFor = cmp.Or(s.Breaker.OpenFor, DefaultOpenFor)
+	if s.Breaker.OpenFor == 0 {
+		s.Breaker.OpenFor = max(DefaultOpenFor, s.shortest())
+	}
 	return s
+}
+
+// shortest is the shortest interval of the source's polls.
+func (s Source) shortest() time.Duration {
+	shortest := time.Duration(0)
+	for _, p := range s.Polls {
+		if i := cmp.Or(p.Interval, DefaultInterval); shortest == 0 || i < shortest {
+			shortest = i
+		}
+	}
+	return shortest
 }
 
 // withDefaults is the poll with its zero fields filled, as part of source s.
@@ -154,7 +167,6 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		report("polls", fmt.Sprintf("%d polls are too many for one source", len(s.Polls)),
 			fmt.Sprintf("use at most %d; another source may have the same upstreams", MaxPolls))
 	}
-	shortest := time.Duration(0)
 	names := sortedKeys(s.Polls)
 	for i, poll := range names {
 		path := "polls." + poll
@@ -172,11 +184,8 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		if ok {
 			driver.Check(p.call(), func(key, problem, fix string) { report(join(path, key), problem, fix) })
 		}
-		if shortest == 0 || p.Interval < shortest {
-			shortest = p.Interval
-		}
 	}
-	s.Breaker.check(shortest, report)
+	s.Breaker.check(s.shortest(), report)
 }
 
 func (b Breaker) check(shortest time.Duration, report func(path, problem, fix string)) {
@@ -184,9 +193,9 @@ func (b Breaker) check(shortest time.Duration, report func(path, problem, fix st
 		report("breaker.failures", fmt.Sprintf("%d is out of range", b.Failures), fmt.Sprintf("use 1 to %d", MaxFailures))
 	}
 	switch {
-	case b.OpenFor < shortest:
-		report("breaker.openFor", fmt.Sprintf("%v is shorter than the source's shortest interval, so an open circuit would spare the upstream nothing", b.OpenFor),
-			fmt.Sprintf("use %v or more", shortest))
+	case b.OpenFor < min(shortest, MaxInterval):
+		report("breaker.openFor", fmt.Sprintf("%v is shorter than the source's shortest interval, so that the upstream would be asked more often while it is down", b.OpenFor),
+			fmt.Sprintf("use %v or more", min(shortest, MaxInterval)))
 	case b.OpenFor > MaxOpenFor:
 		report("breaker.openFor", fmt.Sprintf("%v is too long", b.OpenFor), fmt.Sprintf("use %v or less", MaxOpenFor))
 	}

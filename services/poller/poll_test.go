@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -133,6 +134,19 @@ func (s *stage) count(upstream string) int {
 	return len(s.calls[upstream])
 }
 
+// said is all that was published so far.
+func (s *stage) said() ([]event.Event, []event.Freshness) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events), slices.Clone(s.fresh)
+}
+
+func (s *stage) when(upstream string) []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls[upstream])
+}
+
 // last is the newest freshness record of a poll.
 func (s *stage) last(i int) event.Freshness {
 	s.mu.Lock()
@@ -237,8 +251,8 @@ func TestPollWalk(t *testing.T) {
 				}
 				time.Sleep(30 * time.Millisecond)
 				s.wantLast("probe succeeded", 0, false, "", event.Closed, 0)
-				if len(s.events) != 1 {
-					t.Errorf("%d events for a value that never changed, want 1", len(s.events))
+				if events, _ := s.said(); len(events) != 1 {
+					t.Errorf("%d events for a value that never changed, want 1", len(events))
 				}
 			})
 			if n := strings.Count(s.logs.String(), "value is stale"); n != 2 {
@@ -340,7 +354,7 @@ func TestPollSchedule(t *testing.T) {
 		defer s.end()
 		time.Sleep(20 * time.Second)
 		p := s.r.polls[0]
-		calls := s.calls["http://one"]
+		calls := s.when("http://one")
 		if first := calls[0].Sub(begin); first > maxStart {
 			t.Errorf("first poll after %v", first)
 		}
@@ -357,7 +371,7 @@ func TestPollSchedule(t *testing.T) {
 		if st := p.status.Load(); st.Skipped != 3 {
 			t.Errorf("%d ticks skipped, want 3", st.Skipped)
 		}
-		if n := len(s.calls["http://one"]); n < 27 || n > 28 {
+		if n := s.count("http://one"); n < 27 || n > 28 {
 			t.Errorf("%d polls in 30 s of which 3.5 were lost", n)
 		}
 	})
@@ -373,7 +387,7 @@ func TestPollStreamDown(t *testing.T) {
 		})
 	synctest.Test(t, func(t *testing.T) {
 		s.T = t
-		s.down = true
+		s.down = true // before anybody looks
 		s.start()
 		defer s.end()
 		time.Sleep(30 * time.Second)
@@ -388,13 +402,14 @@ func TestPollStreamDown(t *testing.T) {
 		s.mu.Unlock()
 		s.r.natsBack()
 		synctest.Wait()
-		if len(s.events) != 1 || s.events[0].Version != 1 {
-			t.Fatalf("%d events when the stream is back: %+v", len(s.events), s.events)
+		events, _ := s.said()
+		if len(events) != 1 || events[0].Version != 1 {
+			t.Fatalf("events when the stream is back: %+v", events)
 		}
-		if have, want := string(s.events[0].Data), fmt.Sprint(s.count("http://one")); have != want {
+		if have, want := string(events[0].Data), fmt.Sprint(s.count("http://one")); have != want {
 			t.Errorf("value %s, want the newest, %s", have, want)
 		}
-		if f := s.last(0); f.Stale || !f.AsOf.Equal(s.events[0].AsOf) {
+		if f := s.last(0); f.Stale || !f.AsOf.Equal(events[0].AsOf) {
 			t.Errorf("freshness %+v", f)
 		}
 	})
@@ -416,11 +431,12 @@ func TestPollRenewal(t *testing.T) {
 				s.start()
 				defer s.end()
 				time.Sleep(time.Minute)
-				if len(s.events) != 1 || len(s.fresh) < tt.low || len(s.fresh) > tt.top {
-					t.Errorf("%d events and %d records in 60 ticks, want 1 and %d to %d", len(s.events), len(s.fresh), tt.low, tt.top)
+				events, fresh := s.said()
+				if len(events) != 1 || len(fresh) < tt.low || len(fresh) > tt.top {
+					t.Errorf("%d events and %d records in 60 ticks, want 1 and %d to %d", len(events), len(fresh), tt.low, tt.top)
 				}
-				for i := 1; i < len(s.fresh); i++ {
-					if gap := s.fresh[i].CheckedAt.Sub(s.fresh[i-1].CheckedAt); gap > tt.maxAge {
+				for i := 1; i < len(fresh); i++ {
+					if gap := fresh[i].CheckedAt.Sub(fresh[i-1].CheckedAt); gap > tt.maxAge {
 						t.Errorf("%v without a record", gap)
 					}
 				}
@@ -452,12 +468,14 @@ func TestPollSecondUpstream(t *testing.T) {
 		defer s.end()
 		time.Sleep(5 * time.Second)
 		s.wantLast("bridged", 0, false, "", event.Closed, 0)
-		if e := s.events[len(s.events)-1]; e.Upstream != "http://two" {
+		events, fresh := s.said()
+		if e := events[len(events)-1]; e.Upstream != "http://two" {
 			t.Errorf("answered by %q", e.Upstream)
 		}
-		records := len(s.fresh)
+		records := len(fresh)
 		time.Sleep(30 * time.Second)
-		for _, f := range s.fresh[records:] {
+		_, fresh = s.said()
+		for _, f := range fresh[records:] {
 			if f.Stale {
 				t.Fatalf("a probe of the first upstream shows: %+v", f)
 			}
@@ -470,7 +488,8 @@ func TestPollSecondUpstream(t *testing.T) {
 		mu.Unlock()
 		time.Sleep(20 * time.Second)
 		s.wantLast("back at the first", 0, false, "", event.Closed, 0)
-		if e := s.events[len(s.events)-1]; e.Upstream != "http://one" {
+		events, _ = s.said()
+		if e := events[len(events)-1]; e.Upstream != "http://one" {
 			t.Errorf("answered by %q", e.Upstream)
 		}
 		mu.Lock()

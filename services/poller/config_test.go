@@ -1,0 +1,154 @@
+package poller
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/config"
+)
+
+func TestConfigLoads(t *testing.T) {
+	var root struct {
+		Poller Config `yaml:"poller"`
+	}
+	root.Poller = DefaultConfig()
+	err := config.Load(&root, config.Source{
+		File: "x.yaml", Env: []string{"TOKEN=s3cret"}, Sets: []string{"poller.sources.aria2.polls.stat.interval=2s"},
+		Data: []byte(`
+poller:
+  sources:
+    host:
+      upstreams: [http://127.0.0.1:12090/]
+      polls:
+        system.status: {method: system.status}
+    aria2:
+      upstreams: [http://127.0.0.1:6800/jsonrpc]
+      headers: {Authorization: "Bearer ${TOKEN}"}
+      maxAnswer: 1MiB
+      breaker: {failures: 3}
+      polls:
+        stat:
+          interval: 1s
+          method: aria2.getGlobalStat
+          params: ["token:${TOKEN}"]
+          ignore: [downloadSpeed]
+`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := root.Poller.Sources["aria2"]
+	if a.Driver != "jsonrpc" || a.Breaker != (Breaker{3, 0}) || a.withDefaults().Breaker.OpenFor != DefaultOpenFor || a.MaxAnswer != 1<<20 || a.Headers["Authorization"].Reveal() != "Bearer s3cret" {
+		t.Errorf("source %+v", a)
+	}
+	p := a.Polls["stat"].withDefaults(a)
+	if p.Interval != 2*time.Second || p.Timeout != 1600*time.Millisecond || p.MaxAge != 6*time.Second {
+		t.Errorf("poll %+v", p)
+	}
+	if have := string(p.call().Params); have != `["token:s3cret"]` {
+		t.Errorf("params %s", have)
+	}
+	if p := root.Poller.Sources["host"].Polls["system.status"]; p.Interval != DefaultInterval {
+		t.Errorf("poll %+v", p)
+	}
+}
+
+func TestConfigMistakes(t *testing.T) {
+	good := func() Source {
+		return Source{
+			Upstreams: []string{"http://u/"},
+			Polls:     map[string]Poll{"p": {Interval: 10 * time.Second, Method: "m"}},
+		}
+	}
+	source := func(f func(*Source)) Config {
+		s := good()
+		f(&s)
+		return Config{Sources: map[string]Source{"s": s}}
+	}
+	poll := func(f func(*Poll)) Config {
+		return source(func(s *Source) {
+			p := s.Polls["p"]
+			f(&p)
+			s.Polls["p"] = p
+		})
+	}
+	upstream := func(u ...string) Config { return source(func(s *Source) { s.Upstreams = u }) }
+	header := func(k, v string) Config {
+		return source(func(s *Source) { s.Headers = map[string]config.Secret{k: config.NewSecret(v)} })
+	}
+	for _, tt := range []struct {
+		c    Config
+		want string // "" means no mistake
+	}{
+		{source(func(*Source) {}), ""},
+		{Config{}, "sources: there is nothing to poll"},
+		{Config{Sources: map[string]Source{"a.b": good()}}, "sources.a.b: name \"a.b\": it must be one token"},
+		{Config{Sources: map[string]Source{"_x": good()}}, "is reserved"},
+		{source(func(s *Source) { s.Driver = "soap" }), `sources.s.driver: there is no driver "soap"; use jsonrpc`},
+		{source(func(s *Source) { s.Polls = nil }), "sources.s.polls: there is nothing to poll"},
+		{source(func(s *Source) { s.Polls["p.q"] = s.Polls["p"] }), `sources.s.polls.p.q: its topic lies under that of poll "p"`},
+		{source(func(s *Source) { s.Polls["pq"] = s.Polls["p"] }), ""},
+		{source(func(s *Source) { s.Polls["a b"] = s.Polls["p"] }), "holds ' '"},
+		{source(func(s *Source) { s.MaxAnswer = 1 }), "sources.s.maxAnswer: 1 is out of range"},
+		{upstream(), "sources.s.upstreams: there is none"},
+		{upstream("http://u", "http://u"), "sources.s.upstreams[1]: it is listed twice"},
+		{upstream("u:80"), `scheme "u" is not spoken`},
+		{upstream("http://"), "it has no host"},
+		{upstream("http://%zz"), "it is no URL"},
+		{upstream("http://u/#x"), "never sent"},
+		{upstream("http://me:hunter22@u/"), "put them into headers"},
+		{header("Authorization", "Bearer x"), ""},
+		{header("Content-Type", "x"), "the poller sets it itself"},
+		{header("A B", "x"), "is no name of a header"},
+		{header("X-Key", "hunter22\n"), "its value holds a control character"},
+		{poll(func(p *Poll) { p.Interval = 50 * time.Millisecond }), "sources.s.polls.p.interval: 50ms is out of range; use 100ms"},
+		{poll(func(p *Poll) { p.Interval = 2 * time.Hour }), "use 1h0m0s"},
+		{poll(func(p *Poll) { p.Timeout = 9 * time.Second }), "9s is more than 80 % of the interval 10s; use 8s or less, or an interval of 11.25s or more"},
+		{source(func(s *Source) { s.Timeout = 20 * time.Second }), "sources.s.polls.p.timeout: 20s is more than 80 %"},
+		{poll(func(p *Poll) { p.Timeout = time.Microsecond }), "too short for any call"},
+		{poll(func(p *Poll) { p.MaxAge = 5 * time.Second }), "sources.s.polls.p.maxAge: 5s is less than interval and timeout together (18s)"},
+		{poll(func(p *Poll) { p.MaxAge = 18 * time.Second }), ""},
+		{poll(func(p *Poll) { p.Method = "" }), "sources.s.polls.p.method: it is missing"},
+		{poll(func(p *Poll) { p.Params = "x" }), "sources.s.polls.p.params: JSON-RPC takes a list or a map"},
+		{poll(func(p *Poll) { p.Params = func() {} }), "they cannot be written as JSON"},
+		{poll(func(p *Poll) { p.Ignore = []string{"a", "a..b"} }), "sources.s.polls.p.ignore[1]: path \"a..b\" has an empty part"},
+		{source(func(s *Source) { s.Breaker.Failures = 101 }), "sources.s.breaker.failures: 101 is out of range; use 1 to 100"},
+		{source(func(s *Source) { s.Breaker.Failures = -1 }), "-1 is out of range"},
+		{source(func(s *Source) { s.Breaker.OpenFor = time.Second }), "1s is shorter than the source's shortest interval"},
+		{poll(func(p *Poll) { p.Interval = time.Hour }), ""},
+		{source(func(s *Source) { s.Breaker.OpenFor = 25 * time.Hour }), "use 24h0m0s or less"},
+	} {
+		err := tt.c.err()
+		switch {
+		case tt.want == "" && err != nil:
+			t.Errorf("unexpected: %v", err)
+		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || !errors.Is(err, ErrConfig)):
+			t.Errorf("have %v\nwant %s", err, tt.want)
+		case err != nil && strings.Contains(err.Error(), "hunter22"):
+			t.Errorf("a secret shows: %v", err)
+		}
+		if p, err2 := New(t.Context(), Options{Config: tt.c}); (err2 == nil) != (tt.want == "") {
+			t.Errorf("New says %v, Check says %v", err2, err)
+		} else if err2 == nil {
+			p.Close()
+		}
+	}
+	// All at once.
+	c := source(func(s *Source) {
+		s.Driver, s.Upstreams, s.Breaker.Failures = "soap", nil, 1000
+		s.Polls["x"] = Poll{Interval: 1}
+	})
+	var paths []string
+	c.Check(func(path, _, fix string) {
+		if fix == "" {
+			t.Errorf("%s: no fix", path)
+		}
+		paths = append(paths, path)
+	})
+	want := []string{"sources.s.driver", "sources.s.upstreams", "sources.s.polls.x.interval", "sources.s.breaker.failures"}
+	if !slices.Equal(paths, want) {
+		t.Errorf("mistakes at %q, want %q", paths, want)
+	}
+}
