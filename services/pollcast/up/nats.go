@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/config"
 	"golang.org/x/crypto/bcrypt"
@@ -48,17 +49,25 @@ func startNATS(c bus.Config, dir string, log *slog.Logger) (*embedded, bus.Confi
 	if err != nil {
 		return nil, c, fmt.Errorf("hash the password of NATS: %w", err)
 	}
+	// Who says nothing is taken for this user. An nkey, whose secret nobody
+	// keeps: a password would have to stand here in plain text for that.
+	anybody, err := nkeys.CreateUser()
+	if err != nil {
+		return nil, c, fmt.Errorf("make the reading user of NATS: %w", err)
+	}
+	reader, err := anybody.PublicKey()
+	if err != nil {
+		return nil, c, fmt.Errorf("make the reading user of NATS: %w", err)
+	}
 	srv, err := server.NewServer(&server.Options{
 		ServerName: "pollcast", Host: host, Port: port,
 		JetStream: true, StoreDir: dir,
 		// The stream's own limit, and room for the leases and the server's files.
 		JetStreamMaxStore: int64(c.MaxBytes) + 256<<20, JetStreamMaxMemory: 64 << 20,
-		NoSigs: true,
-		Users: []*server.User{
-			{Username: inside, Password: string(hashed)},
-			{Username: "reader", Password: string(hashed), Permissions: readOnly(names.LiveAll(), stream)},
-		},
-		NoAuthUser: "reader",
+		NoSigs:     true,
+		Users:      []*server.User{{Username: inside, Password: string(hashed)}},
+		Nkeys:      []*server.NkeyUser{{Nkey: reader, Permissions: readOnly(names.LiveAll(), stream)}},
+		NoAuthUser: reader,
 	})
 	if err != nil {
 		return nil, c, fmt.Errorf("start NATS: %w", err)
