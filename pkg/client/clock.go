@@ -21,9 +21,10 @@ type clock struct {
 const ageLimit = 100 * 365 * 24 * time.Hour
 
 // drift is how much faster than the gateway's clock the local one may run: one
-// part in a thousand, more than any clock is slewed. Without it a connection
-// that lives for weeks would take drift for delay.
-const drift = 1000
+// part in 2,000, which is as much as clocks are slewed. Without it a connection
+// that lives for weeks would take drift for delay. What it hides of a delay is
+// as small a part of the time since the last event.
+const drift = 2000
 
 func newClock(at time.Time, slack time.Duration) clock {
 	return clock{start: at, at: at, slack: slack}
@@ -72,7 +73,7 @@ func (c *clock) roundTrip(d time.Duration) { c.slack = min(c.slack, d) }
 // unixNano is t in nanoseconds; ok is false outside the years in which a value
 // can have been confirmed, among them the zero time.
 func unixNano(t time.Time) (int64, bool) {
-	if y := t.Year(); y < 2000 || y > 2100 {
+	if y := t.Year(); y < 1971 || y > 2100 {
 		return 0, false
 	}
 	return t.UnixNano(), true

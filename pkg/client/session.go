@@ -78,7 +78,7 @@ func (c *Client) dial(ctx context.Context, wg *sync.WaitGroup) (*session, error)
 	g := &guard{ctx: ctx}
 	conn, resp, err := c.dialer(g).DialContext(ctx, c.opts.URL, header)
 	if err != nil {
-		if ctx.Err() == context.DeadlineExceeded {
+		if ne, ok := errors.AsType[net.Error](err); errors.Is(ctx.Err(), context.DeadlineExceeded) || ok && ne.Timeout() {
 			return nil, fmt.Errorf("connect to gateway: no answer within %v", dialTimeout)
 		}
 		return nil, handshakeError(err, resp)
