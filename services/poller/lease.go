@@ -174,10 +174,12 @@ func (l *lease) hold(ctx context.Context, t *tenure) error {
 			continue
 		}
 		wait = l.ttl / 3
-		if err := l.renew(ctx, t); errors.Is(err, errFenced) {
+		switch err := l.renew(ctx, t); {
+		case errors.Is(err, errFenced):
 			return err
-		} else if err != nil {
+		case err != nil:
 			wait = l.ttl / 10
+			l.log.Debug("lease not renewed yet", "error", errors.Join(err, l.repair(ctx)))
 		}
 	}
 }
@@ -188,28 +190,35 @@ func (l *lease) renew(ctx context.Context, t *tenure) error {
 	ctx, cancel := context.WithTimeout(ctx, min(l.ttl/3, time.Duration(t.ends.Load())-time.Since(t.start)))
 	defer cancel()
 	revision, err := l.kv.Update(ctx, l.key, l.value, t.revision)
-	if err == nil {
-		t.revision = revision
-		t.renewed(sent, l.ttl)
-		return nil
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		revision, err = l.reclaim(ctx)
 	}
-	if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+	if err != nil {
 		return err
 	}
+	t.revision = revision
+	t.renewed(sent, l.ttl)
+	return nil
+}
+
+// reclaim renews a lease whose entry is not the one that was last written. It
+// is still ours if only the acknowledgement of a renewal was lost, and if
+// nobody took it when the bucket was made anew. (Somebody who took it and gave
+// it back meanwhile has published under a higher fence, and the stream refuses
+// what comes under ours.)
+func (l *lease) reclaim(ctx context.Context) (revision uint64, err error) {
 	entry, err := l.kv.Get(ctx, l.key)
 	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound): // expired, or the bucket was made anew
-		return errFenced
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		revision, err = l.kv.Create(ctx, l.key, l.value)
 	case err != nil:
-		return err
-	case !bytes.Equal(entry.Value(), l.value):
+	case bytes.Equal(entry.Value(), l.value):
+		revision, err = l.kv.Update(ctx, l.key, l.value, entry.Revision())
+	default:
 		l.seeHolder(entry.Value())
-		return errFenced
+		return 0, errFenced
 	}
-	// Our own renewal, whose acknowledgement was lost.
-	t.revision = entry.Revision()
-	l.poke()
-	return nil
+	return revision, err
 }
 
 // release gives the lease to whoever waits for it. If NATS does not take it,

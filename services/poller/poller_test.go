@@ -614,7 +614,7 @@ func TestPublish(t *testing.T) {
 func TestNATSComesAndGoes(t *testing.T) {
 	s, u := bustest.Start(t), newRPC(t)
 	b := s.Config()
-	b.LeaseTime = time.Second
+	b.LeaseTime = 3 * time.Second
 	s.Stop()
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), b)
 	eventually(t, "not ready is said", func() bool { return p.Ready() != nil && p.nc.Load() != nil })
@@ -626,9 +626,22 @@ func TestNATSComesAndGoes(t *testing.T) {
 	eventually(t, "ready", func() bool { return p.Ready() == nil })
 	e := w.event()
 
+	// A short absence, after which the bucket is empty, ends no lease.
+	before := p.sources[0].tenure.Load()
+	s.Stop()
+	u.change()
+	calls := u.count()
+	eventually(t, "polling goes on", func() bool { return u.count() > calls+2 })
+	s.Restart()
+	w = watch(t, s)
+	if e = w.event(); string(e.Data) != `{"n":1}` || e.Version != 2 || e.Fence != before.fence {
+		t.Errorf("event after a short absence: %+v", e)
+	}
+	eventually(t, "the lease is back", func() bool { return before.valid() && p.sources[0].tenure.Load() == before })
+
 	s.Stop()
 	eventually(t, "it is said", func() bool { return strings.Contains(p.log.String(), "lost NATS") })
-	calls := u.count()
+	calls = u.count()
 	eventually(t, "polling goes on under the lease", func() bool { return u.count() > calls+3 })
 	u.change()
 	eventually(t, "the lease ends", func() bool { return !p.sources[0].owned() })
@@ -636,7 +649,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 	s.Restart()
 	w = watch(t, s)
 	e2 := w.event()
-	if e2.Version != e.Version+1 || string(e2.Data) != `{"n":1}` || e2.Fence <= e.Fence {
+	if e2.Version != e.Version+1 || string(e2.Data) != `{"n":2}` || e2.Fence <= e.Fence {
 		t.Errorf("event when NATS is back: %+v, before %+v", e2, e)
 	}
 	w.fresh("stale", func(f *event.Freshness) bool { return f.Stale && f.Reason == event.UpstreamError })
@@ -651,7 +664,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 	if err := js.DeleteKeyValue(t.Context(), names.LeaseBucket()); err != nil {
 		t.Fatal(err)
 	}
-	if e3 := w.event(); e3.Version != e2.Version+1 || string(e3.Data) != `{"n":1}` {
+	if e3 := w.event(); e3.Version != e2.Version+1 || string(e3.Data) != `{"n":2}` {
 		t.Errorf("event in the new stream: %+v", e3)
 	}
 	w.fresh("fresh", func(f *event.Freshness) bool { return !f.Stale })

@@ -36,7 +36,7 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 	r.value, r.failure, r.abandoned = p.attempt(call, up)
 	r.took = time.Since(start)
 	if r.failure == nil && !r.abandoned {
-		r.digest, r.failure = p.judge(r.value, prev)
+		r.value, r.digest, r.failure = p.judge(r.value, prev)
 	}
 	return r
 }
@@ -81,20 +81,26 @@ func (p *poll) attempt(ctx context.Context, up *upstream) (value json.RawMessage
 	return nil, &source.Failure{Reason: event.UpstreamError, Detail: up.detail(err.Error()), Counts: true}, false
 }
 
-// judge decides whether a value can be published, and makes its digest.
-func (p *poll) judge(value json.RawMessage, prev lastGood) (digest, *source.Failure) {
+// judge makes the value compact, decides whether it can be published, and
+// makes its digest.
+func (p *poll) judge(raw json.RawMessage, prev lastGood) (json.RawMessage, digest, *source.Failure) {
+	bad := func(detail string) (json.RawMessage, digest, *source.Failure) {
+		return nil, digest{}, &source.Failure{Reason: event.BadResponse, Detail: event.Detail(detail)}
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, len(raw)))
+	if err := json.Compact(buf, raw); err != nil {
+		return bad("the value is not JSON: " + err.Error())
+	}
+	value := buf.Bytes()
 	if prev.value != nil && bytes.Equal(prev.value, value) {
-		return prev.digest, nil
+		return prev.value, prev.digest, nil
 	}
 	if most := p.source.maxPayload(); most > 0 && int64(len(value)) > most {
-		return digest{}, &source.Failure{
-			Reason: event.BadResponse,
-			Detail: fmt.Sprintf("the value has %d bytes, NATS takes %d (max_payload)", len(value), most),
-		}
+		return bad(fmt.Sprintf("the value has %d bytes, NATS takes %d (max_payload)", len(value), most))
 	}
 	d, err := digestOf(value, p.ignore)
 	if err != nil {
-		return d, &source.Failure{Reason: event.BadResponse, Detail: event.Detail("the value is not JSON: " + err.Error())}
+		return bad("the value is not JSON: " + err.Error())
 	}
-	return d, nil
+	return value, d, nil
 }

@@ -1,0 +1,63 @@
+package poller
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestScheduleSlots(t *testing.T) {
+	for _, interval := range []time.Duration{100 * time.Millisecond, 333 * time.Millisecond, 7 * time.Second, time.Hour} {
+		a, b := newSchedule("host.system.status", interval), newSchedule("host.system.status", interval)
+		if a != b || a.phase < 0 || a.phase >= interval {
+			t.Fatalf("schedules of one name: %+v, %+v", a, b)
+		}
+		now := time.Date(2026, 5, 6, 7, 8, 9, 123456789, time.UTC)
+		slot := a.next(now)
+		if wait := slot.Sub(now); wait <= 0 || wait > interval {
+			t.Errorf("%v: next slot in %v", interval, wait)
+		}
+		if slot.Nanosecond()%1e6 != 0 {
+			t.Errorf("%v: slot %v is no whole millisecond", interval, slot)
+		}
+		// Another replica that starts later has the same slots.
+		later := a.next(now.Add(12345 * interval).Add(interval / 3))
+		if d := later.Sub(slot); d%interval != 0 {
+			t.Errorf("%v: slots %v apart", interval, d)
+		}
+		for _, tt := range []struct {
+			name     string
+			now      time.Time
+			min, max time.Duration // until the next tick
+		}{
+			{"on time", slot, interval, interval},
+			{"late", slot.Add(interval / 4), interval / 2, interval},
+			{"the clock runs slow", slot.Add(-2 * time.Millisecond), interval, interval + 2*time.Millisecond},
+			{"set back a day", slot.Add(-24*time.Hour - interval/3), 1, interval},
+			{"set forward a day", slot.Add(24*time.Hour + interval/3), 1, interval},
+		} {
+			if wait := a.after(slot, tt.now).Sub(tt.now); wait < tt.min || wait > tt.max {
+				t.Errorf("%v, %s: next tick in %v, want %v to %v", interval, tt.name, wait, tt.min, tt.max)
+			}
+		}
+		if j := a.jitter(); j < 0 || j > maxJitter || j > interval/50 {
+			t.Errorf("%v: jitter %v", interval, j)
+		}
+	}
+}
+
+// Names as people give them spread over the interval.
+func TestScheduleSpread(t *testing.T) {
+	const n, buckets = 1000, 10
+	var phase, start [buckets]int
+	for i := range n {
+		s := newSchedule(fmt.Sprintf("chain%d.balance.%c", i/26, 'a'+i%26), 10*time.Second)
+		phase[int(s.phase*buckets/s.interval)]++
+		start[int(s.start()*buckets/maxStart)]++
+	}
+	for i := range buckets {
+		if phase[i] < n/buckets/2 || phase[i] > n/buckets*3/2 || start[i] != phase[i] {
+			t.Errorf("%d of %d polls have their phase in tenth %d, %d their start", phase[i], n, i, start[i])
+		}
+	}
+}
