@@ -9,8 +9,11 @@ require (
 	github.com/pollcast/pollcast/services/poller v0.0.0
 )
 
+require golang.org/x/term v0.47.0
+
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
+	github.com/coder/websocket v1.8.15
 	github.com/google/go-tpm v0.9.8 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/minio/highwayhash v1.0.4 // indirect

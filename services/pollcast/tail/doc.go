@@ -1,0 +1,5 @@
+// Package tail is `pollcast tail`: it prints events and freshness as they come,
+// as lines for people or as JSON for programs.
+//
+//	pkg/client ──► tail.go ──► lines.go or objects.go ──► stdout
+package tail

@@ -1,0 +1,180 @@
+package tail
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/client"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// lines prints a line per update, for people: renewals of freshness, which are
+// no news, are left out.
+type lines struct {
+	out      io.Writer
+	terminal func() (width int, ok bool)
+	plain    bool
+	now      func() time.Time
+	// stale is what was said last of the polls that are stale, so that it is
+	// said once. The client bounds how many there are.
+	stale map[string]event.Reason
+	lost  bool // the connection was there and is gone
+}
+
+func newLines(out io.Writer, terminal func() (int, bool), plain bool) *lines {
+	return &lines{out: out, terminal: terminal, plain: plain, now: time.Now, stale: map[string]event.Reason{}}
+}
+
+func (l *lines) print(u client.Update) error {
+	switch u := u.(type) {
+	case *client.Event:
+		return l.event(u)
+	case *client.Freshness:
+		return l.fresh(u)
+	case *client.Breaker:
+		return l.breaker(u)
+	case *client.Gap:
+		return l.line(part{bold, u.Topic}, part{yellow, fmt.Sprintf("%d events missed, versions %d to %d", u.Missed(), u.After+1, u.Before-1)})
+	case *client.Resumed:
+		if u.Complete {
+			return nil
+		}
+		why := ""
+		if u.Reason != "" {
+			why = " (" + u.Reason + ")"
+		}
+		return l.line(part{bold, "gateway"}, part{yellow, "cannot give what was published meanwhile" + why + "; the current values follow"})
+	case *client.Connection:
+		return l.connection(u)
+	}
+	return nil
+}
+
+func (l *lines) event(u *client.Event) error {
+	parts := []part{{bold, u.Topic}, {dim, fmt.Sprintf("v%d", u.Version)}, {dim, age(u.Age)}}
+	if u.Stale {
+		parts = append(parts, part{yellow, "stale " + string(u.Reason)})
+	}
+	if u.Deleted {
+		return l.line(append(parts, part{yellow, "deleted"})...)
+	}
+	var data bytes.Buffer
+	if err := json.Compact(&data, u.Data); err != nil {
+		return fmt.Errorf("value of %s: %w", u.Topic, err) // the frame was JSON: cannot happen
+	}
+	return l.line(append(parts, part{normal, data.String()})...)
+}
+
+func (l *lines) fresh(u *client.Freshness) error {
+	if u.Reason == event.ConnectionLost {
+		return nil // said for all in one line
+	}
+	said, was := l.stale[u.Poll]
+	if !u.Stale {
+		if !was {
+			return nil
+		}
+		delete(l.stale, u.Poll)
+		return l.line(part{bold, u.Poll}, part{green, "fresh again"})
+	}
+	if was && said == u.Reason {
+		return nil
+	}
+	l.stale[u.Poll] = u.Reason
+	parts := []part{{bold, u.Poll}, {yellow, "stale " + string(u.Reason)}}
+	if u.Age >= 0 {
+		parts = append(parts, part{dim, "for " + age(u.Age)})
+	} else {
+		parts = append(parts, part{dim, "no value yet"})
+	}
+	if u.Detail != "" {
+		parts = append(parts, part{normal, u.Detail})
+	}
+	if u.Breaker == event.Open && !u.NextProbeAt.IsZero() {
+		parts = append(parts, part{dim, "next probe " + u.NextProbeAt.Local().Format(time.TimeOnly)})
+	}
+	return l.line(parts...)
+}
+
+func (l *lines) breaker(u *client.Breaker) error {
+	color := red
+	if u.To == event.Closed {
+		color = green
+	}
+	parts := []part{{bold, u.Source}, {color, fmt.Sprintf("breaker %s -> %s", u.From, u.To)}, {normal, u.Upstream}}
+	if u.Cause != "" {
+		parts = append(parts, part{normal, u.Cause})
+	}
+	if u.Failures > 0 {
+		parts = append(parts, part{dim, fmt.Sprintf("after %d failures", u.Failures)})
+	}
+	if u.To == event.Open && !u.NextProbeAt.IsZero() {
+		parts = append(parts, part{dim, "next probe " + u.NextProbeAt.Local().Format(time.TimeOnly)})
+	}
+	return l.line(parts...)
+}
+
+func (l *lines) connection(u *client.Connection) error {
+	switch {
+	case u.Moved:
+		return l.line(part{bold, "gateway"}, part{green, "moved to " + u.Gateway})
+	case u.Connected && l.lost:
+		l.lost = false
+		return l.line(part{bold, "gateway"}, part{green, "connected again, to " + u.Gateway})
+	case u.Connected:
+		l.lost = false
+		return nil
+	case isPermanent(u.Err):
+		return nil // the program ends with it
+	}
+	l.lost = true
+	return l.line(part{bold, "gateway"}, part{red, fmt.Sprintf("connection lost: %v; everything is stale, trying again", u.Err)})
+}
+
+// line writes the time and the parts, cut to the terminal if it is one.
+func (l *lines) line(parts ...part) error {
+	width, isTerminal := l.terminal()
+	parts = append([]part{{dim, clockTime(l.now())}}, parts...)
+	var b strings.Builder
+	left := width
+	for i, p := range parts {
+		text := printable(p.text)
+		if i > 0 {
+			text = "  " + text
+		}
+		if isTerminal {
+			text, left = cut(text, left)
+		}
+		if isTerminal && !l.plain && p.style != normal && strings.TrimSpace(text) != "" {
+			text = string(p.style) + text + reset
+		}
+		b.WriteString(text)
+		if isTerminal && left <= 0 {
+			break
+		}
+	}
+	b.WriteByte('\n')
+	_, err := io.WriteString(l.out, b.String())
+	return err
+}
+
+// age is a duration as people say it, in at most six characters or so.
+func age(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
