@@ -41,6 +41,9 @@ type conn struct {
 	mid     int      // bytes left of a frame that is partly sent
 	away    bool     // drain has it; known to the writer alone
 	ended   bool     // the close frame is in priv: nothing follows
+	pulling *pull    // set while it is out of its feed (conflate.go)
+	// forgotten: it cannot be conflated further and must be closed.
+	forgotten bool
 
 	// group is where the writer finds it when its feed grows; the writer's.
 	group *group
@@ -64,14 +67,16 @@ type conn struct {
 	draining atomic.Bool          // drain has it, for others
 	gone     atomic.Bool
 
-	subs subscriptions // the reader's
+	latest atomic.Bool   // delivery: skip rather than close
+	subs   subscriptions // the reader's
 }
 
 // A step is what a connection sends next: bytes, the end of the feed it is in,
 // or a place in another.
 type step struct {
 	data  []byte
-	until uint64
+	until uint64 // place in the feed, and
+	seq   uint64 // in the stream
 	feed  *feed
 	cur   cursor
 	pos   uint64
@@ -144,6 +149,12 @@ func (c *conn) next() []byte {
 		if len(c.priv) > 0 {
 			return c.priv[0]
 		}
+		if c.pulling != nil {
+			if c.pullNext(); c.forgotten {
+				return nil
+			}
+			continue
+		}
 		b := c.cur.bytes()
 		if c.attention.Load() {
 			// Frames appended after a subscribe belong to the feed it moves to.
@@ -174,7 +185,7 @@ func (c *conn) attend() {
 			c.priv = append(c.priv, c.closing)
 			c.ended = true
 		}
-		c.cur, c.bounded, c.steps = cursor{}, false, nil
+		c.cur, c.bounded, c.steps, c.pulling = cursor{}, false, nil, nil
 		return
 	}
 	for len(c.steps) > 0 {
@@ -190,6 +201,8 @@ func (c *conn) attend() {
 			c.reading.Store(s.feed)
 		case s.data != nil:
 			c.priv = append(c.priv, s.data)
+		case c.pulling != nil:
+			c.pullUpTo(s.seq)
 		default:
 			c.until, c.bounded = s.until, true
 		}

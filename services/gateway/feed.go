@@ -22,10 +22,13 @@ type chunk struct {
 	n    atomic.Int64
 	next atomic.Pointer[chunk] // set once, when the chunk is full for good
 	made time.Time
+	// Where the feed stood when the chunk was made: the last event's sequence
+	// number, and the hub's count of freshness told.
+	seq, told uint64
 }
 
-func newChunk(size int, now time.Time) *chunk {
-	return &chunk{buf: make([]byte, size), made: now}
+func newChunk(size int, now time.Time, seq, told uint64) *chunk {
+	return &chunk{buf: make([]byte, size), made: now, seq: seq, told: told}
 }
 
 // A cursor is a place in a feed. The zero cursor is nowhere.
@@ -67,21 +70,25 @@ type feed struct {
 	tail   *chunk
 	size   int
 	snap   *opening
+	seq    uint64 // of the last event
+	told   uint64 // the hub's count at the last freshness
+	pace   *pacer // nil: every event at once
 
 	// end counts the bytes ever appended: a connection's lag is a subtraction.
 	end    atomic.Uint64
 	groups []*group // one per writer; fixed when the feed is made
 }
 
-func newFeed(key string, patterns []string, now time.Time) *feed {
+func newFeed(key string, patterns []string, seq, told uint64, now time.Time) *feed {
 	return &feed{
-		key: key, patterns: patterns, size: minChunk, tail: newChunk(minChunk, now),
+		key: key, patterns: patterns, size: minChunk, seq: seq, told: told, tail: newChunk(minChunk, now, seq, told),
 		topics: map[*topicState]struct{}{}, polls: map[*pollState]struct{}{}, srcs: map[*sourceState]struct{}{},
 	}
 }
 
-// append adds whole frames. The caller holds the hub's mutex.
-func (f *feed) append(frame []byte, now time.Time) {
+// append adds a whole frame: an event's if seq is set. The caller holds the
+// hub's mutex.
+func (f *feed) append(frame []byte, seq uint64, now time.Time) {
 	if f.snap != nil && now.Sub(f.snap.made) > snapshotShare {
 		f.snap = nil // it would keep every later chunk alive
 	}
@@ -93,10 +100,11 @@ func (f *feed) append(frame []byte, now time.Time) {
 		} else {
 			f.size = max(f.size/2, minChunk)
 		}
-		next := newChunk(max(f.size, len(frame)), now)
+		next := newChunk(max(f.size, len(frame)), now, f.seq, f.told)
 		t.next.Store(next)
 		f.tail, t, n = next, next, 0
 	}
+	f.seq = max(f.seq, seq)
 	copy(t.buf[n:], frame)
 	t.n.Store(int64(n + len(frame)))
 	f.end.Add(uint64(len(frame)))

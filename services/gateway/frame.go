@@ -28,6 +28,17 @@ func appendHeader(dst []byte, op byte, n int) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, op, 127), uint64(n))
 }
 
+// headerLen is the length of the header of the server frame b starts with.
+func headerLen(b []byte) int {
+	switch b[1] {
+	case 126:
+		return 4
+	case 127:
+		return 10
+	}
+	return 2
+}
+
 // frameLen is the length, with its header, of the server frame b starts with.
 func frameLen(b []byte) int {
 	switch n := int(b[1]); n {

@@ -24,8 +24,9 @@ type pollState struct {
 	// heard is when the last record or event was made known, on this clock.
 	heard time.Time
 	// told is what clients were last told, so that only changes are sent.
-	told  event.Freshness
-	feeds map[*feed]struct{}
+	told   event.Freshness
+	toldAt uint64 // the hub's count of freshness told, then
+	feeds  map[*feed]struct{}
 }
 
 // fresh is how far the poll's values can be trusted now.

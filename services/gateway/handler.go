@@ -131,7 +131,7 @@ func (s *server) turnAway(ws *websocket.Conn) {
 
 func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
 	now := time.Now()
-	c := &conn{id: s.nextID.Add(1), ws: ws, nc: ws.NetConn()}
+	c := &conn{id: s.nextID.Add(1), ws: ws, nc: ws.NetConn(), gw: s}
 	c.name = fmt.Sprintf("%s-%d", s.name, c.id)
 	c.writer = s.writers[c.id%uint64(len(s.writers))]
 	if sc, ok := c.nc.(syscall.Conn); ok {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -50,6 +51,7 @@ type hub struct {
 	feeds   map[string]*feed
 	full    bool // the topic limit was hit, and said
 	history history
+	told    uint64 // counts freshness told
 
 	// onReset ends every connection: what they know is of another epoch.
 	onReset func()
@@ -150,12 +152,16 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	}
 	h.history.add(e, seq)
 	t.poll, t.last, t.seq = p, e, seq
-	f := eventFrame(e, seq, wire.Live, p.trust(e, seq, p.fresh(now, h.busDown)), now)
-	h.tell(t.feeds, &f, now)
+	h.tellEvent(t, now)
 	if e.Deleted {
 		t.last = nil
 		h.forget(t)
 	}
+}
+
+// liveFrame is the frame of a topic's last event.
+func (h *hub) liveFrame(t *topicState, now time.Time) wire.ServerFrame {
+	return eventFrame(t.last, t.seq, wire.Live, t.poll.trust(t.last, t.seq, t.poll.fresh(now, h.busDown)), now)
 }
 
 // forget drops a topic that has no value, unless somebody asked for it by name.
@@ -170,6 +176,9 @@ func (h *hub) forget(t *topicState) {
 	}
 	for f := range t.feeds {
 		delete(f.topics, t)
+		if f.pace != nil {
+			delete(f.pace.topics, t)
+		}
 	}
 	delete(h.topics, t.name)
 }
@@ -181,19 +190,49 @@ func (h *hub) tell(feeds map[*feed]struct{}, frame *wire.ServerFrame, now time.T
 	}
 	b := textFrame(frame)
 	for f := range feeds {
-		f.append(b, now)
+		f.append(b, 0, now)
+	}
+}
+
+// tellEvent tells clients of a topic's last event.
+func (h *hub) tellEvent(t *topicState, now time.Time) {
+	var b []byte
+	for f := range t.feeds {
+		if f.pace != nil {
+			if !t.last.Deleted {
+				h.hold(f, t, now)
+				continue
+			}
+			delete(f.pace.topics, t)
+			h.tick(f, now) // a deletion is told at once, after what was before it
+		}
+		if b == nil {
+			frame := h.liveFrame(t, now)
+			b = textFrame(&frame)
+		}
+		f.append(b, t.seq, now)
 	}
 }
 
 // tellFresh tells clients how far a poll's values can be trusted now.
-func (h *hub) tellFresh(p *pollState, f event.Freshness, now time.Time) {
-	if f.Stale != p.told.Stale || f.Reason != p.told.Reason {
-		for fd := range p.feeds {
-			fd.snap = nil // it would show newcomers what is true no more
+func (h *hub) tellFresh(p *pollState, fr event.Freshness, now time.Time) {
+	changed := fr.Stale != p.told.Stale || fr.Reason != p.told.Reason
+	h.told++
+	p.told, p.toldAt = fr, h.told
+	var b []byte
+	for f := range p.feeds {
+		if changed {
+			f.snap = nil // it would show newcomers what is true no more
 		}
+		if f.pace != nil && h.holdFresh(f, p, fr, changed, now) {
+			continue
+		}
+		if b == nil {
+			b = textFrame(&wire.ServerFrame{Fresh: &fr})
+		}
+		f.append(b, 0, now)
+		f.told = h.told
 	}
-	p.told = f
-	h.tell(p.feeds, &wire.ServerFrame{Fresh: &f}, now)
 }
 
 // sweep tells clients of polls that went silent. A silent poll is found within
@@ -222,13 +261,16 @@ func (h *hub) retell(now time.Time) {
 	h.metrics.feeds.Set(float64(len(h.feeds)))
 }
 
-// join returns the feed of a set of patterns, made when it is not there, and
-// counts a reference. The caller holds the mutex.
-func (h *hub) join(patterns []string, now time.Time) *feed {
-	key := strings.Join(patterns, "\n")
+// join returns the feed of a set of patterns at a rate (0: every event), made
+// when it is not there, and counts a reference. The caller holds the mutex.
+func (h *hub) join(patterns []string, maxHz float64, now time.Time) *feed {
+	key := fmt.Sprintf("%v\n%s", maxHz, strings.Join(patterns, "\n"))
 	f := h.feeds[key]
 	if f == nil {
-		f = newFeed(key, patterns, now)
+		f = newFeed(key, patterns, h.seq, h.told, now)
+		if maxHz > 0 {
+			f.pace = newPacer(maxHz)
+		}
 		for _, w := range h.writers {
 			f.groups = append(f.groups, &group{writer: w})
 		}
@@ -267,6 +309,9 @@ func (h *hub) join(patterns []string, now time.Time) *feed {
 func (h *hub) leave(f *feed) {
 	if f.conns--; f.conns > 0 {
 		return
+	}
+	if f.pace != nil {
+		f.pace.stop()
 	}
 	if h.feeds[f.key] == f { // not after a Reset
 		delete(h.feeds, f.key)

@@ -14,6 +14,7 @@ type metrics struct {
 	frames        *prometheus.CounterVec
 	bytes         prometheus.Counter
 	draining      prometheus.Gauge
+	conflations   prometheus.Counter
 	records       prometheus.Counter
 	behind        prometheus.Histogram
 	polls         prometheus.Gauge
@@ -51,6 +52,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		frames:        vec("client_frames_total", "Frames from clients, by result.", "result"),
 		bytes:         counter("sent_bytes_total", "Bytes written to WebSocket clients."),
 		draining:      gauge("connections_blocked", "Connections whose socket is full."),
+		conflations:   counter("conflations_total", "Times a connection with delivery latest left its feed because its socket was full."),
 		records:       counter("records_total", "Records taken in from the stream."),
 		polls:         gauge("polls", "Polls known."),
 		pollsStale:    gauge("polls_stale", "Polls whose values are stale now."),

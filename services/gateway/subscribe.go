@@ -16,6 +16,7 @@ const snapshotShare = 100 * time.Millisecond
 // subscriptions are the patterns of one connection, in the order they came.
 type subscriptions struct {
 	patterns []string
+	maxHz    float64 // of them all
 }
 
 // subscribe adds patterns to a connection. The answer, the snapshot (or the
@@ -47,7 +48,9 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		c.send(textFrame(&wire.ServerFrame{ID: id, Subscribed: &answer}))
 		return nil
 	}
-	f := h.join(after, h.now())
+	c.subs.maxHz = req.MaxHz
+	c.latest.Store(isLatest(req))
+	f := h.join(after, req.MaxHz, h.now())
 	var begin opening
 	if req.Since != nil {
 		begin, answer.Reason = s.replay(f, before, req.Since)
@@ -59,7 +62,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	answer.Seq = begin.seq
 	var steps []step
 	if old != nil {
-		steps = append(steps, step{until: old.end.Load()})
+		steps = append(steps, step{until: old.end.Load(), seq: h.seq})
 		h.leave(old)
 	}
 	c.entered.Store(begin.pos)
@@ -134,6 +137,9 @@ func (s *server) replay(f *feed, before []string, since *wire.Since) (o opening,
 	return o, ""
 }
 
+// isLatest reports whether a subscription may skip events.
+func isLatest(req *wire.Subscribe) bool { return req.Delivery == wire.DeliverLatest || req.MaxHz > 0 }
+
 func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
 	fail := func(code wire.ErrorCode, format string, args ...any) *wire.Error {
 		return &wire.Error{Code: code, Message: fmt.Sprintf(format, args...), Retryable: code.Retryable()}
@@ -150,12 +156,17 @@ func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
 		return fail(wire.CodeLimit, "%d topics are more than the %d a connection may hold", n, s.cfg.MaxTopics)
 	}
 	switch req.Delivery {
-	case "", wire.DeliverAll:
+	case "", wire.DeliverAll, wire.DeliverLatest:
 	default:
-		return fail(wire.CodeInvalid, "delivery %q: this gateway knows %q", req.Delivery, wire.DeliverAll)
+		return fail(wire.CodeInvalid, "delivery %q: use %q or %q", req.Delivery, wire.DeliverAll, wire.DeliverLatest)
 	}
-	if req.MaxHz != 0 {
-		return fail(wire.CodeInvalid, "maxHz %v: this gateway has no rate limit per topic; leave it out", req.MaxHz)
+	switch hz := req.MaxHz; {
+	case hz != 0 && (hz < minHz || hz > maxHz): // also NaN
+		return fail(wire.CodeInvalid, "maxHz %v: use %v to %v, or 0 for no limit", hz, minHz, maxHz)
+	case hz != 0 && req.Delivery == wire.DeliverAll:
+		return fail(wire.CodeInvalid, `maxHz %v skips events: use it with delivery "latest"`, hz)
+	case len(c.subs.patterns) > 0 && (hz != c.subs.maxHz || isLatest(req) != c.latest.Load()):
+		return fail(wire.CodeInvalid, "all subscriptions of a connection have the same delivery and maxHz; open another connection for others")
 	}
 	if req.Replay != "" && req.Replay != "latest" {
 		return fail(wire.CodeInvalid, `replay %q: this gateway knows "latest"`, req.Replay)
@@ -177,11 +188,11 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 	}
 	h := s.hub
 	h.mu.Lock()
-	steps := []step{{until: old.end.Load()}, {data: answer}}
+	steps := []step{{until: old.end.Load(), seq: h.seq}, {data: answer}}
 	h.leave(old)
 	var f *feed
 	if len(after) > 0 {
-		f = h.join(after, h.now())
+		f = h.join(after, c.subs.maxHz, h.now())
 		cur, pos := f.tip()
 		steps = append(steps, step{feed: f, cur: cur, pos: pos})
 		c.entered.Store(pos)

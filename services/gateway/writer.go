@@ -246,7 +246,15 @@ func (w *writer) handOff(c *conn) {
 // drain writes to a socket that takes little, until it has caught up.
 func (w *writer) drain(c *conn) {
 	for {
+		if c.latest.Load() {
+			c.conflate()
+		}
 		b := c.next()
+		if c.forgotten {
+			c.forgotten = false
+			c.close(wire.CloseSlowConsumer, "")
+			continue
+		}
 		if len(b) == 0 {
 			return
 		}

@@ -1,0 +1,106 @@
+package gateway
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// The rates that a client can ask to be kept below, in events per second and
+// topic.
+const (
+	minHz = 0.01
+	maxHz = 1000
+)
+
+// A pacer holds a feed's events back to a rate: at each tick the newest event
+// of every topic that changed since the last one, in the stream's order, and
+// then the freshness that was held with them. All under the hub's mutex.
+type pacer struct {
+	period time.Duration
+	last   time.Time // tick
+	topics map[*topicState]struct{}
+	polls  map[*pollState]event.Freshness
+	timer  *time.Timer
+	armed  bool
+}
+
+func newPacer(hz float64) *pacer {
+	return &pacer{
+		period: time.Duration(float64(time.Second) / hz),
+		topics: map[*topicState]struct{}{}, polls: map[*pollState]event.Freshness{},
+	}
+}
+
+// hold keeps a topic's newest event for the next tick.
+func (h *hub) hold(f *feed, t *topicState, now time.Time) {
+	p := f.pace
+	p.topics[t] = struct{}{}
+	if p.armed {
+		return
+	}
+	p.armed = true
+	wait := max(0, p.last.Add(p.period).Sub(now))
+	if p.timer == nil {
+		p.timer = time.AfterFunc(wait, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.tick(f, h.now())
+		})
+		return
+	}
+	p.timer.Reset(wait)
+}
+
+// tick appends what was held. After the feed's end it does nothing.
+func (h *hub) tick(f *feed, now time.Time) {
+	p := f.pace
+	p.armed, p.last = false, now
+	held := make([]*topicState, 0, len(p.topics))
+	for t := range p.topics {
+		if t.last != nil {
+			held = append(held, t)
+		}
+	}
+	slices.SortFunc(held, func(a, b *topicState) int {
+		if a.seq < b.seq {
+			return -1
+		}
+		return 1
+	})
+	for _, t := range held {
+		frame := h.liveFrame(t, now)
+		f.append(textFrame(&frame), t.seq, now)
+	}
+	for _, fr := range p.polls {
+		f.append(textFrame(&wire.ServerFrame{Fresh: &fr}), 0, now)
+	}
+	clear(p.topics)
+	clear(p.polls)
+}
+
+// holdFresh keeps a renewal behind the events it confirms, and reports whether
+// it did. A change of state waits for nothing: the events go before it at once.
+func (h *hub) holdFresh(f *feed, p *pollState, fr event.Freshness, changed bool, now time.Time) bool {
+	for t := range f.pace.topics {
+		if t.poll != p {
+			continue
+		}
+		if changed {
+			h.tick(f, now)
+			return false
+		}
+		f.pace.polls[p] = fr
+		return true
+	}
+	return false
+}
+
+// stop ends the timer of a feed that nobody reads any more.
+func (p *pacer) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
