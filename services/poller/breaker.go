@@ -13,10 +13,11 @@ import (
 
 // This file is the only one that imports hystrix-go.
 //
-// The rule (DESIGN.md, section 5): N failures in a row open the circuit, at
-// any interval; open, it lets no call through for openFor, then exactly one
-// probe; its success closes the circuit at once, its failure opens it for
-// another period; a failure between successes never opens it.
+// The rule: N failures in a row open the circuit, at any interval; open, it
+// lets no call through for openFor, then exactly one probe; its success closes
+// the circuit at once, its failure opens it for another period; a failure
+// between successes never opens it. An answer that calls the request wrong is
+// a success: the upstream is there.
 //
 // hystrix-go cannot express "N in a row": it looks at the error rate of the
 // last 10 seconds, in which a poll every 12 seconds never has two calls. So

@@ -66,7 +66,7 @@ type Source struct {
 
 // Breaker says when a circuit opens and for how long.
 type Breaker struct {
-	Failures int           `yaml:"failures" doc:"failures in a row that open the circuit, 1 to 100"`
+	Failures int           `yaml:"failures" doc:"failed calls in a row, of all polls of the source together, that open the circuit, 1 to 100"`
 	OpenFor  time.Duration `yaml:"openFor" doc:"how long an open circuit lets no call through before one probe; default 5m, or the shortest interval if that is longer"`
 }
 

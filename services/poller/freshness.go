@@ -106,6 +106,11 @@ func sameState(f, old *event.Freshness, fence uint64) bool {
 func (p *poll) settle(d putDone) {
 	now := time.Now()
 	p.stored = d.stored
+	if f := p.stored.found; f != nil {
+		// The first look may have been at a replica that lagged behind.
+		p.good.restore(*f, p.stored.digest)
+		p.stored.found = nil
+	}
 	switch {
 	case d.err == nil:
 		p.retry = backoff{}

@@ -41,6 +41,8 @@ type stored struct {
 	fresh   *event.Freshness
 	// unsure: a publish failed in a way that may have stored it all the same.
 	unsure bool
+	// found is what a publish read back from the stream, if it did.
+	found *remains
 }
 
 // remains is what the stream gave back for one poll.
@@ -76,7 +78,7 @@ func (r remains) asOf() time.Time {
 
 // learn brings s to what the stream holds.
 func (s *stored) learn(r remains, ignore []path) {
-	s.unsure, s.has = false, false
+	s.unsure, s.has, s.found = false, false, &r
 	s.guard, s.fresh = r.freshSeq, r.fresh
 	if r.event == nil {
 		return

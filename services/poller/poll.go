@@ -76,6 +76,7 @@ type putDone struct {
 func (p *poll) resume(r remains) {
 	now := time.Now()
 	p.stored.learn(r, p.ignore)
+	p.stored.found = nil
 	p.good.restore(r, p.stored.digest)
 	if f := r.fresh; f != nil && f.CheckedAt.After(p.checkedAt) {
 		p.known, p.checkedAt = true, f.CheckedAt
@@ -93,6 +94,7 @@ func (p *poll) resume(r remains) {
 	if p.known && !p.stale && now.Sub(p.checkedAt) > p.config.MaxAge {
 		p.stale, p.reason, p.staleSince = true, event.PollerSilent, p.checkedAt
 		p.detail = "no poller asked for " + now.Sub(p.checkedAt).Round(time.Second).String()
+		p.log.Warn("value is stale", "reason", p.reason, "detail", p.detail, "age", age(now, p.good.asOf))
 	}
 	p.putting, p.calling, p.renew = false, false, false
 	p.retry, p.saidAt = backoff{}, time.Time{}

@@ -535,3 +535,35 @@ func TestPollTooLongForNATS(t *testing.T) {
 		}
 	})
 }
+
+// What a new owner restores may come from a replica that lags behind: the old
+// value must not be published as a new one.
+func TestPollLaggingReplica(t *testing.T) {
+	s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Hour, Method: "a"}}},
+		func(context.Context, string, string) (string, error) { return "", errFake })
+	p := s.r.polls[0]
+	now := stamp(time.Now())
+	left := func(value string, version uint64, at time.Time) remains {
+		return remains{
+			event: &event.Event{Topic: p.topic, Poll: p.topic, Data: []byte(value), Version: version, AsOf: at, ChangedAt: at, Fence: 3},
+			fresh: &event.Freshness{Poll: p.topic, AsOf: at, CheckedAt: at, Fence: 3}, freshSeq: version,
+		}
+	}
+	p.resume(left("1", 5, now.Add(-time.Minute)))
+	if p.unstored() || string(p.good.value) != "1" {
+		t.Fatalf("restored %s, unstored %v", p.good.value, p.unstored())
+	}
+	st := p.stored
+	st.learn(left("2", 6, now), nil) // what a refused publish reads at the leader
+	p.settle(putDone{stored: st, err: errAgain})
+	if p.unstored() || string(p.good.value) != "2" || !p.good.asOf.Equal(now) || p.stored.version != 6 {
+		t.Errorf("after the second look: %s as of %v, unstored %v, version %d", p.good.value, p.good.asOf, p.unstored(), p.stored.version)
+	}
+	// A value of our own that was confirmed later stays, and is published.
+	p.good.take([]byte("3"), digest{3}, now.Add(time.Second), now, "u")
+	st.learn(left("4", 7, now), nil)
+	p.settle(putDone{stored: st, err: errAgain})
+	if !p.unstored() || string(p.good.value) != "3" {
+		t.Errorf("our own: %s, unstored %v", p.good.value, p.unstored())
+	}
+}

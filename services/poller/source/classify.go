@@ -44,7 +44,7 @@ func transportFailure(ctx context.Context, err error, start time.Time) error {
 		err = u.Err
 	}
 	if isTimeout(err) {
-		return &Failure{Reason: event.Timeout, Detail: "no answer within " + round(time.Since(start)), Counts: true}
+		return &Failure{Reason: event.Timeout, Detail: "no answer within " + allowed(ctx, start), Counts: true}
 	}
 	if d := notHTTP(err); d != "" {
 		return badResponse(d)
@@ -60,7 +60,7 @@ func bodyFailure(ctx context.Context, err error, start time.Time, got int) error
 	case isTimeout(err):
 		return &Failure{
 			Reason: event.Timeout, Counts: true,
-			Detail: fmt.Sprintf("answer not complete within %s (%d bytes so far)", round(time.Since(start)), got),
+			Detail: fmt.Sprintf("answer not complete within %s (%d bytes so far)", allowed(ctx, start), got),
 		}
 	case strings.HasPrefix(err.Error(), "gzip:"), strings.HasPrefix(err.Error(), "flate:"):
 		return badResponse("answer cannot be decompressed: " + err.Error())
@@ -157,8 +157,12 @@ func connectionDetail(err error) string {
 	return err.Error()
 }
 
-// round keeps a duration readable: three digits or so.
-func round(d time.Duration) string {
+// allowed is how long the call could take, readable: three digits or so.
+func allowed(ctx context.Context, start time.Time) string {
+	d := time.Since(start)
+	if deadline, ok := ctx.Deadline(); ok {
+		d = deadline.Sub(start)
+	}
 	switch {
 	case d >= 10*time.Second:
 		return d.Round(time.Second).String()
