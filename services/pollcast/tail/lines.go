@@ -22,7 +22,8 @@ type lines struct {
 	// stale is what was said last of the polls that are stale, so that it is
 	// said once. The client bounds how many there are.
 	stale map[string]event.Reason
-	lost  bool // the connection was there and is gone
+	// connected says that there was a connection, lost that it is gone.
+	connected, lost bool
 }
 
 func newLines(out io.Writer, terminal func() (int, bool), plain bool) *lines {
@@ -120,19 +121,21 @@ func (l *lines) breaker(u *client.Breaker) error {
 
 func (l *lines) connection(u *client.Connection) error {
 	switch {
-	case u.Moved:
-		return l.line(part{bold, "gateway"}, part{green, "moved to " + u.Gateway})
-	case u.Connected && l.lost:
-		l.lost = false
-		return l.line(part{bold, "gateway"}, part{green, "connected again, to " + u.Gateway})
-	case u.Connected:
-		l.lost = false
-		return nil
 	case isPermanent(u.Err):
 		return nil // the program ends with it
+	case !u.Connected && !l.connected:
+		return nil // said on stderr
+	case !u.Connected:
+		l.lost = true
+		return l.line(part{bold, "gateway"}, part{red, fmt.Sprintf("connection lost: %v; everything is stale, trying again", u.Err)})
+	case u.Moved:
+		return l.line(part{bold, "gateway"}, part{green, "moved to " + u.Gateway})
+	case l.lost:
+		l.lost = false
+		return l.line(part{bold, "gateway"}, part{green, "connected again, to " + u.Gateway})
 	}
-	l.lost = true
-	return l.line(part{bold, "gateway"}, part{red, fmt.Sprintf("connection lost: %v; everything is stale, trying again", u.Err)})
+	l.connected = true
+	return nil
 }
 
 // line writes the time and the parts, cut to the terminal if it is one.

@@ -68,7 +68,7 @@ func TestOtherLines(t *testing.T) {
 		{&client.Resumed{Complete: true}, ""},
 		{&client.Connection{Connected: true, Gateway: "gw-2", Moved: true}, "gateway  moved to gw-2"},
 		{&client.Connection{Connected: true, Gateway: "gw-2"}, ""},
-		{&client.Connection{Err: errors.New("gone")}, "gateway  connection lost: gone; everything is stale, trying again"},
+		{&client.Connection{Err: errors.New("never there")}, ""},
 		{&client.Connection{Err: &client.CloseError{Code: wire.CloseUnauthorized}}, ""},
 		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b"}}, ""},
 		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.ConnectionLost}}, ""},

@@ -185,11 +185,17 @@ func follow(ctx context.Context, o Options, sub *client.Subscription, p printer,
 			return sub.Err()
 		}
 		if cu, is := u.(*client.Connection); is {
-			if !cu.Connected && !connected && !warned && !isPermanent(cu.Err) {
+			switch {
+			case connected || isPermanent(cu.Err):
+			case cu.Connected:
+				connected = true
+				if warned {
+					fmt.Fprintln(stderr, "pollcast tail: connected to", cu.Gateway)
+				}
+			default:
 				warned = true
 				fmt.Fprintf(stderr, "pollcast tail: cannot reach %s: %v; trying again\n", address(o.URL), cu.Err)
 			}
-			connected = connected || cu.Connected
 		}
 		if err := p.print(u); err != nil {
 			return err

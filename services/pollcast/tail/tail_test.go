@@ -271,11 +271,14 @@ func TestUnreachable(t *testing.T) {
 	g := startGateway(t)
 	url := g.url()
 	g.Close()
-	_, stderr, end := start(t, nil, "-url", url+"?key=s3cret")
+	stdout, stderr, end := start(t, nil, "-url", url+"?key=s3cret")
 	stderr.await(t, "trying again\n")
-	time.Sleep(1500 * time.Millisecond) // at least one more attempt
+	time.Sleep(time.Second) // at least one more attempt
 	if code := end(); code != daemon.ExitOK {
 		t.Errorf("have exit code %d, want 0", code)
+	}
+	if stdout.String() != "" {
+		t.Errorf("unexpected on stdout: %s", stdout.String())
 	}
 	have := stderr.String()
 	if !strings.HasPrefix(have, "pollcast tail: cannot reach "+url+": ") || strings.Count(have, "\n") != 1 {
