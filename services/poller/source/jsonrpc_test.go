@@ -150,7 +150,7 @@ func TestFailures(t *testing.T) {
 		{"503", reply(503, `{"status":"down"}`), up, true, "HTTP 503 Service Unavailable"},
 		{"599", reply(599, ``), up, true, "HTTP 599"},
 		{"value with 500", reply(500, `{"jsonrpc":"2.0","id":%d,"result":1}`), up, true, "HTTP 500 Internal Server Error"},
-		{"redirect loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 302) }, bad, true,
+		{"redirect loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, bad, true,
 			"HTTP 302 Found: redirects are not followed"},
 
 		{"hang", func(_ http.ResponseWriter, r *http.Request) {
