@@ -44,14 +44,7 @@ func (h *hub) collect(f *feed, before []string, r *replayed) collected {
 	if r != nil {
 		out.phase = wire.Replay
 		for _, p := range r.events {
-			poll := h.poll(p.e.Poll)
-			fr := freshOf(poll)
-			if t := h.topics[p.e.Topic]; t != nil && t.seq == p.seq {
-				fr = poll.trust(p.e, p.seq, fr)
-			} else {
-				fr.AsOf = p.e.AsOf // a later value was confirmed since, not this one
-			}
-			out.events = append(out.events, collectedEvent{p, fr})
+			out.events = append(out.events, collectedEvent{p, h.trust(p, freshOf(h.poll(p.e.Poll)))})
 		}
 		return out
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"slices"
 
-	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
@@ -66,14 +65,28 @@ func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
 	if to == 0 {
 		to = h.seq
 	}
+	if p.feed.pace != nil {
+		to = min(to, p.feed.pace.seq) // what is later is held
+	}
 	type item struct {
 		seq   uint64
 		frame wire.ServerFrame
 	}
 	var items []item
-	for t := range p.feed.topics {
-		if t.last != nil && t.seq > p.seen && t.seq <= to {
-			items = append(items, item{t.seq, h.liveFrame(t, now)})
+	add := func(e past) {
+		if e.seq > p.seen && e.seq <= to {
+			items = append(items, item{e.seq, h.liveFrame(e, now)})
+		}
+	}
+	if pace := p.feed.pace; pace != nil {
+		for _, e := range pace.sent {
+			add(e)
+		}
+	} else {
+		for t := range p.feed.topics {
+			if t.last != nil {
+				add(past{t.last, t.seq})
+			}
 		}
 	}
 	if to > p.seen {
@@ -83,7 +96,7 @@ func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
 		}
 		for _, d := range since {
 			if t := h.topics[d.e.Topic]; d.e.Deleted && d.seq <= to && (t == nil || t.last == nil) && matchAny(p.feed.patterns, d.e.Topic) {
-				items = append(items, item{d.seq, eventFrame(d.e, d.seq, wire.Live, event.Freshness{AsOf: d.e.AsOf}, now)})
+				items = append(items, item{d.seq, h.liveFrame(d, now)})
 			}
 		}
 	}
@@ -97,7 +110,7 @@ func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
 		frames = appendText(frames, &items[i].frame)
 	}
 	for poll := range p.feed.polls {
-		if poll.toldAt > p.told {
+		if _, held := p.feed.heldFresh(poll); !held && poll.toldAt > p.told {
 			frames = appendText(frames, &wire.ServerFrame{Fresh: &poll.told})
 		}
 	}

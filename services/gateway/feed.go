@@ -3,6 +3,8 @@ package gateway
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
 )
 
 // Bounds of a feed's chunks, in bytes. A feed starts with small chunks, so that
@@ -116,4 +118,12 @@ func (f *feed) append(frame []byte, seq uint64, now time.Time) {
 // tip is the cursor at the feed's end. The caller holds the hub's mutex.
 func (f *feed) tip() (cursor, uint64) {
 	return cursor{f.tail, int(f.tail.n.Load())}, f.end.Load()
+}
+
+// heldFresh returns a poll's freshness that the pacer holds back.
+func (f *feed) heldFresh(p *pollState) (fr event.Freshness, held bool) {
+	if f.pace != nil {
+		fr, held = f.pace.polls[p]
+	}
+	return fr, held
 }

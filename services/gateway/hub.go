@@ -159,9 +159,18 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	}
 }
 
-// liveFrame is the frame of a topic's last event.
-func (h *hub) liveFrame(t *topicState, now time.Time) wire.ServerFrame {
-	return eventFrame(t.last, t.seq, wire.Live, t.poll.trust(t.last, t.seq, t.poll.fresh(now, h.busDown)), now)
+// liveFrame is the frame of an event now.
+func (h *hub) liveFrame(e past, now time.Time) wire.ServerFrame {
+	return eventFrame(e.e, e.seq, wire.Live, h.trust(e, h.poll(e.e.Poll).fresh(now, h.busDown)), now)
+}
+
+// trust is how far an event's value can be trusted, given its poll's freshness.
+func (h *hub) trust(e past, fr event.Freshness) event.Freshness {
+	if t := h.topics[e.e.Topic]; t != nil && t.seq == e.seq {
+		return h.poll(e.e.Poll).trust(e.e, e.seq, fr)
+	}
+	fr.AsOf = e.e.AsOf // a later value was confirmed since, not this one
+	return fr
 }
 
 // forget drops a topic that has no value, unless somebody asked for it by name.
@@ -178,6 +187,7 @@ func (h *hub) forget(t *topicState) {
 		delete(f.topics, t)
 		if f.pace != nil {
 			delete(f.pace.topics, t)
+			delete(f.pace.sent, t)
 		}
 	}
 	delete(h.topics, t.name)
@@ -207,7 +217,7 @@ func (h *hub) tellEvent(t *topicState, now time.Time) {
 			h.tick(f, now) // a deletion is told at once, after what was before it
 		}
 		if b == nil {
-			frame := h.liveFrame(t, now)
+			frame := h.liveFrame(past{t.last, t.seq}, now)
 			b = textFrame(&frame)
 		}
 		f.append(b, t.seq, now)
@@ -270,6 +280,7 @@ func (h *hub) join(patterns []string, maxHz float64, now time.Time) *feed {
 		f = newFeed(key, patterns, h.seq, h.told, now)
 		if maxHz > 0 {
 			f.pace = newPacer(maxHz)
+			f.pace.seq = h.seq
 		}
 		for _, w := range h.writers {
 			f.groups = append(f.groups, &group{writer: w})

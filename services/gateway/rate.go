@@ -20,8 +20,10 @@ const (
 // then the freshness that was held with them. All under the hub's mutex.
 type pacer struct {
 	period time.Duration
-	last   time.Time // tick
-	topics map[*topicState]struct{}
+	last   time.Time                // tick
+	seq    uint64                   // every event up to here was appended, or is out of date
+	topics map[*topicState]struct{} // held
+	sent   map[*topicState]past     // as of the last tick
 	polls  map[*pollState]event.Freshness
 	timer  *time.Timer
 	armed  bool
@@ -30,7 +32,7 @@ type pacer struct {
 func newPacer(hz float64) *pacer {
 	return &pacer{
 		period: time.Duration(float64(time.Second) / hz),
-		topics: map[*topicState]struct{}{}, polls: map[*pollState]event.Freshness{},
+		topics: map[*topicState]struct{}{}, sent: map[*topicState]past{}, polls: map[*pollState]event.Freshness{},
 	}
 }
 
@@ -57,7 +59,7 @@ func (h *hub) hold(f *feed, t *topicState, now time.Time) {
 // tick appends what was held. After the feed's end it does nothing.
 func (h *hub) tick(f *feed, now time.Time) {
 	p := f.pace
-	p.armed, p.last = false, now
+	p.armed, p.last, p.seq = false, now, h.seq
 	held := make([]*topicState, 0, len(p.topics))
 	for t := range p.topics {
 		if t.last != nil {
@@ -71,10 +73,13 @@ func (h *hub) tick(f *feed, now time.Time) {
 		return 1
 	})
 	for _, t := range held {
-		frame := h.liveFrame(t, now)
+		frame := h.liveFrame(past{t.last, t.seq}, now)
 		f.append(textFrame(&frame), t.seq, now)
+		p.sent[t] = past{t.last, t.seq}
 	}
-	for _, fr := range p.polls {
+	for poll, fr := range p.polls {
+		h.told++
+		poll.toldAt, f.told = h.told, h.told
 		f.append(textFrame(&wire.ServerFrame{Fresh: &fr}), 0, now)
 	}
 	clear(p.topics)
@@ -96,6 +101,14 @@ func (h *hub) holdFresh(f *feed, p *pollState, fr event.Freshness, changed bool,
 		return true
 	}
 	return false
+}
+
+// settle appends what is held, before somebody enters or leaves the feed: a
+// snapshot shows the held values too, and who leaves would never get them.
+func (h *hub) settle(f *feed, now time.Time) {
+	if f.pace != nil && len(f.pace.topics) > 0 {
+		h.tick(f, now)
+	}
 }
 
 // stop ends the timer of a feed that nobody reads any more.

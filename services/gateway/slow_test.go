@@ -27,6 +27,10 @@ func dialSmall(t *testing.T, addr, path string) *websocket.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ws.Close() })
+	if strings.Contains(path, "?") { // it subscribes: wait for that
+		p := &peer{t, ws}
+		p.until("subscribed", func(f wire.ServerFrame) bool { return f.Subscribed != nil })
+	}
 	return ws
 }
 

@@ -51,6 +51,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	c.subs.maxHz = req.MaxHz
 	c.latest.Store(isLatest(req))
 	f := h.join(after, req.MaxHz, h.now())
+	h.settle(f, h.now())
 	var begin opening
 	if req.Since != nil {
 		begin, answer.Reason = s.replay(f, before, req.Since)
@@ -62,6 +63,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	answer.Seq = begin.seq
 	var steps []step
 	if old != nil {
+		h.settle(old, h.now())
 		steps = append(steps, step{until: old.end.Load(), seq: h.seq})
 		h.leave(old)
 	}
@@ -188,6 +190,7 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 	}
 	h := s.hub
 	h.mu.Lock()
+	h.settle(old, h.now())
 	steps := []step{{until: old.end.Load(), seq: h.seq}, {data: answer}}
 	h.leave(old)
 	var f *feed

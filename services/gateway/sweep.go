@@ -33,8 +33,9 @@ func (s *server) sweep(ctx context.Context) {
 // check pings a connection when it is time, and closes it when it has stopped
 // answering or fallen too far behind.
 func (s *server) check(c *conn, now time.Time) {
-	// Only one whose socket is full is slow: the others are about to be written to.
-	if c.draining.Load() && c.lag() > uint64(s.cfg.MaxLag) {
+	// Only one whose socket is full is slow: the others are about to be written
+	// to. With delivery latest it keeps nothing waiting (conflate.go).
+	if c.draining.Load() && !c.latest.Load() && c.lag() > uint64(s.cfg.MaxLag) {
 		c.close(wire.CloseSlowConsumer, "")
 		return
 	}
