@@ -53,7 +53,7 @@ func EnsureLeases(ctx context.Context, js jetstream.JetStream, n Names, c Config
 		Description: "Pollcast: which poller owns which source",
 		TTL:         c.LeaseTime,
 		Replicas:    c.Replicas,
-		Storage:     jetstream.MemoryStorage,
+		Storage:     jetstream.FileStorage, // a restart of NATS must not free every lease at once
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create or update bucket %s: %w", n.LeaseBucket(), err)
