@@ -37,6 +37,7 @@ const (
 	// checkEvery is how often the position is compared with the stream's; it
 	// finds losses that no later message shows, and a bus that stands still.
 	checkEvery   = 2 * time.Second
+	retryEvery   = 250 * time.Millisecond // while the stream cannot be read
 	checkTimeout = time.Second
 	readTimeout  = 10 * time.Second
 )
@@ -72,9 +73,8 @@ func (f *Follower) Run(ctx context.Context) error {
 	defer func() { _ = sub.Unsubscribe() }() // on a closed connection it is gone already
 	f.why = "starting"
 
-	check := time.NewTicker(checkEvery)
+	check := time.NewTimer(0)
 	defer check.Stop()
-	f.check(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,6 +87,11 @@ func (f *Follower) Run(ctx context.Context) error {
 			}
 		case <-check.C:
 			f.check(ctx)
+			if f.up {
+				check.Reset(checkEvery)
+			} else {
+				check.Reset(retryEvery)
+			}
 		case m := <-f.live:
 			f.take(ctx, m)
 		}

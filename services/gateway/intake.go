@@ -64,13 +64,15 @@ func (in intake) take(msgs []bus.Message, seq uint64, late bool) {
 // Connected implements bus.Log.
 func (in intake) Connected(ok bool, why string) {
 	in.mu.Lock()
-	changed := in.busDown == ok
+	changed, known := in.busDown == ok, in.epoch != ""
 	in.busDown, in.why = !ok, why
-	in.retell(time.Now())
+	in.retell(in.now())
 	in.mu.Unlock()
 	switch {
 	case ok && changed:
 		in.log.Info("the stream can be read")
+	case !ok && !known:
+		in.log.Info("waiting for the stream", "why", why)
 	case !ok && changed:
 		in.log.Warn("the stream cannot be read; every value is stale now", "why", why)
 	case !ok:
