@@ -1,10 +1,6 @@
 package gateway
 
-import (
-	"time"
-
-	"github.com/pollcast/pollcast/pkg/bus"
-)
+import "github.com/pollcast/pollcast/pkg/bus"
 
 // intake makes changes of the hub from the stream's records. It is the
 // follower's Log: all calls come from one goroutine.
