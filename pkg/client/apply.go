@@ -18,12 +18,12 @@ func (l *loop) frame(f *wire.ServerFrame, at time.Time) {
 	case f.Breaker != nil:
 		u := &Breaker{*f.Breaker}
 		for _, s := range l.subs {
-			if s.coversSource(u.Source) {
+			if s.accepted && s.coversSource(u.Source) {
 				l.tell(s, u)
 			}
 		}
 	case f.Subscribed != nil:
-		l.subscribed(f.ID, f.Subscribed)
+		l.subscribed(f.ID, f.Subscribed, at)
 	case f.Error != nil:
 		l.refused(f.ID, f.Error, at)
 	case f.Pong != nil:
@@ -41,13 +41,16 @@ func (l *loop) event(ev *wire.Event, at time.Time) {
 	if !l.room(ev) {
 		return
 	}
-	var wanting []*Subscription
+	wanted, answered := false, 0
 	for _, s := range l.subs {
 		if s.matches(ev.Topic) {
-			wanting = append(wanting, s)
+			wanted = true
+			if s.answered {
+				answered++
+			}
 		}
 	}
-	if len(wanting) == 0 {
+	if !wanted {
 		return // it was under way when the subscription ended
 	}
 	c.mu.Lock()
@@ -55,9 +58,11 @@ func (l *loop) event(ev *wire.Event, at time.Time) {
 	born := c.store.event(at, ev)
 	now := time.Now()
 	u := &Event{Event: *ev, Epoch: c.store.epoch, Age: now.Sub(born)}
-	for _, s := range wanting {
-		s.advance(ev, len(wanting) == 1)
-		l.tellEvent(s, u)
+	for _, s := range l.subs {
+		if s.accepted && s.matches(ev.Topic) {
+			s.advance(ev, answered == 1)
+			l.tellEvent(s, u)
+		}
 	}
 	if p := c.store.polls[ev.Poll]; p != nil {
 		l.settle(p, now)
@@ -181,7 +186,7 @@ func (l *loop) tellFresh(p *poll, now time.Time) {
 	u := p.update(now)
 	p.silent = u.Local
 	for _, s := range l.subs {
-		if s.coversPoll(u.Poll) {
+		if s.accepted && s.coversPoll(u.Poll) {
 			l.tell(s, u)
 		}
 	}

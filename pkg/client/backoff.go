@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	firstBackoff = time.Second
+	firstBackoff = 500 * time.Millisecond
 	maxBackoff   = 30 * time.Second
 	// maxHint bounds how long a gateway can tell a client to wait.
 	maxHint = 5 * time.Minute
@@ -19,11 +19,11 @@ const (
 )
 
 // backoff returns how long to wait before the attempt (0 is the first): a
-// random part, but a tenth at least, of a time that doubles from 1 s to 30 s. The
+// random part, but a tenth at least, of a time that doubles from 0.5 s to 30 s. The
 // spread is wide so that the clients of a dead gateway do not come back at once.
 func backoff(attempt int) time.Duration {
 	d := maxBackoff
-	if attempt < 5 {
+	if attempt < 6 {
 		d = firstBackoff << max(attempt, 0)
 	}
 	return d/10 + rand.N(d*9/10)

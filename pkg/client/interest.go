@@ -10,10 +10,8 @@ import (
 
 // This file is about subscriptions: how they come, are asked for and leave.
 
-// join takes in the subscriptions that came since, and gives them what the
-// client knows of their topics already: a gateway may not repeat what it has
-// sent for another subscription.
-func (l *loop) join(now time.Time) {
+// join takes in the subscriptions that came since.
+func (l *loop) join() {
 	c := l.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -26,25 +24,35 @@ func (l *loop) join(now time.Time) {
 		if l.conn != nil {
 			l.tell(s, l.conn)
 		}
-		for _, name := range slices.Sorted(maps.Keys(c.store.polls)) {
-			if s.coversPoll(name) {
-				f := c.store.polls[name].now(now)
-				f.Changed = true
-				l.tell(s, &f)
-			}
+	}
+}
+
+// accept begins a subscription's updates with what the client knows of its
+// topics already: a gateway does not repeat what it has sent for another.
+func (l *loop) accept(s *Subscription, now time.Time) {
+	s.accepted = true
+	close(s.ready)
+	if l.conn != s.conn {
+		l.tell(s, l.conn)
+	}
+	st := &l.c.store
+	for _, name := range slices.Sorted(maps.Keys(st.polls)) {
+		if s.coversPoll(name) {
+			f := st.polls[name].now(now)
+			f.Changed = true
+			l.tell(s, &f)
 		}
-		for _, t := range slices.Sorted(maps.Keys(c.store.topics)) {
-			if !s.matches(t) {
-				continue
-			}
-			ev := c.store.value(c.store.topics[t], now)
-			ev.Phase = wire.Snapshot
-			s.epoch = c.store.epoch
-			if s.seen[t] = (seen{}); ev.Epoch == s.epoch {
-				s.seen[t] = seen{ev.Seq, ev.Version}
-			}
-			l.tell(s, &ev)
+	}
+	for _, t := range slices.Sorted(maps.Keys(st.topics)) {
+		if !s.matches(t) {
+			continue
 		}
+		ev := st.value(st.topics[t], now)
+		ev.Phase = wire.Snapshot
+		if s.seen[t] = (seen{}); ev.Epoch == s.epoch {
+			s.seen[t] = seen{ev.Seq, ev.Version}
+		}
+		l.tell(s, &ev)
 	}
 }
 
@@ -158,7 +166,7 @@ func (l *loop) ask(now time.Time) error {
 }
 
 // subscribed takes the answer to a subscribe frame.
-func (l *loop) subscribed(id uint64, f *wire.Subscribed) {
+func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 	r := l.requests[id]
 	if r == nil || r.sub == nil {
 		return // the subscription has ended
@@ -180,10 +188,12 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed) {
 	if !s.resumed {
 		s.pos, s.posOK = 0, false
 	}
+	if !s.accepted {
+		l.accept(s, now)
+	}
 	if s.before {
 		l.tell(s, &Resumed{Complete: s.resumed, Reason: f.Reason})
 	}
-	s.signalReady()
 }
 
 // refused takes the error that answers a frame.

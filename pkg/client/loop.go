@@ -110,7 +110,7 @@ func (l *loop) in() chan received {
 // connection, and dials.
 func (l *loop) serve(ctx context.Context, now time.Time) {
 	l.leave()
-	l.join(now)
+	l.join()
 	if l.cur != nil {
 		if err := l.ask(now); err != nil {
 			l.lose(err, now)
@@ -212,8 +212,18 @@ func (l *loop) flush(ctx context.Context) bool {
 }
 
 func (l *loop) tell(s *Subscription, u Update) {
-	if !s.ended {
+	switch {
+	case s.ended:
+	case s.accepted:
 		l.out = append(l.out, delivery{s, u})
+	default:
+		// Who waits for Ready does not read yet: the loop must not wait for it. Only
+		// the connection is told now, and again later if it does not fit.
+		select {
+		case s.updates <- u:
+			s.conn, _ = u.(*Connection)
+		default:
+		}
 	}
 }
 

@@ -25,11 +25,12 @@ type Subscription struct {
 
 	// What follows belongs to the loop.
 
-	readied  bool
-	attached bool // gets updates
+	attached bool // the loop knows of it
+	accepted bool // by a gateway, at least once: from then on it gets updates
 	ended    bool
-	request  uint64    // the subscribe frame under way; 0: none
-	retryAt  time.Time // after a refusal that may pass
+	conn     *Connection // the last one told before it was accepted
+	request  uint64      // the subscribe frame under way; 0: none
+	retryAt  time.Time   // after a refusal that may pass
 	refusals int
 	// answered, resumed, synced are about this connection: the gateway has
 	// accepted, goes on after since, has sent all that came before live events.
@@ -157,14 +158,6 @@ func (s *Subscription) closed() bool {
 	}
 }
 
-// signalReady releases Ready. Loop only.
-func (s *Subscription) signalReady() {
-	if !s.readied {
-		s.readied = true
-		close(s.ready)
-	}
-}
-
 // end closes the channel. Loop only.
 func (s *Subscription) end(err error) {
 	if s.ended {
@@ -177,7 +170,9 @@ func (s *Subscription) end(err error) {
 	s.once.Do(func() { close(s.done) })
 	s.stop()
 	close(s.updates)
-	s.signalReady()
+	if !s.accepted {
+		close(s.ready)
+	}
 }
 
 // disconnected forgets what was about the connection. Loop only.
