@@ -9,7 +9,7 @@ GO       ?= go
 P        ?= 2
 # For each fuzz target, and for the soak.
 FUZZTIME ?= 10s
-SOAKTIME ?= 25m
+SOAK     ?= 25m
 # Arguments of `pollcast up`, such as ARGS='-config my.yaml'.
 ARGS     ?=
 
@@ -41,14 +41,14 @@ bin/pollcast:
 .PHONY: test
 test: lint modules bin/nats ## run every test that needs only Go and make (about 5 minutes)
 	@[ -n "$(RACE)" ] || echo "no C compiler here: the tests run without the race detector"
-	PATH="$(CURDIR)/bin:$$PATH" $(GO) test $(RACE) -count=1 -p $(P) -timeout 6m work
+	POLLCAST_NATS_CLI="$(CURDIR)/bin/nats" $(GO) test $(RACE) -count=1 -p $(P) -timeout 6m work
 
 .PHONY: test-system
-test-system: ## run what needs Debian packages or Docker: aria2, compose, the console's build
+test-system: bin/nats ## run what needs Debian packages or Docker: aria2, compose, the console's build
 	@.ci/need
 	@$(MAKE) proto generated
 	cd $(CONSOLE) && npm run --silent check
-	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -count=1 -p $(P) -timeout 6m -tags system -run System work
+	POLLCAST_NATS_CLI="$(CURDIR)/bin/nats" $(GO) test -count=1 -timeout 6m -tags system ./services/pollcast/e2e
 	deploy/docker/test.sh
 
 .PHONY: test-kubernetes
@@ -104,8 +104,8 @@ bench: ## run every benchmark
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 20m work
 
 .PHONY: soak
-soak: ## hold connections for SOAKTIME and watch that nothing grows (by hand)
-	SOAKTIME=$(SOAKTIME) $(GO) test -count=1 -p 1 -timeout 24h -tags soak -run Soak -v work
+soak: ## hold connections for SOAK (25m) and see that none ends and nothing grows (by hand)
+	SOAK=$(SOAK) $(GO) test -count=1 -timeout 24h -tags soak -run Soak -v ./services/gateway
 
 .PHONY: fmt
 fmt: ## format the Go code

@@ -1,0 +1,136 @@
+// Package pollcast_test holds tests of the repository as a whole: what may
+// depend on what, and that the pages under docs say what the programs do.
+package pollcast_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	root   = "../.."
+	module = "github.com/pollcast/pollcast/"
+)
+
+// What a package must not link, directly or not, and why.
+func TestDependencies(t *testing.T) {
+	for _, rule := range []struct{ from, not, why string }{
+		{"pkg/...", module + "services/", "one direction: services know pkg, never the other way"},
+		{"pkg/client", "github.com/nats-io/", "a program that uses the SDK speaks WebSocket, and brings no NATS along"},
+		{"pkg/client", "github.com/prometheus/", "a program that uses the SDK chooses its metrics itself"},
+		{"pkg/wire", "github.com/nats-io/", "the frames are for clients, which know nothing of NATS"},
+		{"pkg/topic", "github.com/", "the rules of topics need nothing"},
+		{"services/gateway", "github.com/afex/", "breakers stand where calls are made: in the poller"},
+		{"services/gateway", module + "services/poller", "they meet in NATS and in pollcast only"},
+		{"services/gateway", module + "services/hostrpc", "a gateway knows no upstream"},
+		{"services/poller", "github.com/gorilla/", "clients are the gateway's"},
+		{"services/poller", module + "services/gateway", "they meet in NATS and in pollcast only"},
+		{"services/poller", module + "services/hostrpc", "hostrpc is an upstream like any other"},
+		{"services/hostrpc", "github.com/nats-io/", "an upstream does not know who polls it"},
+		{"services/gateway/cmd/gateway", "github.com/nats-io/nats-server/", "only pollcast embeds a server; images stay small"},
+		{"services/poller/cmd/poller", "github.com/nats-io/nats-server/", "only pollcast embeds a server; images stay small"},
+		{"services/gateway/cmd/gateway", "testing", "programs hold no test code"},
+		{"services/poller/cmd/poller", "testing", "programs hold no test code"},
+		{"services/hostrpc/cmd/hostrpc", "testing", "programs hold no test code"},
+	} {
+		for _, dep := range deps(t, rule.from) {
+			if strings.HasPrefix(dep, rule.not) && !strings.HasPrefix(dep, strings.TrimSuffix(module+rule.from, "/...")) {
+				t.Errorf("%s links %s: %s", rule.from, dep, rule.why)
+			}
+		}
+	}
+}
+
+// deps lists what a package links, without what its modules merely require.
+func deps(t *testing.T, pattern string) []string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", module+pattern)
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list -deps %s: %v", pattern, err)
+	}
+	list := strings.Fields(string(out))
+	if len(list) < 10 {
+		t.Fatalf("go list -deps %s: have %d packages, which cannot be", pattern, len(list))
+	}
+	return list
+}
+
+// hystrix-go has one place, which knows its traps.
+func TestHystrixHasOnePlace(t *testing.T) {
+	seen := false
+	for path, file := range goFiles(t, parser.ImportsOnly) {
+		for _, imp := range file.Imports {
+			name, err := strconv.Unquote(imp.Path.Value)
+			if err != nil || !strings.HasPrefix(name, "github.com/afex/hystrix-go") {
+				continue
+			}
+			switch path {
+			case "services/poller/breaker.go":
+				seen = true
+			case "services/poller/breaker_test.go":
+			default:
+				t.Errorf("%s imports %s: only services/poller/breaker.go may", path, name)
+			}
+		}
+	}
+	if !seen {
+		t.Error("services/poller/breaker.go does not import hystrix-go: where did the breaker go?")
+	}
+}
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	docs := map[string]string{}
+	for path, file := range goFiles(t, parser.ParseComments|parser.PackageClauseOnly) {
+		dir := filepath.Dir(path)
+		if _, ok := docs[dir]; !ok {
+			docs[dir] = ""
+		}
+		if file.Doc != nil {
+			docs[dir] += file.Doc.Text()
+		}
+	}
+	for dir, doc := range docs {
+		if !strings.HasPrefix(doc, "Package ") && !strings.HasPrefix(doc, "Command ") {
+			t.Errorf("%s has no package comment that starts with Package or Command", dir)
+		}
+	}
+}
+
+// goFiles parses every Go file of the modules, by its path from the root.
+func goFiles(t *testing.T, mode parser.Mode) map[string]*ast.File {
+	t.Helper()
+	files := map[string]*ast.File{}
+	set := token.NewFileSet()
+	for _, top := range []string{"pkg", "services"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case d.IsDir() && (d.Name() == "node_modules" || d.Name() == "testdata"):
+				return filepath.SkipDir
+			case d.IsDir() || filepath.Ext(path) != ".go":
+				return nil
+			}
+			file, err := parser.ParseFile(set, path, nil, mode)
+			if err != nil {
+				return err
+			}
+			name, err := filepath.Rel(root, path)
+			files[filepath.ToSlash(name)] = file
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
