@@ -64,10 +64,10 @@ lint: bin/staticcheck ## gofmt, vet and staticcheck
 
 .PHONY: modules
 modules: ## check that each module says by itself what it needs, as go.work would hide
-	@for dir in $$($(GO) list -m -f '{{.Dir}}'); do \
+	@bad=; for dir in $$($(GO) list -m -f '{{.Dir}}'); do \
 		echo "$${dir#$(CURDIR)/}: go mod tidy -diff, go vet without the workspace"; \
-		GOWORK=off $(GO) -C "$$dir" mod tidy -diff && GOWORK=off $(GO) -C "$$dir" vet -tags $(TAGS) ./... || exit 1; \
-	done
+		GOWORK=off $(GO) -C "$$dir" mod tidy -diff && GOWORK=off $(GO) -C "$$dir" vet -tags $(TAGS) ./... || bad=1; \
+	done; [ -z "$$bad" ]
 
 .PHONY: proto
 proto: ## lint the protocol and compare it with the previous commit's
