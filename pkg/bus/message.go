@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/pollcast/pollcast/pkg/event"
@@ -223,6 +224,9 @@ func decodeEvent(m *nats.Msg, about string) (*event.Event, error) {
 	}
 	if e.Upstream, err = url.PathUnescape(first(m, hdrUpstream)); err != nil {
 		return nil, fmt.Errorf("%s: %w", hdrUpstream, err)
+	}
+	if !utf8.ValidString(e.Key) || !utf8.ValidString(e.Upstream) {
+		return nil, fmt.Errorf("%s or %s: not UTF-8", hdrKey, hdrUpstream)
 	}
 	return e, nil
 }

@@ -127,6 +127,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"no version", func(m *nats.Msg) { delete(m.Header, "ce-version") }, "ce-version"},
 		{"no type", func(m *nats.Msg) { delete(m.Header, "ce-type") }, "ce-type"},
 		{"bad time", func(m *nats.Msg) { m.Header["ce-asof"] = []string{"today"} }, "ce-asof"},
+		{"key not UTF-8", func(m *nats.Msg) { m.Header["ce-key"] = []string{"%FF"} }, "not UTF-8"},
 		{"foreign poll", func(m *nats.Msg) { m.Header["ce-poll"] = []string{"z.b"} }, "not the topic's poll"},
 		{"bad freshness", func(m *nats.Msg) { m.Header["Nats-Subject"] = []string{n.InFresh("a.b")}; m.Data = []byte(`[]`) }, "freshness record"},
 	} {

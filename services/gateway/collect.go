@@ -59,7 +59,7 @@ func (h *hub) collect(f *feed, before []string, r *replayed) collected {
 // encode makes the frames: the values in the stream's order, and then how far
 // they can be trusted. Freshness never goes before the value it speaks of, or a
 // client would take an older value that it has for confirmed.
-func (c collected) encode(now time.Time) []byte {
+func (c collected) encode(fm format, now time.Time) []byte {
 	slices.SortFunc(c.events, func(a, b collectedEvent) int {
 		if a.seq < b.seq {
 			return -1
@@ -70,10 +70,10 @@ func (c collected) encode(now time.Time) []byte {
 	var out []byte
 	for _, e := range c.events {
 		frame := eventFrame(e.e, e.seq, c.phase, e.fresh, now)
-		out = appendText(out, &frame)
+		out = appendFrame(out, fm, &frame)
 	}
 	for i := range c.fresh {
-		out = appendText(out, &wire.ServerFrame{Fresh: &c.fresh[i]})
+		out = appendFrame(out, fm, &wire.ServerFrame{Fresh: &c.fresh[i]})
 	}
 	return out
 }

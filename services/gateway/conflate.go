@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/pkg/wire/wirepb"
+	"google.golang.org/protobuf/proto"
 )
 
 // A connection with delivery "latest" whose socket is full leaves its feed: it
@@ -30,7 +32,7 @@ func (c *conn) conflate() {
 	b := c.cur.c.buf
 	for at := 0; at < c.cur.off; { // what was sent of this chunk, with the frame under way
 		n := frameLen(b[at:])
-		if seq, isEvent := eventSeq(b[at : at+n]); isEvent {
+		if seq, isEvent := eventSeq(c.format, b[at:at+n]); isEvent {
 			seen = seq
 		}
 		at += n
@@ -44,14 +46,22 @@ func (c *conn) conflate() {
 	c.gw.metrics.conflations.Inc()
 }
 
-// eventSeq returns the sequence number of a text frame that holds an event.
-func eventSeq(frame []byte) (uint64, bool) {
+// eventSeq returns the sequence number of a frame that holds an event.
+func eventSeq(fm format, frame []byte) (uint64, bool) {
+	payload := frame[headerLen(frame):]
+	if fm == asProto {
+		var f wirepb.ServerFrame
+		if proto.Unmarshal(payload, &f) != nil || f.GetEvent() == nil {
+			return 0, false
+		}
+		return f.GetEvent().Seq, true
+	}
 	var f struct {
 		Event *struct {
 			Seq uint64 `json:"seq"`
 		} `json:"event"`
 	}
-	if json.Unmarshal(frame[headerLen(frame):], &f) != nil || f.Event == nil {
+	if json.Unmarshal(payload, &f) != nil || f.Event == nil {
 		return 0, false
 	}
 	return f.Event.Seq, true
@@ -107,11 +117,11 @@ func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
 		return 1
 	})
 	for i := range items {
-		frames = appendText(frames, &items[i].frame)
+		frames = appendFrame(frames, p.feed.format, &items[i].frame)
 	}
 	for poll := range p.feed.polls {
 		if _, held := p.feed.heldFresh(poll); !held && poll.toldAt > p.told {
-			frames = appendText(frames, &wire.ServerFrame{Fresh: &poll.told})
+			frames = appendFrame(frames, p.feed.format, &wire.ServerFrame{Fresh: &poll.told})
 		}
 	}
 	p.seen, p.told = max(p.seen, to), h.told

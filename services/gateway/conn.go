@@ -31,6 +31,7 @@ type conn struct {
 	raw    syscall.RawConn // nil where the socket has none (TLS, pipes)
 	writer *writer
 	gw     *server
+	format format
 
 	// Owner's.
 	cur     cursor
@@ -81,6 +82,9 @@ type step struct {
 	cur   cursor
 	pos   uint64
 }
+
+// say queues a frame, to go out at the next frame boundary.
+func (c *conn) say(f *wire.ServerFrame) { c.send(encode(c.format, f)) }
 
 // send queues whole frames, to go out at the next frame boundary.
 func (c *conn) send(frames []byte) {

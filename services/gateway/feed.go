@@ -58,11 +58,13 @@ func (cu *cursor) bytes() []byte {
 	return nil
 }
 
-// A feed is everything that the connections with one set of patterns receive:
+// A feed is everything that the connections with one set of patterns, one
+// format and one rate receive:
 // an event costs one append here, however many connections read it.
 type feed struct {
 	key      string
 	patterns []string
+	format   format
 
 	// Guarded by the hub's mutex.
 	conns  int // references
@@ -81,9 +83,9 @@ type feed struct {
 	groups []*group // one per writer; fixed when the feed is made
 }
 
-func newFeed(key string, patterns []string, seq, told uint64, now time.Time) *feed {
+func newFeed(key string, patterns []string, fm format, seq, told uint64, now time.Time) *feed {
 	return &feed{
-		key: key, patterns: patterns, size: minChunk, seq: seq, told: told, tail: newChunk(minChunk, now, seq, told),
+		key: key, patterns: patterns, format: fm, size: minChunk, seq: seq, told: told, tail: newChunk(minChunk, now, seq, told),
 		topics: map[*topicState]struct{}{}, polls: map[*pollState]struct{}{}, srcs: map[*sourceState]struct{}{},
 	}
 }

@@ -11,10 +11,11 @@ import (
 
 // WebSocket opcodes with the FIN bit (RFC 6455, section 5.2).
 const (
-	opText  = 0x80 | 0x1
-	opClose = 0x80 | 0x8
-	opPing  = 0x80 | 0x9
-	opPong  = 0x80 | 0xA
+	opText   = 0x80 | 0x1
+	opBinary = 0x80 | 0x2
+	opClose  = 0x80 | 0x8
+	opPing   = 0x80 | 0x9
+	opPong   = 0x80 | 0xA
 )
 
 // appendHeader appends the header of an unmasked frame of n payload bytes.
@@ -51,21 +52,48 @@ func frameLen(b []byte) int {
 	}
 }
 
-// textFrame makes the WebSocket frame of a server frame, as JSON.
-func textFrame(f *wire.ServerFrame) []byte {
-	return appendText(nil, f)
-}
+// A format is how a connection's frames are encoded.
+type format uint8
 
-func appendText(dst []byte, f *wire.ServerFrame) []byte {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(f); err != nil {
-		// Every field is ours or was checked to be JSON at intake.
+const (
+	asJSON  format = iota // wire.ProtocolJSON
+	asProto               // wire.ProtocolProto
+	formats = iota
+)
+
+// encode makes the WebSocket frame of a server frame.
+func encode(fm format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm, f) }
+
+func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
+	b, op, err := []byte(nil), byte(opText), error(nil)
+	if fm == asProto {
+		op = opBinary
+		b, err = f.MarshalProto()
+	} else {
+		var buf bytes.Buffer
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(false)
+		err = enc.Encode(f)
+		b = bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
+	}
+	if err != nil {
+		// Every field is ours or was checked to be JSON, in UTF-8, at intake.
 		panic(fmt.Sprintf("gateway: encode frame: %v", err))
 	}
-	b := bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
-	return append(appendHeader(dst, opText, len(b)), b...)
+	return append(appendHeader(dst, op, len(b)), b...)
+}
+
+// A once encodes a frame at most once per format, however many feeds want it.
+type once struct {
+	frame *wire.ServerFrame
+	bytes [formats][]byte
+}
+
+func (o *once) as(fm format) []byte {
+	if o.bytes[fm] == nil {
+		o.bytes[fm] = encode(fm, o.frame)
+	}
+	return o.bytes[fm]
 }
 
 func controlFrame(op byte, payload []byte) []byte {

@@ -17,6 +17,11 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
+// protocols are the subprotocols, in order of preference.
+var protocols = []string{wire.ProtocolJSON, wire.ProtocolProto}
+
+func knownProtocol(p string) bool { return slices.Contains(protocols, p) }
+
 // errNotRead says why a gateway cannot serve anybody yet.
 var errNotRead = errors.New("the stream has not been read yet")
 
@@ -68,7 +73,7 @@ func (s *server) upgrade() http.HandlerFunc {
 		ReadBufferSize:   256,
 		WriteBufferSize:  512,
 		WriteBufferPool:  new(sync.Pool),
-		Subprotocols:     []string{wire.ProtocolJSON},
+		Subprotocols:     protocols,
 		CheckOrigin:      s.originAllowed,
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			s.metrics.refused.WithLabelValues("handshake").Inc()
@@ -99,9 +104,9 @@ func (s *server) upgrade() http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		if offered := websocket.Subprotocols(r); len(offered) > 0 && !slices.Contains(offered, wire.ProtocolJSON) {
+		if offered := websocket.Subprotocols(r); len(offered) > 0 && !slices.ContainsFunc(offered, knownProtocol) {
 			s.metrics.refused.WithLabelValues("handshake").Inc()
-			http.Error(w, fmt.Sprintf("none of the subprotocols %q is known here; offer %s, or none", offered, wire.ProtocolJSON), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("none of the subprotocols %q is known here; offer %s, or none", offered, strings.Join(protocols, " or ")), http.StatusBadRequest)
 			return
 		}
 		room := s.conns.reserve(s.cfg.MaxConnections)
@@ -132,6 +137,9 @@ func (s *server) turnAway(ws *websocket.Conn) {
 func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
 	now := time.Now()
 	c := &conn{id: s.nextID.Add(1), ws: ws, nc: ws.NetConn(), gw: s}
+	if ws.Subprotocol() == wire.ProtocolProto {
+		c.format = asProto
+	}
 	c.name = fmt.Sprintf("%s-%d", s.name, c.id)
 	c.writer = s.writers[c.id%uint64(len(s.writers))]
 	if sc, ok := c.nc.(syscall.Conn); ok {
@@ -149,9 +157,9 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
 	s.hub.mu.Lock()
 	epoch := s.hub.epoch
 	s.hub.mu.Unlock()
-	c.send(textFrame(&wire.ServerFrame{Welcome: &wire.Welcome{
+	c.say(&wire.ServerFrame{Welcome: &wire.Welcome{
 		Connection: c.name, Gateway: s.name, Epoch: epoch, PingIntervalMs: s.cfg.PingInterval.Milliseconds(),
-	}}))
+	}})
 	if len(topics) > 0 {
 		if werr := s.subscribe(c, 0, &wire.Subscribe{Topics: topics}); werr != nil {
 			s.answer(c, 0, werr)

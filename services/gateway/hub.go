@@ -198,15 +198,15 @@ func (h *hub) tell(feeds map[*feed]struct{}, frame *wire.ServerFrame, now time.T
 	if len(feeds) == 0 {
 		return
 	}
-	b := textFrame(frame)
+	o := once{frame: frame}
 	for f := range feeds {
-		f.append(b, 0, now)
+		f.append(o.as(f.format), 0, now)
 	}
 }
 
 // tellEvent tells clients of a topic's last event.
 func (h *hub) tellEvent(t *topicState, now time.Time) {
-	var b []byte
+	var o once
 	for f := range t.feeds {
 		if f.pace != nil {
 			if !t.last.Deleted {
@@ -216,11 +216,11 @@ func (h *hub) tellEvent(t *topicState, now time.Time) {
 			delete(f.pace.topics, t)
 			h.tick(f, now) // a deletion is told at once, after what was before it
 		}
-		if b == nil {
+		if o.frame == nil {
 			frame := h.liveFrame(past{t.last, t.seq}, now)
-			b = textFrame(&frame)
+			o.frame = &frame
 		}
-		f.append(b, t.seq, now)
+		f.append(o.as(f.format), t.seq, now)
 	}
 }
 
@@ -229,7 +229,7 @@ func (h *hub) tellFresh(p *pollState, fr event.Freshness, now time.Time) {
 	changed := fr.Stale != p.told.Stale || fr.Reason != p.told.Reason
 	h.told++
 	p.told, p.toldAt = fr, h.told
-	var b []byte
+	o := once{frame: &wire.ServerFrame{Fresh: &fr}}
 	for f := range p.feeds {
 		if changed {
 			f.snap = nil // it would show newcomers what is true no more
@@ -237,10 +237,7 @@ func (h *hub) tellFresh(p *pollState, fr event.Freshness, now time.Time) {
 		if f.pace != nil && h.holdFresh(f, p, fr, changed, now) {
 			continue
 		}
-		if b == nil {
-			b = textFrame(&wire.ServerFrame{Fresh: &fr})
-		}
-		f.append(b, 0, now)
+		f.append(o.as(f.format), 0, now)
 		f.told = h.told
 	}
 }
@@ -271,13 +268,14 @@ func (h *hub) retell(now time.Time) {
 	h.metrics.feeds.Set(float64(len(h.feeds)))
 }
 
-// join returns the feed of a set of patterns at a rate (0: every event), made
-// when it is not there, and counts a reference. The caller holds the mutex.
-func (h *hub) join(patterns []string, maxHz float64, now time.Time) *feed {
-	key := fmt.Sprintf("%v\n%s", maxHz, strings.Join(patterns, "\n"))
+// join returns the feed of a set of patterns in a format, at a rate (0: every
+// event), made when it is not there, and counts a reference. The caller holds
+// the mutex.
+func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *feed {
+	key := fmt.Sprintf("%d %v\n%s", fm, maxHz, strings.Join(patterns, "\n"))
 	f := h.feeds[key]
 	if f == nil {
-		f = newFeed(key, patterns, h.seq, h.told, now)
+		f = newFeed(key, patterns, fm, h.seq, h.told, now)
 		if maxHz > 0 {
 			f.pace = newPacer(maxHz)
 			f.pace.seq = h.seq

@@ -74,13 +74,13 @@ func (h *hub) tick(f *feed, now time.Time) {
 	})
 	for _, t := range held {
 		frame := h.liveFrame(past{t.last, t.seq}, now)
-		f.append(textFrame(&frame), t.seq, now)
+		f.append(encode(f.format, &frame), t.seq, now)
 		p.sent[t] = past{t.last, t.seq}
 	}
 	for poll, fr := range p.polls {
 		h.told++
 		poll.toldAt, f.told = h.told, h.told
-		f.append(textFrame(&wire.ServerFrame{Fresh: &fr}), 0, now)
+		f.append(encode(f.format, &wire.ServerFrame{Fresh: &fr}), 0, now)
 	}
 	clear(p.topics)
 	clear(p.polls)

@@ -95,12 +95,12 @@ func (s *server) read(c *conn) {
 }
 
 func (s *server) answer(c *conn, id uint64, err *wire.Error) {
-	c.send(textFrame(&wire.ServerFrame{ID: id, Error: err}))
+	c.say(&wire.ServerFrame{ID: id, Error: err})
 }
 
 // handle does what one frame asks for.
 func (s *server) handle(c *conn, kind int, body []byte) (id uint64, werr *wire.Error) {
-	f, werr := decodeClient(kind, body)
+	f, werr := decodeClient(c.format, kind, body)
 	if werr != nil {
 		return f.ID, werr
 	}
@@ -110,7 +110,7 @@ func (s *server) handle(c *conn, kind int, body []byte) (id uint64, werr *wire.E
 	case f.Unsubscribe != nil:
 		return f.ID, s.unsubscribe(c, f.ID, f.Unsubscribe)
 	case f.Ping != nil:
-		c.send(textFrame(&wire.ServerFrame{ID: f.ID, Pong: &wire.Pong{}}))
+		c.say(&wire.ServerFrame{ID: f.ID, Pong: &wire.Pong{}})
 		return f.ID, nil
 	default: // authenticate
 		return f.ID, &wire.Error{Code: wire.CodeInvalid, Message: "this gateway asks for no token; leave authenticate out"}
@@ -123,9 +123,21 @@ var clientKeys = []string{"subscribe", "unsubscribe", "ping", "authenticate"}
 
 // decodeClient reads one client frame: an object with an optional id and
 // exactly one known key. Unknown fields inside a known frame are ignored.
-func decodeClient(kind int, body []byte) (f wire.ClientFrame, werr *wire.Error) {
+func decodeClient(fm format, kind int, body []byte) (f wire.ClientFrame, werr *wire.Error) {
 	bad := func(code wire.ErrorCode, format string, args ...any) (wire.ClientFrame, *wire.Error) {
 		return f, &wire.Error{Code: code, Message: fmt.Sprintf(format, args...), Retryable: code.Retryable()}
+	}
+	if fm == asProto {
+		if kind != websocket.BinaryMessage {
+			return bad(wire.CodeBadFrame, "a text message on a connection that speaks %s; send a binary ClientFrame", wire.ProtocolProto)
+		}
+		if err := f.UnmarshalProto(body); err != nil {
+			return bad(wire.CodeBadFrame, "%v", err)
+		}
+		if f.Subscribe == nil && f.Unsubscribe == nil && f.Ping == nil && f.Authenticate == nil {
+			return bad(wire.CodeUnknownFrame, "the frame has none of %s", strings.Join(clientKeys, ", "))
+		}
+		return f, nil
 	}
 	if kind != websocket.TextMessage {
 		return bad(wire.CodeBadFrame, "a binary message on a connection that speaks %s; send JSON as text", wire.ProtocolJSON)

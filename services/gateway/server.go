@@ -67,7 +67,7 @@ func (s *server) drain() {
 	step := s.cfg.DrainTime / time.Duration(max(1, len(conns)))
 	for i, c := range conns {
 		after := time.Duration(i) * step
-		c.send(textFrame(&wire.ServerFrame{GoAway: &wire.GoAway{Reason: "draining", ReconnectAfterMs: after.Milliseconds()}}))
+		c.say(&wire.ServerFrame{GoAway: &wire.GoAway{Reason: "draining", ReconnectAfterMs: after.Milliseconds()}})
 	}
 	start := time.Now()
 	for i, c := range conns {

@@ -45,12 +45,12 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	old := c.feed.Load()
 	if old != nil && slices.Equal(before, after) { // nothing new
 		h.mu.Unlock()
-		c.send(textFrame(&wire.ServerFrame{ID: id, Subscribed: &answer}))
+		c.say(&wire.ServerFrame{ID: id, Subscribed: &answer})
 		return nil
 	}
 	c.subs.maxHz = req.MaxHz
 	c.latest.Store(isLatest(req))
-	f := h.join(after, req.MaxHz, h.now())
+	f := h.join(after, c.format, req.MaxHz, h.now())
 	h.settle(f, h.now())
 	var begin opening
 	if req.Since != nil {
@@ -71,8 +71,8 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	c.feed.Store(f)
 	h.mu.Unlock()
 
-	steps = append(steps, step{data: textFrame(&wire.ServerFrame{ID: id, Subscribed: &answer})})
-	if data := begin.frames(); len(data) > 0 {
+	steps = append(steps, step{data: encode(c.format, &wire.ServerFrame{ID: id, Subscribed: &answer})})
+	if data := begin.frames(c.format); len(data) > 0 {
 		steps = append(steps, step{data: data})
 	}
 	steps = append(steps, step{feed: f, cur: begin.cur, pos: begin.pos})
@@ -92,11 +92,11 @@ type opening struct {
 	collected
 }
 
-func (o *opening) frames() []byte {
+func (o *opening) frames(fm format) []byte {
 	if o.data != nil {
 		return o.data
 	}
-	return o.encode(o.made)
+	return o.encode(fm, o.made)
 }
 
 // snapshot opens a feed with the last values of what its patterns match and
@@ -111,7 +111,7 @@ func (h *hub) snapshot(f *feed, before []string, share bool) opening {
 	o.cur, o.pos = f.tip()
 	if share {
 		// Encoded under the mutex, so that others can have it.
-		o.data, o.collected = append([]byte{}, o.encode(now)...), collected{}
+		o.data, o.collected = append([]byte{}, o.encode(f.format, now)...), collected{}
 		f.snap = &o
 	}
 	return o
@@ -180,7 +180,7 @@ func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
 // Reader's.
 func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Error {
 	all := slices.DeleteFunc(slices.Clone(c.subs.patterns), func(p string) bool { return slices.Contains(req.Topics, p) })
-	answer := textFrame(&wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
+	answer := encode(c.format, &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
 	before, after := topic.Canonical(c.subs.patterns), topic.Canonical(all)
 	c.subs.patterns = all
 	old := c.feed.Load()
@@ -195,7 +195,7 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 	h.leave(old)
 	var f *feed
 	if len(after) > 0 {
-		f = h.join(after, c.subs.maxHz, h.now())
+		f = h.join(after, c.format, c.subs.maxHz, h.now())
 		cur, pos := f.tip()
 		steps = append(steps, step{feed: f, cur: cur, pos: pos})
 		c.entered.Store(pos)
