@@ -17,6 +17,7 @@ type Config struct {
 	MaxConnections  int           `yaml:"maxConnections" doc:"connections this gateway holds; further ones are closed with 1013"`
 	MaxTopics       int           `yaml:"maxTopicsPerConnection" doc:"topics and patterns one connection may hold"`
 	MaxStreamTopics int           `yaml:"maxTopics" doc:"topics this gateway serves; those beyond are refused and logged"`
+	History         int           `yaml:"history" doc:"events kept in memory, at most 32MiB of values, for clients that resume; older ones are read back from the stream"`
 	MaxMessage      config.Size   `yaml:"maxMessage" doc:"longest message from a client; longer ones close the connection with 1009"`
 	MaxLag          config.Size   `yaml:"maxLag" doc:"how far a client may be behind before it is closed with 4002"`
 	FrameRate       int           `yaml:"frameRate" doc:"frames per second a client may send, with a burst of twice as many"`
@@ -32,6 +33,7 @@ func DefaultConfig() Config {
 		MaxConnections:  50_000,
 		MaxTopics:       256,
 		MaxStreamTopics: 200_000,
+		History:         65_536,
 		MaxMessage:      64 << 10,
 		MaxLag:          1 << 20,
 		FrameRate:       50,
@@ -69,6 +71,7 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 	between("maxConnections", c.MaxConnections, 1, 5_000_000)
 	between("maxTopicsPerConnection", c.MaxTopics, 1, 10_000)
 	between("maxTopics", c.MaxStreamTopics, 1, 10_000_000)
+	between("history", c.History, 0, 10_000_000)
 	size("maxMessage", c.MaxMessage, 1<<10, 16<<20)
 	size("maxLag", c.MaxLag, 64<<10, 1<<30)
 	between("frameRate", c.FrameRate, 1, 100_000)

@@ -6,11 +6,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// Bounds of the history. What is older is read back from the stream.
-const (
-	historyEvents = 1 << 16
-	historyBytes  = 32 << 20
-)
+// historyBytes bounds the values in the history. What is older is read back
+// from the stream.
+const historyBytes = 32 << 20
 
 // A past is an event that was.
 type past struct {
@@ -22,6 +20,7 @@ type past struct {
 // come back after a short while (all those of a gateway that died, say) cost
 // the bus nothing. The oldest go first.
 type history struct {
+	max   int    // events
 	from  uint64 // it holds every event after this position
 	list  []past // of which the first gone are no longer there
 	gone  int
@@ -29,13 +28,13 @@ type history struct {
 }
 
 // restart empties the history: it begins after seq.
-func (h *history) restart(seq uint64) { *h = history{from: seq} }
+func (h *history) restart(seq uint64) { *h = history{max: h.max, from: seq} }
 
 // add appends an event.
 func (h *history) add(e *event.Event, seq uint64) {
 	h.list = append(h.list, past{e, seq})
 	h.bytes += len(e.Data)
-	for h.bytes > historyBytes || len(h.list)-h.gone > historyEvents {
+	for h.bytes > historyBytes || len(h.list)-h.gone > h.max {
 		p := &h.list[h.gone]
 		h.from, h.bytes = p.seq, h.bytes-len(p.e.Data)
 		*p = past{}

@@ -57,11 +57,11 @@ type hub struct {
 	onReset func()
 }
 
-func newHub(writers []*writer, maxTopics int, m *metrics, log *slog.Logger) *hub {
+func newHub(writers []*writer, maxTopics, maxHistory int, m *metrics, log *slog.Logger) *hub {
 	h := &hub{
 		writers: writers, metrics: m, log: log, maxTopics: maxTopics, now: time.Now,
 		busDown: true, why: "starting", onReset: func() {},
-		feeds: map[string]*feed{},
+		feeds: map[string]*feed{}, history: history{max: maxHistory},
 	}
 	h.clear()
 	return h

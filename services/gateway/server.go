@@ -33,7 +33,7 @@ func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logge
 	for range max(1, writers) {
 		s.writers = append(s.writers, newWriter(m))
 	}
-	s.hub = newHub(s.writers, cfg.MaxStreamTopics, m, log)
+	s.hub = newHub(s.writers, cfg.MaxStreamTopics, cfg.History, m, log)
 	s.hub.onReset = func() {
 		s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "the stream was made anew") })
 	}

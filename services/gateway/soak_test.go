@@ -25,7 +25,7 @@ func TestSoak(t *testing.T) {
 		}
 		length = d
 	}
-	r := newRig(t, nil)
+	r := newRig(t, func(c *Config) { c.History = 1000 }) // full soon, so that what still grows shows
 	const idle = 10
 	var mu sync.Mutex
 	pings := make([]int, idle)
