@@ -77,7 +77,7 @@ snapshot() {
     grep -q "^{\"event\":{\"topic\":\"$poll\".*\"phase\":\"snapshot\".*\"stale\":false" "$work/ws" || { echo "no fresh $poll:"; cut -c1-300 "$work/ws"; return 1; }
   done
 }
-check "a WebSocket client gets every value, fresh, without asking" snapshot
+must "a WebSocket client gets every value, fresh, without asking" snapshot
 check "and live ones after them" more "$work/ws" '"phase":"live".*"stale":false' 0
 
 # Two clients, which Caddy puts on one gateway each.
@@ -92,21 +92,31 @@ both_go_on() {
   na=$(lines "$work/a" "$live") nb=$(lines "$work/b" "$live")
   within "$1" more "$work/a" "$live" $((na + 2)) && within "$1" more "$work/b" "$live" $((nb + 2)) && kill -0 "$a" "$b"
 }
-check "two clients of the SDK see live values" both_go_on 15
-# told SECONDS PATTERN FROM: both clients get a line that matches, after line FROM.
+must "two clients of the SDK see live values" both_go_on 15
+# both_at SERVICE: the gateway that both clients have, named as its container, is
+# that service's.
+gateway_of() { sed -n 's/.*"connection":{"connected":true,"gateway":"\([^"]*\)".*/\1/p' "$work/$1" | tail -n 1; }
+id_of() { c ps --all --quiet "$1" | cut -c1-12; }
+both_at() { [ "$(gateway_of a) $(gateway_of b)" = "$(id_of "$1") $(id_of "$1")" ] || { echo "a is at $(gateway_of a), b at $(gateway_of b)"; return 1; }; }
+one_each() { [ "$(gateway_of a; gateway_of b)" != "$(gateway_of a; gateway_of a)" ]; }
+check "Caddy has put one on each gateway" one_each
+
+# told_since PATTERN A B: the clients have got a line that matches after their
+# lines A and B.
 lines_now() { wc -l <"$work/$1"; }
 told_since() { tail -n "+$(($2 + 1))" "$work/a" | grep -qE -- "$1" && tail -n "+$(($3 + 1))" "$work/b" | grep -qE -- "$1"; }
 
 # --- gateways
 
 must "a gateway is killed" c kill gateway-1
-check "both clients go on, at the other one" both_go_on 12
+check "both clients go on" both_go_on 12
+check "at the other one" both_at gateway-2
 check "it is started again, and healthy" c up --detach --no-build --wait --wait-timeout 60 gateway-1
-na=$(lines_now a) nb=$(lines_now b)
 check "the other one is stopped, and drains" c stop gateway-2
 drained() { [ "$(docker inspect --format '{{.State.ExitCode}}' "$(c ps --all --quiet gateway-2)")" = 0 ]; }
 check "it ended by itself, cleanly" drained
-check "both clients go on, at the new one" both_go_on 12
+check "both clients go on" both_go_on 12
+check "at the new one" both_at gateway-1
 check "it is started again, and healthy" c up --detach --no-build --wait --wait-timeout 60 gateway-2
 
 # --- pollers
