@@ -59,8 +59,9 @@ func (l *loop) event(ev *wire.Event, at time.Time) {
 	now := time.Now()
 	u := &Event{Event: *ev, Epoch: c.store.epoch, Age: now.Sub(born)}
 	for _, s := range l.subs {
-		if s.accepted && s.matches(ev.Topic) {
-			s.advance(ev, answered == 1)
+		match := s.matches(ev.Topic)
+		s.advance(ev, match, match && answered == 1)
+		if match && s.accepted {
 			l.tellEvent(s, u)
 		}
 	}
@@ -90,11 +91,11 @@ func (l *loop) tellEvent(s *Subscription, u *Event) {
 
 // advance keeps the position to go on from. alone says that the event matches
 // no other subscription, so that this one is why it was sent.
-func (s *Subscription) advance(ev *wire.Event, alone bool) {
+func (s *Subscription) advance(ev *wire.Event, match, alone bool) {
 	switch {
 	case !s.answered:
 	case ev.Phase == wire.Snapshot:
-		if s.resumed {
+		if !match || s.resumed {
 			return // it was sent for another subscription
 		}
 		s.synced = false // until a later pong: more may follow
@@ -106,8 +107,10 @@ func (s *Subscription) advance(ev *wire.Event, alone bool) {
 			s.pos = max(s.pos, ev.Seq)
 		}
 	case s.synced || alone:
-		// Snapshot and replay are complete: they come before live events. For an
-		// event that another subscription brought, only a pong can tell that.
+		// Live events come in the stream's order, whatever they match: all that
+		// this subscription wants up to here has been sent. But first its snapshot
+		// or replay must be complete; it is before the first live event of its own,
+		// and for those of others only a pong can tell.
 		s.pos, s.posOK = max(s.pos, s.base, ev.Seq), s.epoch != ""
 	}
 }

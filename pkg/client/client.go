@@ -70,9 +70,9 @@ func (c *Client) Err() error {
 // a refusal ends the subscription. It lives until ctx ends, Close is called or
 // the client ends.
 //
-// Subscriptions of one client share a connection. They may overlap if their
-// Delivery and MaxHz are the same; then each gets every event that it matches.
-// One with Since may overlap none.
+// Subscriptions of one client share a connection, on which all have the same
+// Delivery and MaxHz. They may overlap; then each gets every event that it
+// matches. One with Since may overlap none.
 func (c *Client) Subscribe(ctx context.Context, topics []string, o SubscribeOptions) (*Subscription, error) {
 	patterns, err := checkPatterns(topics)
 	if err != nil {
@@ -91,13 +91,11 @@ func (c *Client) Subscribe(ctx context.Context, topics []string, o SubscribeOpti
 		if other.closed() {
 			continue
 		}
-		p, q, overlap := other.overlaps(patterns)
-		switch {
-		case !overlap:
-		case o.Since != nil:
+		if o.Delivery != other.opts.Delivery || o.MaxHz != other.opts.MaxHz {
+			return nil, fmt.Errorf("subscribe: all subscriptions of a client have the same Delivery and MaxHz (others have %q and %v); use another client", other.opts.Delivery, other.opts.MaxHz)
+		}
+		if p, q, overlap := other.overlaps(patterns); overlap && o.Since != nil {
 			return nil, fmt.Errorf("subscribe: %q overlaps %q of another subscription, which Since does not allow; use another client", q, p)
-		case o.Delivery != other.opts.Delivery || o.MaxHz != other.opts.MaxHz:
-			return nil, fmt.Errorf("subscribe: %q overlaps %q of another subscription with other Delivery or MaxHz; use another client", q, p)
 		}
 	}
 	c.subs = append(c.subs, s)

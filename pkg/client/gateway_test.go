@@ -301,11 +301,17 @@ func (p *peer) subscribe(id uint64, f *wire.Subscribe) {
 	s := p.g.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.subs = append(p.subs, f.Topics...)
-	match := func(t string) bool {
-		return slices.ContainsFunc(f.Topics, func(p string) bool { return topic.Match(p, t) })
+	before := p.subs
+	p.subs = append(slices.Clip(p.subs), f.Topics...)
+	among := func(patterns []string, t string) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool { return topic.Match(p, t) })
 	}
+	match := func(t string) bool { return among(f.Topics, t) && !among(before, t) }
 	a := &wire.Subscribed{Topics: f.Topics, Seq: s.seq, Epoch: s.epoch}
+	if slices.Equal(topic.Canonical(before), topic.Canonical(p.subs)) {
+		p.send(&wire.ServerFrame{ID: id, Subscribed: a})
+		return
+	}
 	if f.Since != nil {
 		switch {
 		case f.Since.Epoch != s.epoch:

@@ -140,7 +140,7 @@ func (l *loop) ask(now time.Time) error {
 		default:
 			waiting = true
 			f := &wire.Subscribe{Topics: s.patterns, Delivery: s.opts.Delivery, MaxHz: s.opts.MaxHz}
-			if s.posOK {
+			if s.resumes() {
 				f.Since = &wire.Since{Seq: s.pos, Epoch: s.epoch}
 			}
 			l.lastID++
@@ -165,6 +165,13 @@ func (l *loop) ask(now time.Time) error {
 	return l.cur.write(&wire.ClientFrame{ID: l.lastID, Ping: &wire.Ping{}})
 }
 
+// resumes reports whether to ask for what was missed. With DeliverLatest only
+// for the first time: later the newest values are all that is wanted, and
+// skipping leaves no position to go on from.
+func (s *Subscription) resumes() bool {
+	return s.posOK && (s.opts.Delivery == wire.DeliverAll || !s.accepted)
+}
+
 // subscribed takes the answer to a subscribe frame.
 func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 	r := l.requests[id]
@@ -173,9 +180,21 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 	}
 	delete(l.requests, id)
 	s := r.sub
-	asked := s.posOK
+	asked := s.resumes()
 	s.request, s.refusals = 0, 0
-	s.answered, s.resumed, s.base = true, asked && f.Resumed, f.Seq
+	s.answered, s.resumed, s.base, s.reason = true, asked && f.Resumed, f.Seq, f.Reason
+	if asked && !f.Resumed && f.Reason == "" {
+		// Nothing new for this connection: others have asked for all of it.
+		s.resumed = true
+	}
+	complete, reason := s.resumed, s.reason
+	for _, o := range l.subs {
+		if complete && o.answered && !o.resumed {
+			if _, _, overlap := o.overlaps(s.patterns); overlap {
+				complete, reason = false, o.reason
+			}
+		}
+	}
 	if s.epoch != f.Epoch {
 		for t := range s.seen { // sequence numbers and versions begin anew
 			s.seen[t] = seen{}
@@ -191,8 +210,8 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 	if !s.accepted {
 		l.accept(s, now)
 	}
-	if s.before {
-		l.tell(s, &Resumed{Complete: s.resumed, Reason: f.Reason})
+	if s.before && (s.opts.Delivery == wire.DeliverAll || asked) {
+		l.tell(s, &Resumed{Complete: complete, Reason: reason})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -327,5 +328,121 @@ func TestSince(t *testing.T) {
 		if ev := next[*Event](t, s); ev.Version != uint64(4+i) || ev.Phase != wire.Replay {
 			t.Errorf("have %+v, want version %d", ev, 4+i)
 		}
+	}
+}
+
+// sinces returns what the subscribe frames of the last connection asked for,
+// one per subscription.
+func sinces(g *gateway, n int) []uint64 {
+	all := g.subscribes()
+	var out []uint64
+	for _, f := range all[len(all)-n:] {
+		if f.Since == nil {
+			out = append(out, 0)
+		} else {
+			out = append(out, f.Since.Seq)
+		}
+	}
+	return out
+}
+
+// The position is the connection's: a quiet topic does not ask for the past of
+// the busy ones.
+func TestPositions(t *testing.T) {
+	st := newStream()
+	st.publish("host.quiet", 1)
+	g := startGateway(t, st)
+	c := connect(t, Options{URL: g.url()})
+	quiet := subscribe(t, c, "host.quiet", SubscribeOptions{})
+	next[*Event](t, quiet)
+	busy := subscribe(t, c, "host.busy", SubscribeOptions{})
+	if err := busy.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "complete snapshots", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.frames[len(g.frames)-1].Ping != nil
+	})
+	for i := range 50 {
+		st.publish("host.busy", i)
+	}
+	nextThat(t, busy, func(e *Event) bool { return e.Version == 50 })
+	g.drop()
+	next[*Resumed](t, busy)
+	next[*Resumed](t, quiet)
+	if have := sinces(g, 2); !reflect.DeepEqual(have, []uint64{51, 51}) {
+		t.Errorf("asked for what came after %v, want 51 twice", have)
+	}
+}
+
+// A connection that is lost before the snapshot was complete leaves no position
+// to go on from: it would leave out the rest.
+func TestLostDuringSnapshot(t *testing.T) {
+	st := newStream()
+	st.publish("host.a", 1)
+	st.publish("host.b", 1)
+	g := startGateway(t, st)
+	g.hooks(nil, func(p *peer, f *wire.ClientFrame) bool {
+		if f.Subscribe == nil || g.accepted() > 1 {
+			return f.Ping != nil && g.accepted() == 1
+		}
+		// half a snapshot, and the connection breaks
+		ev := st.last["host.a"]
+		ev.Phase = wire.Snapshot
+		p.send(&wire.ServerFrame{ID: f.ID, Subscribed: &wire.Subscribed{Topics: f.Subscribe.Topics, Seq: 2, Epoch: "E1"}})
+		p.send(&wire.ServerFrame{Event: &ev})
+		p.conn.NetConn().Close()
+		return true
+	})
+	c := connect(t, Options{URL: g.url()})
+	s := subscribe(t, c, "host.>", SubscribeOptions{})
+	if ev := next[*Event](t, s); ev.Topic != "host.a" {
+		t.Errorf("have %s, want host.a", ev.Topic)
+	}
+	if r := next[*Resumed](t, s); r.Complete || r.Reason != "" {
+		t.Errorf("have %+v, want no place to go on from", r)
+	}
+	if ev := next[*Event](t, s); ev.Topic != "host.b" {
+		t.Errorf("have %s, want host.b, once", ev.Topic)
+	}
+	if have := sinces(g, 1); have[0] != 0 {
+		t.Errorf("asked for what came after %d, want a snapshot", have[0])
+	}
+}
+
+// With DeliverLatest the newest values are all that is wanted after a loss.
+func TestLatestAfterLoss(t *testing.T) {
+	st := newStream()
+	st.publish("host.cpu", 1)
+	g := startGateway(t, st)
+	c := connect(t, Options{URL: g.url()})
+	s := subscribe(t, c, "host.>", SubscribeOptions{Delivery: wire.DeliverLatest})
+	next[*Event](t, s)
+	st.publish("host.cpu", 2)
+	next[*Event](t, s)
+	g.kill()
+	for i := range 5 {
+		st.publish("host.cpu", 3+i)
+	}
+	g = startGatewayAt(t, st, g.addr)
+	timeout := time.After(patience)
+	for done := false; !done; {
+		select {
+		case u := <-s.Updates():
+			switch u := u.(type) {
+			case *Event:
+				if done = true; u.Version != 7 || u.Phase != wire.Snapshot {
+					t.Errorf("have %+v, want the newest value alone", u)
+				}
+			case *Resumed, *Gap, nil:
+				t.Errorf("unexpected %T", u)
+			}
+		case <-timeout:
+			t.Fatal("no event came")
+		}
+	}
+	if have := sinces(g, 1); have[0] != 0 {
+		t.Errorf("asked for what came after %d, want a snapshot", have[0])
 	}
 }

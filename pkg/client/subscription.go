@@ -35,6 +35,7 @@ type Subscription struct {
 	// answered, resumed, synced are about this connection: the gateway has
 	// accepted, goes on after since, has sent all that came before live events.
 	answered, resumed, synced bool
+	reason                    string // why it was not resumed
 	barrier                   uint64 // the ping whose pong tells that it is synced
 	base                      uint64 // where live events begin
 	// pos is where to go on after a lost connection, if posOK.

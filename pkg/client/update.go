@@ -64,7 +64,8 @@ type Gap struct {
 func (g *Gap) Missed() uint64 { return g.Before - g.After - 1 }
 
 // Resumed says how a subscription goes on after a lost connection, or after
-// SubscribeOptions.Since.
+// SubscribeOptions.Since. With wire.DeliverLatest it comes after Since only:
+// the current values are what was asked for.
 type Resumed struct {
 	// Complete says that everything published meanwhile follows. If it is false
 	// the current values follow, and a Gap for every topic that has missed
