@@ -183,16 +183,21 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 	asked := s.resumes()
 	s.request, s.refusals = 0, 0
 	s.answered, s.resumed, s.base, s.reason = true, asked && f.Resumed, f.Seq, f.Reason
-	if asked && !f.Resumed && f.Reason == "" {
-		// Nothing new for this connection: others have asked for all of it.
-		s.resumed = true
-	}
 	complete, reason := s.resumed, s.reason
 	for _, o := range l.subs {
-		if complete && o.answered && !o.resumed {
-			if _, _, overlap := o.overlaps(s.patterns); overlap {
-				complete, reason = false, o.reason
-			}
+		if o == s || !o.answered {
+			continue
+		}
+		if _, _, overlap := o.overlaps(s.patterns); !overlap {
+			continue
+		}
+		if asked && !f.Resumed && f.Reason == "" {
+			// Nothing new: the connection has asked for all of it before.
+			s.resumed, complete = true, true
+		}
+		if !o.resumed {
+			complete, reason = false, o.reason
+			break
 		}
 	}
 	if s.epoch != f.Epoch {
