@@ -147,6 +147,9 @@ type Event struct {
 	Poll     string          `json:"poll"`
 	Upstream string          `json:"upstream,omitempty"`
 	Data     json.RawMessage `json:"data,omitempty"`
+	// Epoch is the stream's incarnation that Seq belongs to. Frames carry it in
+	// subscribed; only SSE repeats it, in every event's id.
+	Epoch string `json:"-"`
 }
 
 // Error says what was wrong with the client frame of this id, or with the

@@ -13,6 +13,7 @@ import (
 // events are never written to after they were published, freshness is copied.
 type collected struct {
 	phase  wire.Phase
+	epoch  string
 	fresh  []event.Freshness
 	events []collectedEvent
 }
@@ -26,7 +27,7 @@ type collectedEvent struct {
 // last values or, if r is set, its events. The caller holds the mutex.
 func (h *hub) collect(f *feed, before []string, r *replayed) collected {
 	now := h.now()
-	out := collected{phase: wire.Snapshot}
+	out := collected{phase: wire.Snapshot, epoch: h.epoch}
 	fresh := make(map[*pollState]event.Freshness, len(f.polls))
 	freshOf := func(p *pollState) event.Freshness {
 		fr, ok := fresh[p]
@@ -60,6 +61,21 @@ func (h *hub) collect(f *feed, before []string, r *replayed) collected {
 // they can be trusted. Freshness never goes before the value it speaks of, or a
 // client would take an older value that it has for confirmed.
 func (c collected) encode(fm format, now time.Time) []byte {
+	c.sort()
+	var out []byte
+	for _, e := range c.events {
+		frame := eventFrame(e.e, e.seq, c.phase, e.fresh, now)
+		frame.Event.Epoch = c.epoch
+		out = appendFrame(out, fm, &frame)
+	}
+	for i := range c.fresh {
+		out = appendFrame(out, fm, &wire.ServerFrame{Fresh: &c.fresh[i]})
+	}
+	return out
+}
+
+// sort brings events into the stream's order and freshness into the alphabet's.
+func (c collected) sort() {
 	slices.SortFunc(c.events, func(a, b collectedEvent) int {
 		if a.seq < b.seq {
 			return -1
@@ -67,13 +83,4 @@ func (c collected) encode(fm format, now time.Time) []byte {
 		return 1
 	})
 	slices.SortFunc(c.fresh, func(a, b event.Freshness) int { return strings.Compare(a.Poll, b.Poll) })
-	var out []byte
-	for _, e := range c.events {
-		frame := eventFrame(e.e, e.seq, c.phase, e.fresh, now)
-		out = appendFrame(out, fm, &frame)
-	}
-	for i := range c.fresh {
-		out = appendFrame(out, fm, &wire.ServerFrame{Fresh: &c.fresh[i]})
-	}
-	return out
 }

@@ -31,7 +31,7 @@ func (c *conn) conflate() {
 	seen, told := c.cur.c.seq, c.cur.c.told
 	b := c.cur.c.buf
 	for at := 0; at < c.cur.off; { // what was sent of this chunk, with the frame under way
-		n := frameLen(b[at:])
+		n := frameLen(c.format, b[at:])
 		if seq, isEvent := eventSeq(c.format, b[at:at+n]); isEvent {
 			seen = seq
 		}
@@ -48,6 +48,9 @@ func (c *conn) conflate() {
 
 // eventSeq returns the sequence number of a frame that holds an event.
 func eventSeq(fm format, frame []byte) (uint64, bool) {
+	if fm == asSSE {
+		return sseSeq(frame)
+	}
 	payload := frame[headerLen(frame):]
 	if fm == asProto {
 		var f wirepb.ServerFrame

@@ -16,7 +16,7 @@ import (
 // closed as a slow consumer.
 const maxControl = 64 << 10
 
-// A conn is one WebSocket connection. Its frames go out in this order: control
+// A conn is one connection of a client, WebSocket or SSE. Its frames go out in this order: control
 // frames and answers first, at the next frame boundary; then the steps of its
 // subscriptions, of which the last is a place in a feed.
 //
@@ -25,8 +25,8 @@ const maxControl = 64 << 10
 // marked so.
 type conn struct {
 	id     uint64
-	name   string // for logs: id and address
-	ws     *websocket.Conn
+	name   string          // for logs: id and address
+	ws     *websocket.Conn // nil for SSE
 	nc     net.Conn
 	raw    syscall.RawConn // nil where the socket has none (TLS, pipes)
 	writer *writer
@@ -123,7 +123,7 @@ func (c *conn) close(code wire.CloseCode, text string) {
 	if text == "" {
 		text = code.String()
 	}
-	c.closing, c.code = closeFrame(code, text), code
+	c.closing, c.code = c.format.closing(code, text), code
 	c.attention.Store(true)
 	c.mu.Unlock()
 	if c.draining.Load() {
@@ -221,7 +221,7 @@ func (c *conn) advance(b []byte, n int) {
 	c.mid = 0
 	if n < len(b) {
 		for at < n {
-			at += frameLen(b[at:])
+			at += frameLen(c.format, b[at:])
 		}
 		c.mid = at - n
 	}

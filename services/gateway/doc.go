@@ -17,6 +17,6 @@
 //	writer.go     who is behind gets what lies between its cursor and the end
 //	conn.go       one connection; reader.go: what it says
 //	sweep.go      pings, deadlines and silence, in one clock
-//	handler.go    HTTP: upgrade, origin, caps
+//	handler.go    HTTP: upgrade, origin, caps; sse.go, values.go: without WebSocket
 //	server.go     all connections: drain, clean-up, the registry
 package gateway

@@ -1,10 +1,7 @@
 package gateway
 
 import (
-	"bytes"
 	"encoding/binary"
-	"encoding/json"
-	"fmt"
 
 	"github.com/pollcast/pollcast/pkg/wire"
 )
@@ -41,7 +38,10 @@ func headerLen(b []byte) int {
 }
 
 // frameLen is the length, with its header, of the server frame b starts with.
-func frameLen(b []byte) int {
+func frameLen(fm format, b []byte) int {
+	if fm == asSSE {
+		return sseLen(b)
+	}
 	switch n := int(b[1]); n {
 	case 126:
 		return 4 + int(binary.BigEndian.Uint16(b[2:]))
@@ -52,52 +52,16 @@ func frameLen(b []byte) int {
 	}
 }
 
-// A format is how a connection's frames are encoded.
-type format uint8
-
-const (
-	asJSON  format = iota // wire.ProtocolJSON
-	asProto               // wire.ProtocolProto
-	formats = iota
-)
-
-// encode makes the WebSocket frame of a server frame.
-func encode(fm format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm, f) }
-
-func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
-	b, op, err := []byte(nil), byte(opText), error(nil)
-	if fm == asProto {
-		op = opBinary
-		b, err = f.MarshalProto()
-	} else {
-		var buf bytes.Buffer
-		enc := json.NewEncoder(&buf)
-		enc.SetEscapeHTML(false)
-		err = enc.Encode(f)
-		b = bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
-	}
-	if err != nil {
-		// Every field is ours or was checked to be JSON, in UTF-8, at intake.
-		panic(fmt.Sprintf("gateway: encode frame: %v", err))
-	}
-	return append(appendHeader(dst, op, len(b)), b...)
-}
-
-// A once encodes a frame at most once per format, however many feeds want it.
-type once struct {
-	frame *wire.ServerFrame
-	bytes [formats][]byte
-}
-
-func (o *once) as(fm format) []byte {
-	if o.bytes[fm] == nil {
-		o.bytes[fm] = encode(fm, o.frame)
-	}
-	return o.bytes[fm]
-}
-
 func controlFrame(op byte, payload []byte) []byte {
 	return append(appendHeader(nil, op, len(payload)), payload...)
+}
+
+// closing is the last frame of a connection.
+func (fm format) closing(code wire.CloseCode, text string) []byte {
+	if fm == asSSE {
+		return sseClose(code, text)
+	}
+	return closeFrame(code, text)
 }
 
 func closeFrame(code wire.CloseCode, text string) []byte {

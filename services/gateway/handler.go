@@ -1,10 +1,10 @@
 package gateway
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -31,7 +31,9 @@ func (s *server) routes(console http.Handler) *http.ServeMux {
 	ws := s.upgrade()
 	mux.HandleFunc("GET /v1/ws", ws)
 	mux.HandleFunc("GET /ws", ws)
+	mux.HandleFunc("GET /v1/events", s.serveSSE)
 	mux.HandleFunc("GET /v1/topics", s.serveTopics)
+	mux.HandleFunc("GET /v1/values", s.serveValues)
 	mux.Handle("/", console)
 	return mux
 }
@@ -49,6 +51,24 @@ func (s *server) ready() error {
 		return errors.New(s.hub.why)
 	}
 	return nil
+}
+
+// admit answers requests that cannot be served: of pages that may not connect,
+// and while there is nothing to serve. It reports whether to go on.
+func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
+	if !s.originAllowed(r) {
+		s.metrics.refused.WithLabelValues("origin").Inc()
+		s.log.Info("refused a page of another site; add it to gateway.allowedOrigins if it is yours", "origin", r.Header.Get("Origin"), "host", r.Host)
+		http.Error(w, "pages of "+r.Header.Get("Origin")+" may not connect here (gateway.allowedOrigins)", http.StatusForbidden)
+		return false
+	}
+	if err := s.open(); err != nil {
+		s.metrics.refused.WithLabelValues("not_open").Inc()
+		w.Header().Set("Retry-After", "2")
+		http.Error(w, "not now: "+err.Error(), http.StatusServiceUnavailable)
+		return false
+	}
+	return true
 }
 
 // open returns nil when connections can be taken: also without NATS, once the
@@ -86,16 +106,7 @@ func (s *server) upgrade() http.HandlerFunc {
 			http.Error(w, "this is a WebSocket endpoint: connect with ws:// (or wss://), for example\n  websocat 'ws://"+r.Host+r.URL.Path+"?topics=>'", http.StatusUpgradeRequired)
 			return
 		}
-		if !s.originAllowed(r) {
-			s.metrics.refused.WithLabelValues("origin").Inc()
-			s.log.Info("refused a page of another site; add it to gateway.allowedOrigins if it is yours", "origin", r.Header.Get("Origin"), "host", r.Host)
-			http.Error(w, "pages of "+r.Header.Get("Origin")+" may not connect here (gateway.allowedOrigins)", http.StatusForbidden)
-			return
-		}
-		if err := s.open(); err != nil {
-			s.metrics.refused.WithLabelValues("not_open").Inc()
-			w.Header().Set("Retry-After", "2")
-			http.Error(w, "not now: "+err.Error(), http.StatusServiceUnavailable)
+		if !s.admit(w, r) {
 			return
 		}
 		topics, err := topicsParam(r.URL.Query())
@@ -135,40 +146,56 @@ func (s *server) turnAway(ws *websocket.Conn) {
 }
 
 func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
-	now := time.Now()
-	c := &conn{id: s.nextID.Add(1), ws: ws, nc: ws.NetConn(), gw: s}
+	fm := asJSON
 	if ws.Subprotocol() == wire.ProtocolProto {
-		c.format = asProto
+		fm = asProto
 	}
+	c := s.newConn(ws.NetConn(), fm)
+	c.ws = ws
+	var sub *wire.Subscribe
+	if len(topics) > 0 {
+		sub = &wire.Subscribe{Topics: topics}
+	}
+	s.begin(c, r, sub)
+	go s.read(c) // drain waits for it, through the registry
+}
+
+// newConn makes a connection of a socket.
+func (s *server) newConn(nc net.Conn, fm format) *conn {
+	now := time.Now()
+	c := &conn{id: s.nextID.Add(1), nc: nc, gw: s, format: fm}
 	c.name = fmt.Sprintf("%s-%d", s.name, c.id)
 	c.writer = s.writers[c.id%uint64(len(s.writers))]
-	if sc, ok := c.nc.(syscall.Conn); ok {
+	if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn() // nil on error: drain then writes
 	}
 	c.heard.Store(now.UnixNano())
 	// The first ping comes at a random part of the interval, so that pings of
 	// clients that came together do not stay together.
 	c.pinged.Store(now.UnixNano() - rand.Int64N(int64(s.cfg.PingInterval)))
+	return c
+}
 
+// begin welcomes a connection, for which there is a place, and subscribes it.
+func (s *server) begin(c *conn, r *http.Request, sub *wire.Subscribe) {
 	s.conns.add(c)
 	s.metrics.accepted.Inc()
 	s.metrics.connections.Inc()
-	s.log.Debug("connection accepted", "connection", c.name, "from", r.RemoteAddr, "topics", topics)
+	s.log.Debug("connection accepted", "connection", c.name, "from", r.RemoteAddr, "path", r.URL.Path)
 	s.hub.mu.Lock()
 	epoch := s.hub.epoch
 	s.hub.mu.Unlock()
 	c.say(&wire.ServerFrame{Welcome: &wire.Welcome{
 		Connection: c.name, Gateway: s.name, Epoch: epoch, PingIntervalMs: s.cfg.PingInterval.Milliseconds(),
 	}})
-	if len(topics) > 0 {
-		if werr := s.subscribe(c, 0, &wire.Subscribe{Topics: topics}); werr != nil {
+	if sub != nil {
+		if werr := s.subscribe(c, 0, sub); werr != nil {
 			s.answer(c, 0, werr)
 		}
 	}
 	if s.drained.Load() { // drain may have looked before add
 		c.close(wire.CloseRestart, "")
 	}
-	go s.read(c) // drain waits for it, through the registry
 }
 
 // topicsParam reads ?topics=a,b and repeated ?topics=.
@@ -201,16 +228,4 @@ func (s *server) originAllowed(r *http.Request) bool {
 	}
 	u, err := url.Parse(origin)
 	return err == nil && strings.EqualFold(u.Host, r.Host)
-}
-
-// serveTopics lists the polls known, with their freshness, and their topics.
-func (s *server) serveTopics(w http.ResponseWriter, r *http.Request) {
-	if err := s.open(); err != nil {
-		w.Header().Set("Retry-After", "2")
-		http.Error(w, "not now: "+err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(s.hub.list()) // a client that left needs no answer
 }

@@ -161,7 +161,9 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 
 // liveFrame is the frame of an event now.
 func (h *hub) liveFrame(e past, now time.Time) wire.ServerFrame {
-	return eventFrame(e.e, e.seq, wire.Live, h.trust(e, h.poll(e.e.Poll).fresh(now, h.busDown)), now)
+	f := eventFrame(e.e, e.seq, wire.Live, h.trust(e, h.poll(e.e.Poll).fresh(now, h.busDown)), now)
+	f.Event.Epoch = h.epoch
+	return f
 }
 
 // trust is how far an event's value can be trusted, given its poll's freshness.

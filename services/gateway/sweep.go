@@ -41,11 +41,15 @@ func (s *server) check(c *conn, now time.Time) {
 	}
 	heard, pinged := c.heard.Load(), c.pinged.Load()
 	switch {
-	case pinged > heard && now.UnixNano()-pinged > int64(pongWait):
+	case c.format != asSSE && pinged > heard && now.UnixNano()-pinged > int64(pongWait):
 		c.close(wire.ClosePingTimeout, "")
 	case now.UnixNano()-pinged > int64(s.cfg.PingInterval):
 		c.pinged.Store(now.UnixNano())
-		c.send(pingFrame)
+		if c.format == asSSE {
+			c.send(sseHeartbeat)
+		} else {
+			c.send(pingFrame)
+		}
 	}
 }
 

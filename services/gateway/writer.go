@@ -298,7 +298,7 @@ func (c *conn) note(code wire.CloseCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing == nil {
-		c.closing, c.code = closeFrame(code, code.String()), code
+		c.closing, c.code = c.format.closing(code, code.String()), code
 	}
 }
 

@@ -1,0 +1,61 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// A format is how a connection's frames are encoded.
+type format uint8
+
+const (
+	asJSON  format = iota // wire.ProtocolJSON
+	asProto               // wire.ProtocolProto
+	asSSE                 // text/event-stream
+	formats = iota
+)
+
+// encode makes the bytes of a server frame, ready for the socket.
+func encode(fm format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm, f) }
+
+func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
+	if fm == asProto {
+		b, err := f.MarshalProto()
+		if err != nil {
+			panic(fmt.Sprintf("gateway: encode frame: %v", err)) // every string was checked at intake
+		}
+		return append(appendHeader(dst, opBinary, len(b)), b...)
+	}
+	b := marshal(f)
+	if fm == asSSE {
+		return appendSSE(dst, f, b)
+	}
+	return append(appendHeader(dst, opText, len(b)), b...)
+}
+
+// marshal makes JSON without escaping what is only special in HTML.
+func marshal(v any) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		panic(fmt.Sprintf("gateway: encode frame: %v", err)) // every value was checked at intake
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
+}
+
+// A once encodes a frame at most once per format, however many feeds want it.
+type once struct {
+	frame *wire.ServerFrame
+	bytes [formats][]byte
+}
+
+func (o *once) as(fm format) []byte {
+	if o.bytes[fm] == nil {
+		o.bytes[fm] = encode(fm, o.frame)
+	}
+	return o.bytes[fm]
+}
