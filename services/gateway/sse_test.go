@@ -99,6 +99,7 @@ func TestSSE(t *testing.T) {
 	eventually(t, "the connection is forgotten", func() bool { return len(r.gw.server.conns.all()) == 0 })
 	r.event("host.cpu", `3`)
 	r.event("host.cpu", `4`)
+	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 5 })
 
 	// The browser comes back by itself, with the last id.
 	s = r.sse("/v1/events?topics=host.>", s.id)
