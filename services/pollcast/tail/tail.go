@@ -151,7 +151,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) error {
 	defer c.Close()
 	sub, err := c.Subscribe(ctx, o.Topics, client.SubscribeOptions{Buffer: 1024})
 	if err != nil {
-		return err
+		return explain(err, o)
 	}
 	out := bufio.NewWriterSize(stdout, 64<<10)
 	var p printer = newLines(out, o.terminal, o.Plain)
