@@ -48,7 +48,7 @@ test-system: bin/nats ## run what needs Debian packages or Docker: aria2, compos
 	@.ci/need
 	@$(MAKE) proto generated
 	cd $(CONSOLE) && npm run --silent check
-	POLLCAST_NATS_CLI="$(CURDIR)/bin/nats" $(GO) test -count=1 -timeout 6m -tags system ./services/pollcast/e2e
+	POLLCAST_NATS_CLI="$(CURDIR)/bin/nats" .ci/system
 	deploy/docker/test.sh
 
 .PHONY: test-kubernetes
