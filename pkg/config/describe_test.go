@@ -1,7 +1,11 @@
 package config
 
 import (
+	"bytes"
+	"encoding/json"
 	"flag"
+	"fmt"
+	"log/slog"
 	"os"
 	"reflect"
 	"strings"
@@ -84,6 +88,32 @@ func TestPrintIsLoadable(t *testing.T) {
 	cfg.Poller.Sources["host"].Headers["Authorization"] = NewSecret("s")
 	if !reflect.DeepEqual(again, cfg) {
 		t.Errorf("have\n%+v\nwant\n%+v\nfrom\n%s", again, cfg, out)
+	}
+}
+
+// Parameters of a call may hold a secret, and have no type that says so: what
+// came from the environment is sent, and shown nowhere.
+func TestPrintHidesVariables(t *testing.T) {
+	cfg := mustLoad(t, `poller: {sources: {host: {upstreams: [{url: u}], polls: {p: {method: m, params: ["token:${TOKEN}", {a: "${TOKEN}"}, "$$5", "${NONE:-}", x]}}}}}`,
+		[]string{"TOKEN=hunter2"}, nil)
+	params := cfg.Poller.Sources["host"].Polls["p"].Params
+	sent, err := json.Marshal(params)
+	if have, want := string(sent), `["token:hunter2",{"a":"hunter2"},"$5","","x"]`; err != nil || have != want {
+		t.Errorf("sent is %s (%v), want %s", have, err, want)
+	}
+	out, err := Print(&cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "params", params)
+	for _, text := range []string{string(out), fmt.Sprint(params), fmt.Sprintf("%#v", params), log.String()} {
+		if strings.Contains(text, "hunter2") || strings.Count(text, redacted) != 2 || !strings.Contains(text, "$5") {
+			t.Errorf("have\n%s\nwant two parts redacted, and no other", text)
+		}
+	}
+	if _, err := load(string(out), nil, nil); err == nil || strings.Count(err.Error(), "stands for a secret") != 2 {
+		t.Errorf("loading what was printed: have %v, want two complaints", err)
 	}
 }
 

@@ -85,6 +85,29 @@ func (s *Secret) UnmarshalText(text []byte) error {
 
 var errRedacted = errors.New(`"[redacted]" stands for a secret in a printed configuration; write the secret itself, or ${NAME}`)
 
+// variable is text inside a value of any shape that came from ${NAME}, where
+// secrets come from: Print shows [redacted], while JSON, which such a value is
+// sent as, has the text.
+type variable string
+
+// MarshalYAML is what Print sees.
+func (v variable) MarshalYAML() (any, error) {
+	if v == "" {
+		return "", nil
+	}
+	return redacted, nil
+}
+
+// Format prints [redacted] for every verb.
+func (v variable) Format(f fmt.State, _ rune) {
+	if v != "" {
+		_, _ = io.WriteString(f, redacted)
+	}
+}
+
+// LogValue is what slog sees.
+func (v variable) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(v)) }
+
 // Size is a number of bytes, 0 or more, written as a plain number or with one
 // of the units KiB, MiB, GiB and TiB (powers of 1024). Units such as MB are
 // refused because NATS, Docker and disks do not agree on what they mean.

@@ -104,7 +104,7 @@ func (l *loader) list(v reflect.Value, n *node, path string) {
 }
 
 // free returns n as what JSON can hold: nil, bool, int, float64, string,
-// []any or map[string]any.
+// []any or map[string]any, with variable for text that holds a variable's.
 func (l *loader) free(n *node, path string) any {
 	switch n.kind {
 	case mapping:
@@ -121,8 +121,14 @@ func (l *loader) free(n *node, path string) any {
 		return items
 	}
 	value, _ := l.text(n, path)
-	if value != n.text {
-		return value // a variable's text is text
+	switch {
+	case value == redacted:
+		l.mistake(n.at, path, errRedacted.Error(), "")
+		return nil
+	case value == n.text:
+		return l.freeScalar(n, path)
+	case !strings.Contains(n.text, "${"):
+		return value // $$, for a $
 	}
-	return l.freeScalar(n, path)
+	return variable(value) // text, whatever it looks like
 }
