@@ -114,7 +114,7 @@ check "the pod of a client's gateway is deleted, and is gone" k delete pod "$bus
 check "both clients go on" both_go_on 20
 elsewhere() { [ "$(gateway_of "$work/a")" != "$busy" ] && [ "$(gateway_of "$work/b")" != "$busy" ]; }
 check "at other gateways" elsewhere
-replaced() { [ "$(pods gateway | grep -vc "$busy")" = 2 ] && k rollout status --timeout 1s deployment/gateway; }
+replaced() { [ "$(pods gateway | grep -vc "$busy")" = "$(k get deployment gateway -o 'jsonpath={.spec.replicas}')" ] && k rollout status --timeout 1s deployment/gateway; }
 check "the pod is replaced" within 60 replaced
 before=$(pods gateway)
 check "the gateways are rolled over" k rollout restart deployment/gateway
