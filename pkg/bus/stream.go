@@ -31,6 +31,7 @@ func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
 		Duplicates:        duplicateWindow,
 		AllowDirect:       true,
 		AllowMsgTTL:       true,
+		AllowRollup:       true, // a deletion takes what it deletes along
 		RePublish:         &jetstream.RePublish{Source: n.InAll(), Destination: n.LiveAll()},
 	}
 }

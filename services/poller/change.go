@@ -1,14 +1,12 @@
 package poller
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,22 +32,99 @@ func parsePath(s string) (path, error) {
 
 // digestOf returns the digest of valid JSON.
 func digestOf(value []byte, ignore []path) (digest, error) {
-	d := json.NewDecoder(bytes.NewReader(value))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return digest{}, fmt.Errorf("read value: %w", err)
+	v, err := decode(value)
+	if err != nil {
+		return digest{}, err
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return digest{}, errors.New("read value: more than one")
-	}
+	return digestTree(v, ignore, len(value)), nil
+}
+
+// digestTree returns the digest of decoded JSON, of which it keeps nothing.
+// size is about as long as it is.
+func digestTree(v any, ignore []path, size int) digest {
 	for _, p := range ignore {
 		v = p.cut(v)
 	}
-	h := sha256.New()
-	buf := canonical(make([]byte, 0, len(value)), v)
-	h.Write(buf)
-	return digest(h.Sum(nil)), nil
+	return sha256.Sum256(canonical(make([]byte, 0, size), v))
+}
+
+// band is a part of the value whose number may move a little.
+type band struct {
+	path   path
+	amount *big.Float
+}
+
+// bandBits is the precision in which numbers are subtracted: 77 digits.
+const bandBits = 256
+
+func newBand(s string, amount float64) (band, error) {
+	b := band{amount: big.NewFloat(amount).SetPrec(bandBits)}
+	if s == "." { // the value itself
+		return b, nil
+	}
+	var err error
+	b.path, err = parsePath(s)
+	return b, err
+}
+
+// within reports whether value differs from old by no more than the bands
+// allow, and what is ignored.
+func within(value, old []byte, bands []band, ignore []path) bool {
+	v, err := decode(value)
+	if err != nil {
+		return false
+	}
+	o, err := decode(old)
+	if err != nil {
+		return false
+	}
+	for _, b := range bands {
+		v = b.level(b.path, v, o)
+	}
+	return digestTree(v, ignore, len(value)) == digestTree(o, ignore, len(old))
+}
+
+// level replaces the numbers that the path leads to by their old ones where
+// those are near.
+func (b band) level(p path, v, old any) any {
+	if len(p) == 0 {
+		x, ok := v.(json.Number)
+		y, was := old.(json.Number)
+		if ok && was && b.near(string(x), string(y)) {
+			return old
+		}
+		return v
+	}
+	step, rest := p[0], p[1:]
+	switch v := v.(type) {
+	case map[string]any:
+		o, _ := old.(map[string]any)
+		for key, member := range v {
+			if step == "*" || step == key {
+				if was, ok := o[key]; ok {
+					v[key] = b.level(rest, member, was)
+				}
+			}
+		}
+	case []any:
+		o, _ := old.([]any)
+		for i, member := range v[:min(len(v), len(o))] {
+			if step == "*" || step == strconv.Itoa(i) {
+				v[i] = b.level(rest, member, o[i])
+			}
+		}
+	}
+	return v
+}
+
+func (b band) near(x, y string) bool {
+	f, _, errX := big.ParseFloat(x, 10, bandBits, big.ToNearestEven)
+	g, _, errY := big.ParseFloat(y, 10, bandBits, big.ToNearestEven)
+	if errX != nil || errY != nil || f.IsInf() || g.IsInf() {
+		return false
+	}
+	d := f.Sub(f, g)
+	return d.Abs(d).Cmp(b.amount) <= 0
 }
 
 // cut removes what the path leads to and returns what is left. In an array the

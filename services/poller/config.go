@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -38,6 +39,9 @@ const (
 	MaxMaxAnswer = 64 << 20
 	// MaxPolls bounds the polls of one source.
 	MaxPolls = 1000
+	// DefaultMaxKeys and MaxMaxKeys bound the keys of one poll.
+	DefaultMaxKeys = 1000
+	MaxMaxKeys     = 10_000
 	// MaxUpstreams bounds the upstreams of one source.
 	MaxUpstreams = 16
 )
@@ -77,8 +81,28 @@ type Poll struct {
 	Method   string        `yaml:"method" doc:"RPC method"`
 	Params   any           `yaml:"params" doc:"parameters: a list or a map"`
 	MaxAge   time.Duration `yaml:"maxAge" doc:"a value that was not confirmed for so long is stale, whatever the reason; default 3 intervals"`
-	Ignore   []string      `yaml:"ignore" doc:"parts of the value whose change alone is no event: paths of keys and positions joined by dots, * for any"`
+	Select   string        `yaml:"select" doc:"jq expression that makes the value out of the answer; it gives exactly one"`
+	Each     string        `yaml:"each" doc:"jq expression that splits the value into items, such as .disks[]; each item is a value of its own, on topic <source>.<poll>.<key>"`
+	Key      string        `yaml:"key" doc:"jq expression that gives an item's key, text or a number, such as .name"`
+	MaxKeys  int           `yaml:"maxKeys" doc:"most items of an answer, 1 to 10000; an answer with more is bad_response"`
+
+	Ignore      []string           `yaml:"ignore" doc:"parts of the value whose change alone is no event: paths of keys and positions joined by dots, * for any"`
+	Deadband    map[string]float64 `yaml:"deadband" doc:"by how much a number may differ from the published one without being an event, by path as in ignore, . for the value itself"`
+	Emit        string             `yaml:"emit" doc:"changes, or always to make every reading an event"`
+	MustAdvance MustAdvance        `yaml:"mustAdvance" doc:"what must advance, or the value is stale (not_advancing) although the upstream answers"`
 }
+
+// MustAdvance marks values that are answered but stand still.
+type MustAdvance struct {
+	Path   string        `yaml:"path" doc:"jq expression over the value, such as .height: a number that must grow, or text that must become another"`
+	Within time.Duration `yaml:"within" doc:"how long it may stand still"`
+}
+
+// Values of Poll.Emit.
+const (
+	emitChanges = "changes"
+	emitAlways  = "always"
+)
 
 // DefaultConfig returns a configuration without sources.
 func DefaultConfig() Config { return Config{Operations: DefaultOperations} }
@@ -92,7 +116,9 @@ func (s *Source) SetDefaults() {
 }
 
 // SetDefaults fills what a poll in a file starts from.
-func (p *Poll) SetDefaults() { *p = Poll{Interval: DefaultInterval} }
+func (p *Poll) SetDefaults() {
+	*p = Poll{Interval: DefaultInterval, MaxKeys: DefaultMaxKeys, Emit: emitChanges}
+}
 
 // withDefaults is the source with its zero fields filled.
 func (s Source) withDefaults() Source {
@@ -121,6 +147,8 @@ func (p Poll) withDefaults(s Source) Poll {
 	p.Interval = cmp.Or(p.Interval, DefaultInterval)
 	p.Timeout = cmp.Or(p.Timeout, s.Timeout, min(longestTimeout(p.Interval), maxDefaultTimeout))
 	p.MaxAge = cmp.Or(p.MaxAge, 3*p.Interval)
+	p.Emit = cmp.Or(p.Emit, emitChanges)
+	p.MaxKeys = cmp.Or(p.MaxKeys, DefaultMaxKeys)
 	return p
 }
 
@@ -225,6 +253,43 @@ func (p Poll) check(report func(path, problem, fix string)) {
 		if _, err := parsePath(path); err != nil {
 			report("ignore["+strconv.Itoa(i)+"]", err.Error(), "write keys joined by dots, such as stats.uptime or disks.*.free")
 		}
+	}
+	p.checkShape(report)
+}
+
+func (p Poll) checkShape(report func(path, problem, fix string)) {
+	_, bad := newShape(p)
+	for _, b := range bad {
+		report(b.key, "jq: "+b.err.Error(), "correct the expression; jq '…' tries it out on an answer")
+	}
+	switch {
+	case p.Each != "" && p.Key == "":
+		report("key", "each makes items and nothing gives their keys", "write what is an item's own, such as .name")
+	case p.Key != "" && p.Each == "":
+		report("each", "key stands alone", "write what makes the items, such as .[]")
+	}
+	if p.MaxKeys < 1 || p.MaxKeys > MaxMaxKeys {
+		report("maxKeys", fmt.Sprintf("%d is out of range", p.MaxKeys), fmt.Sprintf("use 1 to %d", MaxMaxKeys))
+	}
+	for _, path := range sortedKeys(p.Deadband) {
+		amount := p.Deadband[path]
+		if math.IsNaN(amount) || math.IsInf(amount, 0) || amount < 0 {
+			report("deadband", fmt.Sprintf("%q: %v is no amount", path, amount), "use a number from 0")
+		} else if _, err := newBand(path, amount); err != nil {
+			report("deadband", err.Error(), "write keys joined by dots, such as cpu.load, or . for the value itself")
+		}
+	}
+	if p.Emit != emitChanges && p.Emit != emitAlways {
+		report("emit", fmt.Sprintf("%q is unknown", p.Emit), "use changes or always")
+	}
+	switch m := p.MustAdvance; {
+	case m.Path == "" && m.Within != 0:
+		report("mustAdvance.path", "it is missing", "write what must advance, such as .height")
+	case m.Path != "" && m.Within == 0:
+		report("mustAdvance.within", "it is missing", fmt.Sprintf("write how long it may stand still, %v or more", p.Interval))
+	case m.Path != "" && m.Within < p.Interval:
+		report("mustAdvance.within", fmt.Sprintf("%v is less than the interval %v, so that nothing could advance in time", m.Within, p.Interval),
+			fmt.Sprintf("use %v or more", p.Interval))
 	}
 }
 

@@ -35,6 +35,12 @@ poller:
           method: aria2.getGlobalStat
           params: ["token:${TOKEN}"]
           ignore: [downloadSpeed]
+          select: .result
+          each: .files[]
+          key: .path
+          deadband: {progress: 0.5}
+          emit: always
+          mustAdvance: {path: .total, within: 1m}
 `)})
 	if err != nil {
 		t.Fatal(err)
@@ -46,6 +52,10 @@ poller:
 	p := a.Polls["stat"].withDefaults(a)
 	if p.Interval != 2*time.Second || p.Timeout != 1600*time.Millisecond || p.MaxAge != 6*time.Second {
 		t.Errorf("poll %+v", p)
+	}
+	if p.Select != ".result" || p.Each != ".files[]" || p.Key != ".path" || p.MaxKeys != DefaultMaxKeys || p.Deadband["progress"] != 0.5 ||
+		p.Emit != emitAlways || p.MustAdvance != (MustAdvance{".total", time.Minute}) {
+		t.Errorf("shaping %+v", p)
 	}
 	if have := string(p.call().Params); have != `["token:s3cret"]` {
 		t.Errorf("params %s", have)
@@ -114,6 +124,19 @@ func TestConfigMistakes(t *testing.T) {
 		{poll(func(p *Poll) { p.Params = "x" }), "sources.s.polls.p.params: JSON-RPC takes a list or a map"},
 		{poll(func(p *Poll) { p.Params = func() {} }), "they cannot be written as JSON"},
 		{poll(func(p *Poll) { p.Ignore = []string{"a", "a..b"} }), "sources.s.polls.p.ignore[1]: path \"a..b\" has an empty part"},
+		{poll(func(p *Poll) { p.Select = ".a | }" }), "sources.s.polls.p.select: jq: at character 6: unexpected token \"}\"; correct"},
+		{poll(func(p *Poll) { p.Select = ".a | nope" }), "at character 6: function not defined: nope/0"},
+		{poll(func(p *Poll) { p.Each = ".[]" }), "sources.s.polls.p.key: each makes items"},
+		{poll(func(p *Poll) { p.Key = ".n" }), "sources.s.polls.p.each: key stands alone"},
+		{poll(func(p *Poll) { p.Each, p.Key = ".[]", ".n" }), ""},
+		{poll(func(p *Poll) { p.MaxKeys = 20_000 }), "sources.s.polls.p.maxKeys: 20000 is out of range; use 1 to 10000"},
+		{poll(func(p *Poll) { p.Deadband = map[string]float64{"a": -1} }), `sources.s.polls.p.deadband: "a": -1 is no amount`},
+		{poll(func(p *Poll) { p.Deadband = map[string]float64{"a..b": 1} }), "has an empty part"},
+		{poll(func(p *Poll) { p.Deadband = map[string]float64{".": 1} }), ""},
+		{poll(func(p *Poll) { p.Emit = "never" }), `sources.s.polls.p.emit: "never" is unknown; use changes or always`},
+		{poll(func(p *Poll) { p.MustAdvance.Path = ".h" }), "sources.s.polls.p.mustAdvance.within: it is missing; write how long it may stand still, 10s or more"},
+		{poll(func(p *Poll) { p.MustAdvance.Within = time.Minute }), "sources.s.polls.p.mustAdvance.path: it is missing"},
+		{poll(func(p *Poll) { p.MustAdvance = MustAdvance{".h", time.Second} }), "1s is less than the interval 10s"},
 		{source(func(s *Source) { s.Breaker.Failures = 101 }), "sources.s.breaker.failures: 101 is out of range; use 1 to 100"},
 		{source(func(s *Source) { s.Breaker.Failures = -1 }), "-1 is out of range"},
 		{source(func(s *Source) { s.Breaker.OpenFor = time.Second }), "1s is shorter than the source's shortest interval"},

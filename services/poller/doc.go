@@ -8,14 +8,17 @@
 //	                its state       │
 //	                  │  ▲          └─► transitions.go ─┐
 //	  reading.go  ◄───┘  │ the outcome of a call        │
+//	  shape.go           │ jq: value, keys              │
 //	  lastgood.go        │ value, asOf, what is stored  │
+//	  keys.go            │ the same, key by key         │
 //	  change.go          │ is it another value?         │
+//	  advance.go         │ does it stand still?         │
 //	  freshness.go ──────┘ what to say ──► publish.go ──┴─► stream POLLCAST
 //
 // Reading order: poll.go with schedule.go (a poll is one goroutine that never
-// waits: at most one call and one publish are under way beside it), reading.go,
-// breaker.go, lastgood.go and change.go, freshness.go, publish.go, then
-// runner.go and lease.go, poller.go, status.go and metrics.go.
+// waits: at most one call and one publish are under way beside it), reading.go
+// and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
+// publish.go, then runner.go and lease.go, poller.go, status.go and metrics.go.
 //
 // # Rules
 //

@@ -13,7 +13,7 @@ import (
 func (p *poll) markStale(reason event.Reason, detail string, now time.Time) {
 	if !p.stale || !p.known {
 		p.staleSince = now
-		if p.good.value == nil {
+		if p.good.asOf.IsZero() {
 			p.log.Warn("no value yet", "reason", reason, "detail", detail)
 		} else {
 			p.log.Warn("value is stale", "reason", reason, "detail", detail, "age", age(now, p.good.asOf))
@@ -74,7 +74,7 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 	if p.putting || !p.known || p.retry.left(now) < idle {
 		return job{}, false
 	}
-	j := job{topic: p.topic, ignore: p.ignore, known: p.stored, tenure: t}
+	j := job{topic: p.topic, ignore: p.ignore, known: p.stored, tenure: t, sort: p.sort, keys: p.keyJobs()}
 	if p.unstored() {
 		j.digest, j.slot = p.good.digest, p.good.slot
 		j.event = &event.Event{
@@ -85,12 +85,12 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 	if f := p.record(now); p.renew || !sameState(f, p.stored.fresh, t.fence) {
 		j.fresh = f
 	}
-	return j, j.event != nil || j.fresh != nil
+	return j, j.event != nil || j.fresh != nil || len(j.keys) > 0
 }
 
 // unstored says that the stream does not hold the last good value.
 func (p *poll) unstored() bool {
-	return p.good.value != nil && (!p.stored.has || p.stored.digest != p.good.digest)
+	return p.stored.misses(&p.good, p.always)
 }
 
 // sameState says that a stored record still tells all there is to tell.
@@ -109,8 +109,14 @@ func (p *poll) settle(d putDone) {
 	if f := p.stored.found; f != nil {
 		// The first look may have been at a replica that lagged behind.
 		p.good.restore(*f, p.stored.digest)
+		if f.freshSeq == 0 { // the stream was made anew, and holds no keys either
+			for _, k := range p.keys {
+				k.held.has = false
+			}
+		}
 		p.stored.found = nil
 	}
+	p.settleKeys(d.job.keys, p.stored.fresh, now)
 	switch {
 	case d.err == nil:
 		p.retry = backoff{}

@@ -16,31 +16,60 @@ type lastGood struct {
 	// is never younger than its age says.
 	asOf      time.Time
 	changedAt time.Time
-	// slot is that of the tick that first saw the value.
+	// slot is that of the tick that first saw the value, or, where every reading
+	// is an event, of the last.
 	slot     time.Time
 	upstream string
 }
 
-// take keeps a new reading: a value that was asked for at sent.
-func (g *lastGood) take(value json.RawMessage, d digest, sent, slot time.Time, upstream string) {
+// take keeps a new reading: a value that was asked for at sent. With always,
+// one that is the same is an event too.
+func (g *lastGood) take(value json.RawMessage, d digest, sent, slot time.Time, upstream string, always bool) {
 	if g.value == nil || g.digest != d {
 		g.value, g.digest = value, d
 		g.changedAt, g.slot, g.upstream = sent, slot, upstream
 	}
+	if always {
+		g.slot, g.upstream = slot, upstream
+	}
 	g.asOf = sent
 }
 
-// stored is what the stream holds of a poll, as far as this process knows.
-type stored struct {
+// held is what the stream holds of a topic, as far as this process knows.
+type held struct {
 	// version is the topic's last; it never goes down, even if the stream is
 	// lost.
 	version uint64
 	digest  digest
-	has     bool   // the stream holds a value
-	guard   uint64 // sequence number of fresh; 0 when there is none
-	fresh   *event.Freshness
+	slot    time.Time // of the value
+	has     bool      // the stream holds a value
 	// unsure: a publish failed in a way that may have stored it all the same.
 	unsure bool
+}
+
+// misses says that the stream does not hold a value. With always, each reading
+// is one of its own.
+func (h *held) misses(g *lastGood, always bool) bool {
+	return g.value != nil && (!h.has || h.digest != g.digest || always && !h.slot.Equal(g.slot))
+}
+
+// learn brings h to the event that the stream holds, or nil.
+func (h *held) learn(e *event.Event, ignore []path) {
+	h.unsure, h.has = false, false
+	if e == nil {
+		return
+	}
+	h.version = max(h.version, e.Version)
+	if d, err := digestOf(e.Data, ignore); err == nil && !e.Deleted {
+		h.digest, h.slot, h.has = d, e.ChangedAt, true
+	}
+}
+
+// stored is what the stream holds of a poll, as far as this process knows.
+type stored struct {
+	held         // the poll's own topic; empty if the poll has keys
+	guard uint64 // sequence number of fresh; 0 when there is none
+	fresh *event.Freshness
 	// found is what a publish read back from the stream, if it did.
 	found *remains
 }
@@ -50,6 +79,7 @@ type remains struct {
 	event    *event.Event
 	fresh    *event.Freshness
 	freshSeq uint64
+	keys     map[string]*event.Event // by the last token of their topics
 }
 
 // fence is the highest under which any of it was published.
@@ -60,6 +90,9 @@ func (r remains) fence() uint64 {
 	}
 	if r.fresh != nil {
 		f = max(f, r.fresh.Fence)
+	}
+	for _, e := range r.keys {
+		f = max(f, e.Fence)
 	}
 	return f
 }
@@ -78,15 +111,8 @@ func (r remains) asOf() time.Time {
 
 // learn brings s to what the stream holds.
 func (s *stored) learn(r remains, ignore []path) {
-	s.unsure, s.has, s.found = false, false, &r
-	s.guard, s.fresh = r.freshSeq, r.fresh
-	if r.event == nil {
-		return
-	}
-	s.version = max(s.version, r.event.Version)
-	if d, err := digestOf(r.event.Data, ignore); err == nil && !r.event.Deleted {
-		s.digest, s.has = d, true
-	}
+	s.held.learn(r.event, ignore)
+	s.guard, s.fresh, s.found = r.freshSeq, r.fresh, &r
 }
 
 // restore takes the stream's value unless the one in memory was confirmed

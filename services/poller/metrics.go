@@ -15,7 +15,7 @@ const outcomeOK = "ok"
 // outcomes are the values of the outcome label.
 var outcomes = []string{
 	outcomeOK, string(event.UpstreamError), string(event.Timeout), string(event.BadResponse),
-	string(event.RequestRejected), string(event.BreakerOpen),
+	string(event.RequestRejected), string(event.BreakerOpen), string(event.NotAdvancing),
 }
 
 // metrics counts what happens; what is at scrape time comes from state.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,9 @@ type poll struct {
 	config   Poll
 	call     source.Call
 	ignore   []path
+	bands    []band
+	shape    *shape
+	always   bool // every reading is an event
 	schedule schedule
 	log      *slog.Logger
 	metrics  pollMetrics
@@ -30,7 +34,9 @@ type poll struct {
 	panicked sync.Once
 
 	// What is known of the upstream's side.
-	good       lastGood
+	good       lastGood          // of a poll with keys, asOf only
+	keys       map[string]*keyed // by the last token of their topics
+	advanced   advancing
 	known      bool // there is something to say
 	stale      bool
 	staleSince time.Time
@@ -75,14 +81,19 @@ type putDone struct {
 // last owner left in the stream, whichever is later.
 func (p *poll) resume(r remains) {
 	now := time.Now()
+	r = p.sort(r)
 	p.stored.learn(r, p.ignore)
 	p.stored.found = nil
 	p.good.restore(r, p.stored.digest)
+	p.resumeKeys(r)
+	if f := r.fresh; p.shape.keyed() && f != nil && f.AsOf.After(p.good.asOf) {
+		p.good.asOf = f.AsOf
+	}
 	if f := r.fresh; f != nil && f.CheckedAt.After(p.checkedAt) {
 		p.known, p.checkedAt = true, f.CheckedAt
 		p.stale, p.reason, p.detail, p.failures = f.Stale, f.Reason, f.Detail, f.ConsecutiveFailures
 		p.staleSince = f.CheckedAt
-	} else if f == nil && !p.known && p.good.value != nil {
+	} else if f == nil && !p.known && !p.good.asOf.IsZero() {
 		p.known = true
 		p.stale, p.reason, p.staleSince = true, event.PollerSilent, p.good.asOf
 	}
@@ -100,6 +111,18 @@ func (p *poll) resume(r remains) {
 	p.retry, p.saidAt = backoff{}, time.Time{}
 	p.aim(now)
 	p.extraAt = now.Add(p.schedule.start())
+}
+
+// sort puts what the stream holds of the poll's own topic where it belongs: a
+// poll with keys has no value there, and deletes what an earlier configuration
+// left.
+func (p *poll) sort(r remains) remains {
+	if p.shape.keyed() && r.event != nil {
+		keys := map[string]*event.Event{own: r.event}
+		maps.Copy(keys, r.keys)
+		r.event, r.keys = nil, keys
+	}
+	return r
 }
 
 // run polls until stop ends, and then until what is under way is done; hard
@@ -130,7 +153,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 			return
 		}
 		p.calling = true
-		prev := p.good
+		prev := p.before()
 		wg.Go(func() { readings <- p.read(hard, up, leave, k, slot, prev) })
 	}
 	for {
@@ -248,9 +271,15 @@ func (p *poll) take(r reading) (again bool) {
 		return false
 	}
 	now := time.Now()
-	outcome := outcomeOK
-	if r.failure != nil {
+	outcome, still := outcomeOK, false
+	switch {
+	case r.failure != nil:
 		outcome = string(r.failure.Reason)
+	case p.shape.advance != nil:
+		p.advanced.seed(r.seed, p.good.changedAt)
+		if still = p.advanced.see(r.mark, r.sent, p.config.MustAdvance.Within); still {
+			outcome = string(event.NotAdvancing)
+		}
 	}
 	p.count(outcome, now, r.took)
 	p.metrics.duration.Observe(r.took.Seconds())
@@ -263,12 +292,20 @@ func (p *poll) take(r reading) (again bool) {
 		p.markStale(f.Reason, f.Detail, now)
 		return false
 	}
-	p.good.take(r.value, r.digest, r.sent, r.slot, r.up.name)
+	if p.shape.keyed() {
+		p.good.asOf = r.sent
+	} else {
+		p.good.take(r.value, r.digest, r.sent, r.slot, r.up.name, p.always)
+	}
+	p.takeKeys(r, now)
 	p.failures = 0
-	if breaker == event.Closed {
-		p.markFresh(now)
-	} else { // the call began before the circuit opened
+	switch {
+	case breaker != event.Closed: // the call began before the circuit opened
 		p.markStale(event.BreakerOpen, p.whyOpen(), now)
+	case still:
+		p.markStale(event.NotAdvancing, "answers, but has not advanced for more than "+p.config.MustAdvance.Within.String()+" (mustAdvance)", now)
+	default:
+		p.markFresh(now)
 	}
 	return false
 }
@@ -313,9 +350,9 @@ func (p *poll) publishStatus() {
 	p.status.Store(&PollStatus{
 		Poll: p.topic, IntervalMs: p.config.Interval.Milliseconds(), TimeoutMs: p.config.Timeout.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
 		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.detail, ConsecutiveFailures: p.failures,
-		AsOf: p.good.asOf, ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored(),
+		AsOf: p.good.asOf, ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored() || len(p.keyJobs()) > 0,
 		LastOutcome: p.last.outcome, LastAt: stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
-		Skipped: p.skipped,
+		Skipped: p.skipped, Keys: p.live(),
 	})
 }
 

@@ -95,9 +95,15 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 	}
 	if j.event != nil {
 		st.version++
-		st.digest, st.has = j.digest, true
+		st.digest, st.slot, st.has = j.digest, j.slot, true
 		e := *j.event
 		e.Version = st.version
+		s.events = append(s.events, e)
+	}
+	for _, k := range j.keys {
+		k.known = held{version: k.known.version + 1, digest: k.digest, slot: k.slot, has: !k.event.Deleted}
+		e := *k.event
+		e.Version = k.known.version
 		s.events = append(s.events, e)
 	}
 	if j.fresh != nil {
@@ -560,7 +566,7 @@ func TestPollLaggingReplica(t *testing.T) {
 		t.Errorf("after the second look: %s as of %v, unstored %v, version %d", p.good.value, p.good.asOf, p.unstored(), p.stored.version)
 	}
 	// A value of our own that was confirmed later stays, and is published.
-	p.good.take([]byte("3"), digest{3}, now.Add(time.Second), now, "u")
+	p.good.take([]byte("3"), digest{3}, now.Add(time.Second), now, "u", false)
 	st.learn(left("4", 7, now), nil)
 	p.settle(putDone{stored: st, err: errAgain})
 	if !p.unstored() || string(p.good.value) != "3" {

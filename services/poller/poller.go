@@ -137,7 +137,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	if err := p.watchReleases(nc); err != nil {
 		return err
 	}
-	pub := &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair}
+	pub := &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair, keepDeleted: keepDeleted}
 	leases := make([]*lease, len(p.sources))
 	for i, r := range p.sources {
 		if leases[i], err = newLease(p.kv, r.name, p.owner, p.host, p.options.NATS.LeaseTime, r.log, p.repair); err != nil {

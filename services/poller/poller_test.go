@@ -461,7 +461,7 @@ func TestZombieIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pub := &publisher{nc: nc, js: js, names: names, metrics: m, repair: func(context.Context) error { return nil }}
+	pub := &publisher{nc: nc, js: js, names: names, metrics: m, keepDeleted: time.Hour, repair: func(context.Context) error { return nil }}
 	polls, breaker, err := pub.readSource(t.Context(), "host")
 	if err != nil {
 		t.Fatal(err)
@@ -528,7 +528,7 @@ func TestPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pub := &publisher{nc: nc, js: js, names: names, metrics: m, repair: func(context.Context) error { return nil }}
+	pub := &publisher{nc: nc, js: js, names: names, metrics: m, keepDeleted: time.Hour, repair: func(context.Context) error { return nil }}
 	ten := &tenure{fence: 5, start: time.Now()}
 	ten.renewed(ten.start, time.Hour)
 	slot := time.Now()
@@ -552,7 +552,7 @@ func TestPublish(t *testing.T) {
 	before := st
 
 	// The acknowledgement of the event was lost: known is what was before it.
-	st, err = pub.put(t.Context(), newJob("1", stored{unsure: true}))
+	st, err = pub.put(t.Context(), newJob("1", stored{held: held{unsure: true}}))
 	if !errors.Is(err, errAgain) || st.version != 1 || !st.has || st.unsure || st.digest != before.digest || st.guard != before.guard {
 		t.Errorf("after a lost acknowledgement: %+v, %v", st, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -52,9 +53,11 @@ type job struct {
 	event  *event.Event // without a version; or nil
 	digest digest       // of the event
 	slot   time.Time
+	keys   []*keyJob
 	fresh  *event.Freshness // or nil
 	known  stored
 	tenure *tenure
+	sort   func(remains) remains // or nil
 }
 
 // publisher puts records into the stream.
@@ -64,6 +67,8 @@ type publisher struct {
 	names   bus.Names
 	metrics *metrics
 	repair  func(context.Context) error // makes the stream again if it is gone
+	// keepDeleted is how long the stream holds deletions.
+	keepDeleted time.Duration
 }
 
 // maxPayload is the longest value that NATS takes, in bytes, with room for the
@@ -96,7 +101,12 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 			st.unsure = true
 			return st, err
 		}
-		st.version, st.digest, st.has = j.event.Version, j.digest, true
+		st.version, st.digest, st.slot, st.has = j.event.Version, j.digest, j.slot, true
+	}
+	if err := p.putKeys(ctx, j); errors.Is(err, errRefused) {
+		return p.reread(ctx, j)
+	} else if err != nil {
+		return st, err
 	}
 	if j.fresh != nil {
 		j.fresh.Fence = j.tenure.fence
@@ -184,9 +194,12 @@ func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
 	if err != nil {
 		return st, err
 	}
-	r := remains{ev.Event, fresh.Fresh, fresh.Seq}
+	r := remains{event: ev.Event, fresh: fresh.Fresh, freshSeq: fresh.Seq}
 	if r.fence() > j.tenure.fence {
 		return st, errFenced
+	}
+	if j.sort != nil {
+		r = j.sort(r)
 	}
 	st.learn(r, j.ignore)
 	return st, errAgain
@@ -200,15 +213,27 @@ func (p *publisher) duplicate(ctx context.Context, j job, seq uint64) (stored, e
 	if err != nil {
 		return st, err
 	}
-	if m.Event == nil { // the id is remembered, the message is gone
+	if !st.same(m.Event, j.event, j.digest, j.slot, j.ignore) {
 		return st, errSlotTaken
 	}
-	st.version = max(st.version, m.Event.Version)
-	if d, err := digestOf(m.Event.Data, j.ignore); err != nil || d != j.digest {
-		return st, errSlotTaken
-	}
-	st.digest, st.has = j.digest, true
 	return st, errAgain
+}
+
+// same reports whether the event stored under a message id is the one that was
+// to be stored, whose acknowledgement was lost. If so, h knows it.
+func (h *held) same(in *event.Event, want *event.Event, d digest, slot time.Time, ignore []path) bool {
+	if in == nil { // the id is remembered, the message is gone
+		return false
+	}
+	h.version = max(h.version, in.Version)
+	if in.Deleted != want.Deleted {
+		return false
+	}
+	if have, err := digestOf(in.Data, ignore); !in.Deleted && (err != nil || have != d) {
+		return false
+	}
+	h.digest, h.slot, h.has = d, slot, !in.Deleted
+	return true
 }
 
 // last reads the last message on a subject; the zero Message when there is none
@@ -275,9 +300,16 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 		d, err := p.names.Decode(m)
 		switch {
 		case err != nil: // not ours; put finds out if it matters
-		case d.Event != nil && d.Event.Topic == d.Event.Poll:
+		case d.Event != nil:
 			r := polls[d.Event.Poll]
-			r.event = d.Event
+			if token, ok := strings.CutPrefix(d.Event.Topic, d.Event.Poll+"."); ok {
+				if r.keys == nil {
+					r.keys = map[string]*event.Event{}
+				}
+				r.keys[token] = d.Event
+			} else {
+				r.event = d.Event
+			}
 			polls[d.Event.Poll] = r
 		case d.Fresh != nil:
 			r := polls[d.Fresh.Poll]

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
@@ -20,23 +21,57 @@ type reading struct {
 	kind       tickKind
 	slot, sent time.Time
 	took       time.Duration
-	value      json.RawMessage
-	digest     digest
+	finished                   // nothing after a failure
 	failure    *source.Failure // nil for a value
 	abandoned  bool
 }
 
+// finished is an answer as it can be published.
+type finished struct {
+	value  json.RawMessage // of a poll without keys
+	digest digest
+	items  []finishedItem // of a poll with keys
+	// mark is what must advance, seed what it was in the value before.
+	mark, seed any
+}
+
+type finishedItem struct {
+	item
+	digest digest
+}
+
+// before is what a new answer is compared with. It is a copy: the call runs
+// beside the poll.
+type before struct {
+	good lastGood
+	keys map[string]lastGood
+	seed bool // the mark of good is wanted
+}
+
+func (p *poll) before() before {
+	b := before{good: p.good, seed: p.advanced.mark == nil}
+	if p.shape.keyed() {
+		b.keys = make(map[string]lastGood, len(p.keys))
+		for token, k := range p.keys {
+			b.keys[token] = k.good
+		}
+	}
+	return b
+}
+
 // read makes one call. Whoever gets the reading must tell the circuit.
-func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind, slot time.Time, prev lastGood) (r reading) {
+func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind, slot time.Time, prev before) (r reading) {
 	r = reading{up: up, leave: leave, kind: k, slot: slot}
 	call, cancel := context.WithTimeout(ctx, p.config.Timeout)
 	defer cancel()
 	start := time.Now()
 	r.sent = stamp(start)
-	r.value, r.failure, r.abandoned = p.attempt(call, up)
+	var raw json.RawMessage
+	raw, r.failure, r.abandoned = p.attempt(call, up)
 	r.took = time.Since(start)
 	if r.failure == nil && !r.abandoned {
-		r.value, r.digest, r.failure = p.judge(r.value, prev)
+		r.finished, r.failure = p.judge(ctx, raw, prev, up)
+		r.abandoned = r.failure != nil && ctx.Err() != nil
 	}
 	return r
 }
@@ -62,9 +97,7 @@ func (r reading) tellCircuit() {
 func (p *poll) attempt(ctx context.Context, up *upstream) (value json.RawMessage, f *source.Failure, abandoned bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.panicked.Do(func() {
-				p.log.Error("driver panicked; further panics of this poll show as failures only", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
-			})
+			p.panics(v)
 			f = &source.Failure{Reason: event.BadResponse, Detail: up.detail(fmt.Sprintf("panic: %v", v)), Counts: true}
 		}
 	}()
@@ -81,26 +114,83 @@ func (p *poll) attempt(ctx context.Context, up *upstream) (value json.RawMessage
 	return nil, &source.Failure{Reason: event.UpstreamError, Detail: up.detail(err.Error()), Counts: true}, false
 }
 
-// judge makes the value compact, decides whether it can be published, and
-// makes its digest.
-func (p *poll) judge(raw json.RawMessage, prev lastGood) (json.RawMessage, digest, *source.Failure) {
-	bad := func(detail string) (json.RawMessage, digest, *source.Failure) {
-		return nil, digest{}, &source.Failure{Reason: event.BadResponse, Detail: event.Detail(detail)}
+// panics logs the first panic of a driver or an expression.
+func (p *poll) panics(v any) {
+	p.panicked.Do(func() {
+		p.log.Error("driver panicked; further panics of this poll show as failures only", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+	})
+}
+
+// judge shapes an answer and decides whether it can be published. If not, that
+// is a failure of the poll and not of the upstream, which did answer.
+func (p *poll) judge(ctx context.Context, raw json.RawMessage, prev before, up *upstream) (out finished, f *source.Failure) {
+	bad := func(detail string) (finished, *source.Failure) {
+		return finished{}, &source.Failure{Reason: event.BadResponse, Detail: up.detail(detail)}
 	}
+	defer func() {
+		if v := recover(); v != nil {
+			p.panics(v)
+			out, f = bad(fmt.Sprintf("panic: %v", v))
+		}
+	}()
+	var err error
+	if p.shape.idle() {
+		if out.value, out.digest, err = p.finish(raw, prev.good); err != nil {
+			return bad(err.Error())
+		}
+		return out, nil
+	}
+	s, err := p.shape.apply(ctx, raw)
+	if err != nil {
+		return bad(err.Error())
+	}
+	out.mark = s.mark
+	if !p.shape.keyed() {
+		if out.value, out.digest, err = p.finish(s.value, prev.good); err != nil {
+			return bad(err.Error())
+		}
+		if prev.seed && s.mark != nil && prev.good.value != nil {
+			// Of an earlier process, and perhaps of another configuration.
+			if v, err := decode(prev.good.value); err == nil {
+				out.seed, _ = p.shape.markOf(ctx, v)
+			}
+		}
+		return out, nil
+	}
+	out.items = make([]finishedItem, len(s.items))
+	for i, it := range s.items {
+		if err := topic.Check(p.keyTopic(it.token)); err != nil {
+			return bad(fmt.Sprintf("key %q: %v", short(it.key), err))
+		}
+		o := finishedItem{item: it}
+		if o.value, o.digest, err = p.finish(it.value, prev.keys[it.token]); err != nil {
+			return bad(fmt.Sprintf("key %q: %v", short(it.key), err))
+		}
+		out.items[i] = o
+	}
+	return out, nil
+}
+
+// finish makes a value compact and its digest. What changed too little to be
+// another value becomes the old one.
+func (p *poll) finish(raw json.RawMessage, prev lastGood) (json.RawMessage, digest, error) {
 	buf := bytes.NewBuffer(make([]byte, 0, len(raw)))
 	if err := json.Compact(buf, raw); err != nil {
-		return bad("the value is not JSON: " + err.Error())
+		return nil, digest{}, fmt.Errorf("the value is not JSON: %w", err)
 	}
 	value := buf.Bytes()
 	if prev.value != nil && bytes.Equal(prev.value, value) {
 		return prev.value, prev.digest, nil
 	}
 	if most := p.source.maxPayload(); most > 0 && int64(len(value)) > most {
-		return bad(fmt.Sprintf("the value has %d bytes, NATS takes %d (max_payload)", len(value), most))
+		return nil, digest{}, fmt.Errorf("the value has %d bytes, NATS takes %d (max_payload)", len(value), most)
 	}
 	d, err := digestOf(value, p.ignore)
 	if err != nil {
-		return bad("the value is not JSON: " + err.Error())
+		return nil, digest{}, fmt.Errorf("the value is not JSON: %w", err)
+	}
+	if len(p.bands) > 0 && prev.value != nil && d != prev.digest && within(value, prev.value, p.bands, p.ignore) {
+		return prev.value, prev.digest, nil
 	}
 	return value, d, nil
 }

@@ -102,6 +102,20 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 			topic: topic, index: i, source: r, config: pc, call: pc.call(),
 			schedule: newSchedule(topic, pc.Interval), log: log.With("poll", topic),
 			metrics: m.poll(topic), wake: make(chan struct{}, 1),
+			keys: map[string]*keyed{}, always: pc.Emit == emitAlways,
+		}
+		var bad []keyError
+		if p.shape, bad = newShape(pc); len(bad) > 0 {
+			r.close()
+			return nil, fmt.Errorf("poll %s: %s: %w", topic, bad[0].key, bad[0].err)
+		}
+		for _, s := range sortedKeys(pc.Deadband) {
+			b, err := newBand(s, pc.Deadband[s])
+			if err != nil {
+				r.close()
+				return nil, fmt.Errorf("poll %s: deadband: %w", topic, err)
+			}
+			p.bands = append(p.bands, b)
 		}
 		for _, s := range pc.Ignore {
 			parsed, err := parsePath(s)
@@ -291,6 +305,7 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 				if p.good.value != nil {
 					values++
 				}
+				values += p.live()
 			}
 			return values, breaker.Seq, nil
 		}

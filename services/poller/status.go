@@ -61,6 +61,8 @@ type PollStatus struct {
 	LastAt      time.Time `json:"lastAt,omitzero"`
 	LastTookMs  float64   `json:"lastTookMs"`
 	Skipped     uint64    `json:"skipped"` // ticks without a call
+	// Keys counts the keys of the last good answer, of a poll that has keys.
+	Keys int `json:"keys,omitempty"`
 }
 
 // Status returns what the poller is doing now.

@@ -1,0 +1,123 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// maxKeysAtOnce bounds the publishes of one job that are under way together.
+// Keys have topics of their own, between which there is no order.
+const maxKeysAtOnce = 8
+
+// keyJob is one event of a key. Whoever put it finds the outcome in it.
+type keyJob struct {
+	token  string
+	event  *event.Event // without a version
+	digest digest
+	slot   time.Time
+	known  held         // in and out
+	found  *event.Event // out: what was read back, if it was
+	taken  bool         // out: the slot holds another value
+}
+
+// putKeys publishes the events of a job's keys. The error is the gravest of
+// theirs; each job knows what the stream holds then.
+func (p *publisher) putKeys(ctx context.Context, j job) error {
+	if len(j.keys) == 0 {
+		return nil
+	}
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		next  int
+		worst error
+	)
+	for range min(maxKeysAtOnce, len(j.keys)) {
+		wg.Go(func() {
+			for {
+				mu.Lock()
+				if next == len(j.keys) || grave(worst) {
+					mu.Unlock()
+					return
+				}
+				k := j.keys[next]
+				next++
+				mu.Unlock()
+				err := p.putKey(ctx, j, k)
+				mu.Lock()
+				if weight(err) > weight(worst) {
+					worst = err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return worst
+}
+
+// weight orders errors; those that end the tenure weigh most.
+func weight(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errAgain):
+		return 1
+	case errors.Is(err, errRefused):
+		return 2
+	case errors.Is(err, errFenced), errors.Is(err, errExpired):
+		return 4
+	}
+	return 3
+}
+
+// grave says that the other keys would fare no better.
+func grave(err error) bool { return weight(err) >= 2 }
+
+func (p *publisher) putKey(ctx context.Context, j job, k *keyJob) error {
+	if k.known.unsure {
+		m, err := p.last(ctx, p.names.In(k.event.Topic))
+		if err != nil {
+			return err
+		}
+		if m.Event != nil && m.Event.Fence > j.tenure.fence {
+			return errFenced
+		}
+		k.known.learn(m.Event, j.ignore)
+		k.found = m.Event
+		return errAgain
+	}
+	k.event.Version, k.event.Fence = k.known.version+1, j.tenure.fence
+	m := p.names.EventMsg(k.event, k.slot)
+	if k.event.Deleted {
+		// It goes after a while. What the subject held before must go now, or it
+		// would come to light again then.
+		m.Header.Set(jetstream.MsgTTLHeader, p.keepDeleted.String())
+		m.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	}
+	seq, err := p.send(ctx, "event", m, p.names.InFresh(j.topic), j.known.guard, j.tenure)
+	switch {
+	case errors.Is(err, errDuplicate):
+		m, err := p.get(ctx, map[string]any{"seq": seq})
+		if err != nil {
+			return err
+		}
+		if k.taken = !k.known.same(m.Event, k.event, k.digest, k.slot, j.ignore); k.taken {
+			return errAgain
+		}
+		return nil
+	case errors.Is(err, errRefused):
+		return err
+	case err != nil:
+		k.known.unsure = true
+		return err
+	}
+	k.known.version, k.known.has = k.event.Version, !k.event.Deleted
+	k.known.digest, k.known.slot = k.digest, k.slot
+	return nil
+}

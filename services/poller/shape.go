@@ -1,0 +1,249 @@
+package poller
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/itchyny/gojq"
+	"github.com/pollcast/pollcast/pkg/topic"
+)
+
+// shape makes of an answer what is published: one value, or a value per key.
+// The order is select, mustAdvance, each, key.
+type shape struct {
+	choose, advance, each, key *expression // nil: not configured
+	maxKeys                    int
+	limit                      time.Duration // for all expressions together
+}
+
+// shaped is what became of an answer.
+type shaped struct {
+	value json.RawMessage // of a poll without keys
+	items []item          // of a poll with keys
+	mark  any             // what must advance; nil when nothing must
+}
+
+// item is the value of one key.
+type item struct {
+	key, token string
+	value      json.RawMessage
+}
+
+func (s *shape) keyed() bool { return s.each != nil }
+
+// idle says that answers pass as they are.
+func (s *shape) idle() bool { return s.choose == nil && s.advance == nil && s.each == nil }
+
+// newShape compiles a poll's expressions. Its errors name the key of the
+// configuration.
+func newShape(p Poll) (*shape, []keyError) {
+	var bad []keyError
+	s := &shape{maxKeys: p.MaxKeys, limit: min(max(p.Interval/5, 100*time.Millisecond), time.Second)}
+	for _, e := range []struct {
+		name, text string
+		to         **expression
+	}{
+		{"select", p.Select, &s.choose}, {"each", p.Each, &s.each},
+		{"key", p.Key, &s.key}, {"mustAdvance.path", p.MustAdvance.Path, &s.advance},
+	} {
+		if e.text == "" {
+			continue
+		}
+		var err error
+		if *e.to, err = compile(e.name, e.text); err != nil {
+			bad = append(bad, keyError{e.name, err})
+		}
+	}
+	return s, bad
+}
+
+type keyError struct {
+	key string
+	err error
+}
+
+// apply shapes an answer. It ends soon after ctx does.
+func (s *shape) apply(ctx context.Context, raw []byte) (out shaped, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	v, err := decode(raw)
+	if err != nil {
+		return out, err
+	}
+	if s.choose != nil {
+		if v, err = s.choose.one(ctx, v); err != nil {
+			return out, err
+		}
+	}
+	if s.advance != nil {
+		if out.mark, err = s.markOf(ctx, v); err != nil {
+			return out, err
+		}
+	}
+	if s.each == nil {
+		out.value, err = gojq.Marshal(v)
+		return out, err
+	}
+	out.items, err = s.split(ctx, v)
+	return out, err
+}
+
+// split makes the items of a value.
+func (s *shape) split(ctx context.Context, v any) ([]item, error) {
+	all, err := s.each.run(ctx, v, s.maxKeys)
+	if errors.Is(err, errMore) {
+		return nil, fmt.Errorf("each gives more than %d items (maxKeys)", s.maxKeys)
+	}
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool, len(all))
+	items := make([]item, 0, len(all))
+	for n, v := range all {
+		k, err := s.key.one(ctx, v)
+		if err != nil {
+			return nil, fmt.Errorf("item %d: %w", n+1, err)
+		}
+		var it item
+		switch k := k.(type) {
+		case string:
+			it.key = k
+		case json.Number, int, float64:
+			it.key = fmt.Sprint(k)
+		default:
+			return nil, fmt.Errorf("key of item %d is %s; text or a number is needed", n+1, gojq.TypeOf(k))
+		}
+		it.token = topic.EscapeKey(it.key)
+		if seen[it.token] {
+			return nil, fmt.Errorf("key %q comes twice", short(it.key))
+		}
+		seen[it.token] = true
+		if it.value, err = gojq.Marshal(v); err != nil {
+			return nil, fmt.Errorf("item %d: %w", n+1, err)
+		}
+		items = append(items, it)
+	}
+	return items, nil
+}
+
+// markOf is what must advance: a number, which must grow, or text, which must
+// become another.
+func (s *shape) markOf(ctx context.Context, v any) (any, error) {
+	m, err := s.advance.one(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	switch gojq.TypeOf(m) {
+	case "number", "string":
+		return m, nil
+	}
+	return nil, fmt.Errorf("mustAdvance.path gives %s; a number or text is needed", gojq.TypeOf(m))
+}
+
+// expression is a compiled jq expression.
+type expression struct {
+	name string // its key in the configuration
+	code *gojq.Code
+}
+
+// compile reports where in the text a mistake is.
+func compile(name, text string) (*expression, error) {
+	q, err := gojq.Parse(text)
+	if p, ok := errors.AsType[*gojq.ParseError](err); ok {
+		return nil, fmt.Errorf("%s: %w", place(text, p.Offset-len(p.Token)), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// No environment, no modules, no other input: an expression sees the answer
+	// and nothing else.
+	code, err := gojq.Compile(q)
+	if err != nil {
+		// The compiler says what it does not know, but not where.
+		if _, what, ok := strings.Cut(err.Error(), "not defined: "); ok {
+			what, _, _ = strings.Cut(what, "/")
+			if at := strings.Index(text, what); at >= 0 {
+				return nil, fmt.Errorf("%s: %w", place(text, at), err)
+			}
+		}
+		return nil, err
+	}
+	return &expression{name, code}, nil
+}
+
+// place is where an offset in bytes is, counted from 1 as editors do.
+func place(text string, offset int) string {
+	before := text[:min(max(offset, 0), len(text))]
+	line := strings.Count(before, "\n") + 1
+	column := len([]rune(before[strings.LastIndexByte(before, '\n')+1:])) + 1
+	if line == 1 {
+		return fmt.Sprintf("at character %d", column)
+	}
+	return fmt.Sprintf("at line %d, character %d", line, column)
+}
+
+// errMore: an expression gives more than was asked for.
+var errMore = errors.New("too many results")
+
+// run returns what the expression gives, at most most values.
+func (e *expression) run(ctx context.Context, v any, most int) ([]any, error) {
+	var out []any
+	results := e.code.RunWithContext(ctx, v)
+	for {
+		r, ok := results.Next()
+		if !ok {
+			return out, nil
+		}
+		if err, failed := r.(error); failed {
+			if errors.Is(err, context.DeadlineExceeded) {
+				return nil, fmt.Errorf("%s takes too long", e.name)
+			}
+			return nil, fmt.Errorf("%s: %w", e.name, err)
+		}
+		if len(out) == most {
+			return nil, errMore
+		}
+		out = append(out, r)
+	}
+}
+
+// one is for expressions that give exactly one value.
+func (e *expression) one(ctx context.Context, v any) (any, error) {
+	out, err := e.run(ctx, v, 1)
+	switch {
+	case errors.Is(err, errMore):
+		return nil, fmt.Errorf("%s gives several values; put it into [ ] for a list", e.name)
+	case err != nil:
+		return nil, err
+	case len(out) == 0:
+		return nil, fmt.Errorf("%s gives no value", e.name)
+	}
+	return out[0], nil
+}
+
+// decode reads JSON and keeps numbers as they are written.
+func decode(value []byte) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(value))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, fmt.Errorf("read value: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("read value: more than one")
+	}
+	return v, nil
+}
+
+func short(s string) string {
+	if r := []rune(s); len(r) > 40 {
+		return string(r[:40]) + "…"
+	}
+	return s
+}
