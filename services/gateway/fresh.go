@@ -55,13 +55,21 @@ func (p *pollState) maxAge() time.Duration {
 	return p.record.MaxAge()
 }
 
+// own reports whether a freshness is the gateway's word, not the record's. A
+// poller, too, says poller_silent: of the time before it took the source over.
+func (p *pollState) own(f event.Freshness) bool {
+	return p.record == nil || !f.CheckedAt.Equal(p.record.CheckedAt)
+}
+
 // trust is what an event frame says of its value: the poll's freshness, unless
 // the event itself is the newer evidence. An event is published before the
 // freshness record of the same tick, so the newest event of a poll may be ahead
 // of its record.
 func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness) event.Freshness {
-	if seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && f.Reason != event.PollerSilent {
-		f.AsOf, f.Stale, f.Reason, f.Breaker = e.AsOf, false, "", event.Closed
+	silent := f.Reason == event.PollerSilent && p.own(f)
+	if seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && !silent {
+		f.AsOf, f.Stale, f.Reason, f.Detail = e.AsOf, false, "", ""
+		f.Breaker, f.ConsecutiveFailures, f.NextProbeAt = event.Closed, 0, time.Time{}
 	}
 	if f.AsOf.Before(e.AsOf) {
 		f.AsOf = e.AsOf
