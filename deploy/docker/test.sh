@@ -40,6 +40,15 @@ trap clean EXIT
 trap 'exit 130' INT TERM
 
 check "the compose file is valid, with every profile" c --profile observe config --quiet
+known_metrics() {
+  local name service
+  python3 -m json.tool "$root/deploy/grafana/dashboards/pollcast.json" /dev/null || return 1
+  for name in $(grep -ohE 'pollcast_[a-z_]+' "$root/deploy/prometheus/rules.yml" "$root/deploy/grafana/dashboards/pollcast.json" | sed -E 's/_(bucket|sum|count)$//' | sort -u); do
+    service=${name#pollcast_} service=${service%%_*}
+    grep -qE "\"(_?${name#"pollcast_${service}_"}|$name)\"" "$root/services/$service"/*.go || { echo "services/$service has no metric $name"; return 1; }
+  done
+}
+check "the alerts and the dashboard name metrics that exist" known_metrics
 must "every image builds" c --progress plain build
 pollcast=${POLLCAST:-$work/pollcast}
 [ -n "${POLLCAST:-}" ] || must "the client builds" go -C "$root" build -o "$pollcast" ./services/pollcast/cmd/pollcast

@@ -21,7 +21,7 @@ docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 || missing
 command -v python3 >/dev/null || missing "needs python3"
 [ -n "${POLLCAST:-}" ] || command -v go >/dev/null || missing "needs go, or POLLCAST=path of a built pollcast"
 overlay=$here/overlays/${OVERLAY:-local}
-[ -d "$overlay" ] || missing "there is no $overlay: OVERLAY is one of $(ls "$here/overlays" | xargs)"
+[ -d "$overlay" ] || missing "there is no $overlay: OVERLAY is local or fleet"
 kube() { ${KUBECTL:-kubectl} "$@"; }
 run() { ${IN_CLUSTER:-} "$@"; }
 kube get --raw /readyz >/dev/null 2>&1 || missing "needs a cluster: '${KUBECTL:-kubectl} get --raw /readyz' fails"
@@ -118,6 +118,7 @@ replaced() { [ "$(pods gateway | grep -vc "$busy")" = "$(k get deployment gatewa
 check "the pod is replaced" within 60 replaced
 before=$(pods gateway)
 check "the gateways are rolled over" k rollout restart deployment/gateway
+# shellcheck disable=SC2046 # one word for each pod
 all_new() { k rollout status --timeout 120s deployment/gateway && k wait --for delete --timeout 60s $(sed 's|^|pod/|' <<<"$before"); }
 check "all of them are new, and the old ones gone" all_new
 check "both clients go on" both_go_on 20

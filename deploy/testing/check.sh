@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the tests of the deployments: checks, one line each, and their sum.
 passed=0 failed=0 began=$SECONDS
 
