@@ -23,6 +23,9 @@ type pollState struct {
 	seq    uint64
 	// heard is when the last record or event was made known, on this clock.
 	heard time.Time
+	// asOf is that of the newest event of the poll's own topic, which is ahead of
+	// the record's until the one of the same tick comes.
+	asOf time.Time
 	// told is what clients were last told, so that only changes are sent.
 	told   event.Freshness
 	toldAt uint64 // the hub's count of freshness told, then
@@ -43,6 +46,7 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	default:
 		return f
 	}
+	f.AsOf = later(f.AsOf, p.asOf)
 	f.CheckedAt, f.Fence = now.UTC().Truncate(time.Millisecond), 0
 	return f
 }

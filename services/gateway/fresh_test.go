@@ -41,3 +41,18 @@ func TestFirstEventAfterTakeover(t *testing.T) {
 		t.Errorf("have %+v, want it fresh: the upstream has just answered", e)
 	}
 }
+
+// A poller that falls silent between an event and its record takes nothing back
+// of what the event has said.
+func TestSilentAfterEvent(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.dial("/v1/ws?topics=host.>")
+	r.event("host.cpu", `1`)
+	r.fresh(event.Freshness{Poll: "host.cpu", AsOf: time.Now().UTC().Add(-time.Second), IntervalMs: 100, MaxAgeMs: 300})
+	r.event("host.cpu", `2`)
+	e := p.until("the value", func(f wire.ServerFrame) bool { return f.Event != nil && f.Event.Version == 2 }).Event
+	f := p.until("silence", func(f wire.ServerFrame) bool { return f.Fresh != nil && f.Fresh.Reason == event.PollerSilent }).Fresh
+	if !f.AsOf.Equal(e.AsOf) {
+		t.Errorf("the silent poll is as of %v, its value as of %v", f.AsOf, e.AsOf)
+	}
+}

@@ -147,6 +147,9 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	}
 	p := h.poll(e.Poll)
 	p.heard = later(p.heard, heard)
+	if e.Topic == e.Poll {
+		p.asOf = later(p.asOf, e.AsOf)
+	}
 	if t.last != nil && t.last.Version+1 != e.Version {
 		h.history.restart(seq - 1) // the stream has lost events in between
 	}
