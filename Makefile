@@ -103,6 +103,10 @@ fuzz: ## fuzz every target for FUZZTIME
 bench: ## run every benchmark
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 20m work
 
+.PHONY: bench-fanout
+bench-fanout: ## what the gateway's fan-out costs, beside a bare loop of writes and a textbook hub (about 4 minutes)
+	@$(GO) build -p $(P) -o bin/bench-fanout ./services/gateway/bench && bin/bench-fanout
+
 .PHONY: soak
 soak: ## hold connections for SOAK (25m) and see that none ends and nothing grows (by hand)
 	SOAK=$(SOAK) $(GO) test -count=1 -timeout 24h -tags soak -run Soak -v ./services/gateway
