@@ -1,12 +1,9 @@
 package poller
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -59,7 +56,7 @@ type Config struct {
 // Source is a group of polls that share upstreams, credentials, a breaker per
 // upstream and one lease: at any time one poller polls all of it.
 type Source struct {
-	Driver    string                   `yaml:"driver" doc:"protocol of the upstreams: jsonrpc"`
+	Driver    string                   `yaml:"driver" doc:"protocol of the upstreams: jsonrpc, or http for any request that is answered with JSON"`
 	Upstreams []string                 `yaml:"upstreams" doc:"URLs that answer alike; the first whose circuit is closed is asked"`
 	Headers   map[string]config.Secret `yaml:"headers" doc:"HTTP headers of every request, such as Authorization; write ${NAME} to take a value from the environment"`
 	Timeout   time.Duration            `yaml:"timeout" doc:"how long a call may take, for polls that do not say; default 80 % of the interval, at most 10s"`
@@ -74,36 +71,6 @@ type Breaker struct {
 	OpenFor  time.Duration `yaml:"openFor" doc:"how long an open circuit lets no call through before one probe; default 5m, or the shortest interval if that is longer"`
 }
 
-// Poll is one call, repeated.
-type Poll struct {
-	Interval time.Duration `yaml:"interval" doc:"time from one call to the next, 100ms to 1h"`
-	Timeout  time.Duration `yaml:"timeout" doc:"how long the call may take, at most 80 % of the interval"`
-	Method   string        `yaml:"method" doc:"RPC method"`
-	Params   any           `yaml:"params" doc:"parameters: a list or a map"`
-	MaxAge   time.Duration `yaml:"maxAge" doc:"a value that was not confirmed for so long is stale, whatever the reason; default 3 intervals"`
-	Select   string        `yaml:"select" doc:"jq expression that makes the value out of the answer; it gives exactly one"`
-	Each     string        `yaml:"each" doc:"jq expression that splits the value into items, such as .disks[]; each item is a value of its own, on topic <source>.<poll>.<key>"`
-	Key      string        `yaml:"key" doc:"jq expression that gives an item's key, text or a number, such as .name"`
-	MaxKeys  int           `yaml:"maxKeys" doc:"most items of an answer, 1 to 10000; an answer with more is bad_response"`
-
-	Ignore      []string           `yaml:"ignore" doc:"parts of the value whose change alone is no event: paths of keys and positions joined by dots, * for any"`
-	Deadband    map[string]float64 `yaml:"deadband" doc:"by how much a number may differ from the published one without being an event, by path as in ignore, . for the value itself"`
-	Emit        string             `yaml:"emit" doc:"changes, or always to make every reading an event"`
-	MustAdvance MustAdvance        `yaml:"mustAdvance" doc:"what must advance, or the value is stale (not_advancing) although the upstream answers"`
-}
-
-// MustAdvance marks values that are answered but stand still.
-type MustAdvance struct {
-	Path   string        `yaml:"path" doc:"jq expression over the value, such as .height: a number that must grow, or text that must become another"`
-	Within time.Duration `yaml:"within" doc:"how long it may stand still"`
-}
-
-// Values of Poll.Emit.
-const (
-	emitChanges = "changes"
-	emitAlways  = "always"
-)
-
 // DefaultConfig returns a configuration without sources.
 func DefaultConfig() Config { return Config{Operations: DefaultOperations} }
 
@@ -113,11 +80,6 @@ func (s *Source) SetDefaults() {
 		Driver: DefaultDriver, MaxAnswer: DefaultMaxAnswer,
 		Breaker: Breaker{Failures: DefaultFailures},
 	}
-}
-
-// SetDefaults fills what a poll in a file starts from.
-func (p *Poll) SetDefaults() {
-	*p = Poll{Interval: DefaultInterval, MaxKeys: DefaultMaxKeys, Emit: emitChanges}
 }
 
 // withDefaults is the source with its zero fields filled.
@@ -142,19 +104,6 @@ func (s Source) shortest() time.Duration {
 	return shortest
 }
 
-// withDefaults is the poll with its zero fields filled, as part of source s.
-func (p Poll) withDefaults(s Source) Poll {
-	p.Interval = cmp.Or(p.Interval, DefaultInterval)
-	p.Timeout = cmp.Or(p.Timeout, s.Timeout, min(longestTimeout(p.Interval), maxDefaultTimeout))
-	p.MaxAge = cmp.Or(p.MaxAge, 3*p.Interval)
-	p.Emit = cmp.Or(p.Emit, emitChanges)
-	p.MaxKeys = cmp.Or(p.MaxKeys, DefaultMaxKeys)
-	return p
-}
-
-// longestTimeout leaves a fifth of the interval for everything else.
-func longestTimeout(interval time.Duration) time.Duration { return interval / 10 * 8 }
-
 // Check reports every mistake.
 func (c *Config) Check(report func(path, problem, fix string)) {
 	if len(c.Sources) == 0 {
@@ -177,11 +126,7 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		report("driver", fmt.Sprintf("there is no driver %q", s.Driver), "use "+source.Names())
 	}
 	s.checkUpstreams(report)
-	for _, name := range sortedKeys(s.Headers) {
-		if problem, fix := headerProblem(name, s.Headers[name].Reveal()); problem != "" {
-			report("headers."+name, problem, fix)
-		}
-	}
+	checkHeaders(s.Headers, report)
 	if s.MaxAnswer < MinMaxAnswer || s.MaxAnswer > MaxMaxAnswer {
 		report("maxAnswer", fmt.Sprintf("%v is out of range", s.MaxAnswer), "use 1KiB to 64MiB")
 	}
@@ -229,70 +174,6 @@ func (b Breaker) check(shortest time.Duration, report func(path, problem, fix st
 	}
 }
 
-func (p Poll) check(report func(path, problem, fix string)) {
-	if p.Interval < MinInterval || p.Interval > MaxInterval {
-		report("interval", fmt.Sprintf("%v is out of range", p.Interval),
-			fmt.Sprintf("use %v, the nearest that works", min(max(p.Interval, MinInterval), MaxInterval)))
-		return
-	}
-	if longest := longestTimeout(p.Interval); p.Timeout > longest {
-		report("timeout", fmt.Sprintf("%v is more than 80 %% of the interval %v", p.Timeout, p.Interval),
-			fmt.Sprintf("use %v or less, or an interval of %v or more", longest, ceil(p.Timeout/8*10)))
-	}
-	if p.Timeout < MinTimeout {
-		report("timeout", fmt.Sprintf("%v is too short for any call", p.Timeout), fmt.Sprintf("use %v or more", MinTimeout))
-	}
-	if need := p.Interval + p.Timeout; p.MaxAge < need {
-		report("maxAge", fmt.Sprintf("%v is less than interval and timeout together (%v): a slow answer that comes in time would show as silence", p.MaxAge, need),
-			fmt.Sprintf("use %v or more", need))
-	}
-	if _, err := json.Marshal(p.Params); err != nil {
-		report("params", "they cannot be written as JSON", "use text, numbers, true, false, null, lists and maps")
-	}
-	for i, path := range p.Ignore {
-		if _, err := parsePath(path); err != nil {
-			report("ignore["+strconv.Itoa(i)+"]", err.Error(), "write keys joined by dots, such as stats.uptime or disks.*.free")
-		}
-	}
-	p.checkShape(report)
-}
-
-func (p Poll) checkShape(report func(path, problem, fix string)) {
-	_, bad := newShape(p)
-	for _, b := range bad {
-		report(b.key, "jq: "+b.err.Error(), "correct the expression; jq '…' tries it out on an answer")
-	}
-	switch {
-	case p.Each != "" && p.Key == "":
-		report("key", "each makes items and nothing gives their keys", "write what is an item's own, such as .name")
-	case p.Key != "" && p.Each == "":
-		report("each", "key stands alone", "write what makes the items, such as .[]")
-	}
-	if p.MaxKeys < 1 || p.MaxKeys > MaxMaxKeys {
-		report("maxKeys", fmt.Sprintf("%d is out of range", p.MaxKeys), fmt.Sprintf("use 1 to %d", MaxMaxKeys))
-	}
-	for _, path := range sortedKeys(p.Deadband) {
-		amount := p.Deadband[path]
-		if math.IsNaN(amount) || math.IsInf(amount, 0) || amount < 0 {
-			report("deadband", fmt.Sprintf("%q: %v is no amount", path, amount), "use a number from 0")
-		} else if _, err := newBand(path, amount); err != nil {
-			report("deadband", err.Error(), "write keys joined by dots, such as cpu.load, or . for the value itself")
-		}
-	}
-	if p.Emit != emitChanges && p.Emit != emitAlways {
-		report("emit", fmt.Sprintf("%q is unknown", p.Emit), "use changes or always")
-	}
-	switch m := p.MustAdvance; {
-	case m.Path == "" && m.Within != 0:
-		report("mustAdvance.path", "it is missing", "write what must advance, such as .height")
-	case m.Path != "" && m.Within == 0:
-		report("mustAdvance.within", "it is missing", fmt.Sprintf("write how long it may stand still, %v or more", p.Interval))
-	case m.Path != "" && m.Within < p.Interval:
-		report("mustAdvance.within", fmt.Sprintf("%v is less than the interval %v, so that nothing could advance in time", m.Within, p.Interval),
-			fmt.Sprintf("use %v or more", p.Interval))
-	}
-}
-
 // checkUpstreams never quotes a URL: its path may hold a key.
 func (s Source) checkUpstreams(report func(path, problem, fix string)) {
 	if len(s.Upstreams) == 0 {
@@ -321,10 +202,18 @@ func (s Source) checkUpstreams(report func(path, problem, fix string)) {
 	}
 }
 
+func checkHeaders(headers map[string]config.Secret, report func(path, problem, fix string)) {
+	for _, name := range sortedKeys(headers) {
+		if problem, fix := headerProblem(name, headers[name].Reveal()); problem != "" {
+			report("headers."+name, problem, fix)
+		}
+	}
+}
+
 // headerProblem says what is wrong with a header, without its value.
 func headerProblem(name, value string) (problem, fix string) {
 	switch http.CanonicalHeaderKey(name) {
-	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Accept-Encoding", "Connection", "Transfer-Encoding", "Idempotency-Key":
+	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Accept-Encoding", "Connection", "Transfer-Encoding", "Idempotency-Key", "If-None-Match":
 		return "the poller sets it itself", "remove it"
 	}
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool {
@@ -336,15 +225,6 @@ func headerProblem(name, value string) (problem, fix string) {
 		return "its value holds a control character, such as a line break", "remove it; look at the end of the value"
 	}
 	return "", ""
-}
-
-// call is what the driver is asked to do.
-func (p Poll) call() source.Call {
-	c := source.Call{Method: p.Method}
-	if data, err := json.Marshal(p.Params); err == nil && !bytes.Equal(data, []byte("null")) {
-		c.Params = data
-	}
-	return c
 }
 
 // err is every mistake in one error that wraps ErrConfig, or nil.

@@ -96,7 +96,7 @@ func TestConfigMistakes(t *testing.T) {
 		{Config{}, "sources: there is nothing to poll"},
 		{Config{Sources: map[string]Source{"a.b": good()}}, "sources.a.b: name \"a.b\": it must be one token"},
 		{Config{Sources: map[string]Source{"_x": good()}}, "is reserved"},
-		{source(func(s *Source) { s.Driver = "soap" }), `sources.s.driver: there is no driver "soap"; use jsonrpc`},
+		{source(func(s *Source) { s.Driver = "soap" }), `sources.s.driver: there is no driver "soap"; use http or jsonrpc`},
 		{source(func(s *Source) { s.Polls = nil }), "sources.s.polls: there is nothing to poll"},
 		{source(func(s *Source) { s.Polls["p.q"] = s.Polls["p"] }), `sources.s.polls.p.q: its topic lies under that of poll "p"`},
 		{source(func(s *Source) { s.Polls["pq"] = s.Polls["p"] }), ""},
@@ -124,6 +124,13 @@ func TestConfigMistakes(t *testing.T) {
 		{poll(func(p *Poll) { p.Params = "x" }), "sources.s.polls.p.params: JSON-RPC takes a list or a map"},
 		{poll(func(p *Poll) { p.Params = func() {} }), "they cannot be written as JSON"},
 		{poll(func(p *Poll) { p.Ignore = []string{"a", "a..b"} }), "sources.s.polls.p.ignore[1]: path \"a..b\" has an empty part"},
+		{poll(func(p *Poll) { p.Body = map[string]any{"a": 1} }), "sources.s.polls.p.body: a JSON-RPC call has none of its own"},
+		{source(func(s *Source) { s.Driver, s.Polls = "http", map[string]Poll{"p": {Path: "a?k=hunter22"}} }), "sources.s.polls.p.path: it holds ? or #; use query"},
+		{source(func(s *Source) {
+			s.Driver, s.Polls = "http", map[string]Poll{"p": {Headers: map[string]config.Secret{"If-None-Match": config.NewSecret("hunter22")}}}
+		}), "sources.s.polls.p.headers.If-None-Match: the poller sets it itself"},
+		{source(func(s *Source) { s.Driver, s.Polls = "http", map[string]Poll{"p": {Path: "a", Body: func() {}}} }), "body: it cannot be written as JSON"},
+		{source(func(s *Source) { s.Driver, s.Polls = "http", map[string]Poll{"p": {Path: "a"}} }), ""},
 		{poll(func(p *Poll) { p.Select = ".a | }" }), "sources.s.polls.p.select: jq: at character 6: unexpected token \"}\"; correct"},
 		{poll(func(p *Poll) { p.Select = ".a | nope" }), "at character 6: function not defined: nope/0"},
 		{poll(func(p *Poll) { p.Each = ".[]" }), "sources.s.polls.p.key: each makes items"},

@@ -183,6 +183,16 @@ func secretsOf(c Source) []string {
 	}
 	for _, p := range c.Polls {
 		walk(plain(p.Params))
+		walk(plain(p.Body))
+		for _, v := range p.Query {
+			add(v.Reveal(), 6)
+		}
+		for _, v := range p.Headers {
+			add(v.Reveal(), 4)
+		}
+		for part := range strings.SplitSeq(p.Path, "/") {
+			add(part, 12)
+		}
 	}
 	for _, address := range c.Upstreams {
 		u, err := url.Parse(address)

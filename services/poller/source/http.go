@@ -12,6 +12,8 @@ import (
 	"time"
 )
 
+// What the drivers over HTTP share.
+
 // httpEndpoint is an upstream that speaks HTTP.
 type httpEndpoint struct {
 	Endpoint
@@ -25,6 +27,7 @@ type answer struct {
 	statusText string // "503 Service Unavailable"
 	mediaType  string
 	retryAfter time.Duration
+	etag       string
 	body       []byte
 }
 
@@ -52,10 +55,12 @@ func openHTTP(e Endpoint) *httpEndpoint {
 }
 
 // do sends a request and reads the answer, whatever its status. The error is a
-// cancellation or a *Failure.
-func (e *httpEndpoint) do(ctx context.Context, req *http.Request) (*answer, error) {
-	for name, values := range e.Header {
-		req.Header[name] = values
+// cancellation or a *Failure. The call's own headers replace the endpoint's.
+func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Header) (*answer, error) {
+	for _, h := range []http.Header{e.Header, own} {
+		for name, values := range h {
+			req.Header[name] = values
+		}
 	}
 	if req.Header.Get("User-Agent") == "" {
 		req.Header.Set("User-Agent", "pollcast")
@@ -78,6 +83,7 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request) (*answer, erro
 		statusText: statusText(resp),
 		mediaType:  mediaType(resp.Header.Get("Content-Type")),
 		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now()),
+		etag:       resp.Header.Get("ETag"),
 	}
 	// net/http has undone the gzip it asked for, and removed the header.
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {

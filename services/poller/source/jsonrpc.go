@@ -51,6 +51,14 @@ func checkJSONRPC(c Call, report func(key, problem, fix string)) {
 	if p := bytes.TrimSpace(c.Params); len(p) > 0 && p[0] != '[' && p[0] != '{' {
 		report("params", "JSON-RPC takes a list or a map, not a single value", "write [value]")
 	}
+	for _, k := range []struct {
+		key string
+		set bool
+	}{{"path", c.Path != ""}, {"query", len(c.Query) > 0}, {"headers", len(c.Header) > 0}, {"body", c.Body != nil}} {
+		if k.set {
+			report(k.key, "a JSON-RPC call has none of its own", "put parameters into params, headers into the source's headers, paths into its upstreams; or use driver http")
+		}
+	}
 }
 
 func openJSONRPC(e Endpoint) (Func, func(), error) {
@@ -77,7 +85,7 @@ func (j *jsonrpc) call(ctx context.Context, c Call) (json.RawMessage, error) {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
-	a, err := j.do(ctx, req)
+	a, err := j.do(ctx, req, nil)
 	if err != nil {
 		return nil, err
 	}

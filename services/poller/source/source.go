@@ -1,15 +1,17 @@
 // Package source asks upstreams. A driver is one file, which opens an endpoint
 // as a Func, and one line in Drivers.
 //
-// Reading order: source.go (what a driver is), jsonrpc.go (the one there is),
-// http.go (what drivers over HTTP share), classify.go (which failure an error
-// is, and whether the circuit breaker counts it).
+// Reading order: source.go (what a driver is), jsonrpc.go and rest.go (the
+// drivers jsonrpc and http), http.go (what drivers over HTTP share), etag.go,
+// classify.go (which failure an error is, and whether the circuit breaker
+// counts it). sourcetest holds what every driver must pass.
 package source
 
 import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +22,13 @@ import (
 // Call is what a poll asks.
 type Call struct {
 	Method string
-	// Params is JSON, or nil for none. It may hold secrets.
+	// Params is JSON, or nil for none. It may hold secrets, as may all that
+	// follows, which is for drivers that make any HTTP request.
 	Params json.RawMessage
+	Path   string // goes behind that of the endpoint's URL
+	Query  url.Values
+	Header http.Header
+	Body   json.RawMessage
 }
 
 // Func makes one call to one upstream and returns the answer's value as JSON.
@@ -54,6 +61,7 @@ type Driver struct {
 
 // Drivers holds every driver by the name that configurations use.
 var Drivers = map[string]Driver{
+	"http":    {Open: openREST, Check: checkREST},
 	"jsonrpc": {Open: openJSONRPC, Check: checkJSONRPC},
 }
 

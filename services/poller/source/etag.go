@@ -1,0 +1,63 @@
+package source
+
+import (
+	"encoding/json"
+	"net/url"
+	"strings"
+	"sync"
+)
+
+// etags remembers, call by call, the last answer of an upstream that named it
+// (RFC 9110, 8.8.3). Asked with that name, the upstream may say "304 Not
+// Modified" instead of sending the answer again. What is remembered is this
+// upstream's own: another one's answers may bear the same names.
+type etags struct {
+	mu    sync.Mutex
+	calls map[string]remembered
+	size  int
+}
+
+type remembered struct {
+	etag  string
+	value json.RawMessage
+}
+
+// maxRemembered bounds what is remembered for one upstream, in bytes. What
+// comes beyond is not remembered, and so sent whole every time.
+const maxRemembered = 32 << 20
+
+// callID tells calls apart.
+func callID(u *url.URL, c Call) string {
+	var b strings.Builder
+	b.WriteString(u.String())
+	b.WriteByte('\n')
+	_ = c.Header.Write(&b) // sorted; a Builder takes all
+	b.WriteByte('\n')
+	b.Write(c.Body)
+	return b.String()
+}
+
+func (e *etags) get(id string) remembered {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.calls[id]
+}
+
+// put remembers an answer instead of the call's last one.
+func (e *etags) put(id string, r remembered) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if old, ok := e.calls[id]; ok {
+		e.size -= old.bytes(id)
+		delete(e.calls, id)
+	}
+	if n := r.bytes(id); r.etag != "" && e.size+n <= maxRemembered {
+		if e.calls == nil {
+			e.calls = map[string]remembered{}
+		}
+		e.calls[id] = r
+		e.size += n
+	}
+}
+
+func (r remembered) bytes(id string) int { return len(id) + len(r.etag) + len(r.value) }

@@ -1,0 +1,170 @@
+package source
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+func openREST0(t *testing.T, address string, header http.Header) Func {
+	t.Helper()
+	call, free, err := Drivers["http"].Open(Endpoint{URL: address, MaxAnswer: 64 << 10, Header: header})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(free)
+	return call
+}
+
+func TestRESTRequest(t *testing.T) {
+	var got atomic.Pointer[string]
+	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		s := fmt.Sprintf("%s %s %q %q %q %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Accept"), r.Header.Get("X"), body)
+		got.Store(&s)
+		_, _ = io.WriteString(w, ` {"a" : 1.50} `)
+	})
+	for _, tt := range []struct {
+		url  string
+		c    Call
+		want string
+	}{
+		{"", Call{}, `GET / "" "application/json" "1" `},
+		{"/v1?k=x", Call{}, `GET /v1?k=x "" "application/json" "1" `},
+		{"/v1?k=x", Call{Path: "a/b%20c", Query: url.Values{"q": {"1&2"}, "p": {""}}}, `GET /v1/a/b%20c?k=x&p=&q=1%262 "" "application/json" "1" `},
+		{"/v1/", Call{Path: "/a", Query: url.Values{"q": {"1"}}}, `GET /v1/a?q=1 "" "application/json" "1" `},
+		{"/", Call{Method: "POST", Path: "q", Body: json.RawMessage(`{"x":1}`)}, `POST /q "application/json" "application/json" "1" {"x":1}`},
+		{"/", Call{Header: http.Header{"X": {"2"}, "Accept": {"text/plain"}}}, `GET / "" "text/plain" "2" `},
+	} {
+		v, err := openREST0(t, base+tt.url, http.Header{"X": {"1"}})(t.Context(), tt.c)
+		if err != nil || string(v) != `{"a" : 1.50}` {
+			t.Errorf("%+v: %s, %v", tt.c, v, err)
+		}
+		if have := *got.Load(); have != tt.want {
+			t.Errorf("request\n%s, want\n%s", have, tt.want)
+		}
+	}
+}
+
+func TestRESTValues(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		body   string
+		want   string // or part of the failure
+	}{
+		{204, "", "null"}, {200, "17", "17"}, {201, `"x"`, `"x"`}, {200, "[]", "[]"}, {200, "null", "null"},
+		{200, "", "answer is empty"}, {200, "1 2", "answer is not JSON"}, {304, "", "HTTP 304 Not Modified"},
+	} {
+		v, err := openREST0(t, serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(tt.status)
+			_, _ = io.WriteString(w, tt.body)
+		}), nil)(t.Context(), Call{})
+		have := string(v)
+		if f, ok := errors.AsType[*Failure](err); ok {
+			if have = f.Detail; f.Reason != event.BadResponse || !f.Counts {
+				t.Errorf("%d %q: %v", tt.status, tt.body, f)
+			}
+		}
+		if have != tt.want && !(err != nil && strings.Contains(have, tt.want)) {
+			t.Errorf("%d %q: have %s, want %s", tt.status, tt.body, have, tt.want)
+		}
+	}
+}
+
+// An answer with an ETag is confirmed by 304, call by call.
+func TestETag(t *testing.T) {
+	var version, whole, confirmed atomic.Int64
+	version.Store(1)
+	call := openREST0(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/plain" {
+			if r.Header.Get("If-None-Match") != "" {
+				t.Error("asked for what was never named")
+			}
+			_, _ = io.WriteString(w, "0")
+			return
+		}
+		tag := fmt.Sprintf(`W/"%s-%d"`, r.URL.Path, version.Load())
+		w.Header().Set("ETag", tag)
+		if r.Header.Get("If-None-Match") == tag {
+			confirmed.Add(1)
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		whole.Add(1)
+		_, _ = fmt.Fprintf(w, `{"path":%q,"version":%d}`, r.URL.Path, version.Load())
+	}), nil)
+	ask := func(path, want string) {
+		t.Helper()
+		if v, err := call(t.Context(), Call{Path: path}); err != nil || string(v) != want {
+			t.Errorf("%s: %s, %v; want %s", path, v, err, want)
+		}
+	}
+	for range 3 {
+		ask("a", `{"path":"/a","version":1}`)
+		ask("b", `{"path":"/b","version":1}`)
+		ask("plain", `0`)
+	}
+	version.Store(2)
+	ask("a", `{"path":"/a","version":2}`)
+	ask("a", `{"path":"/a","version":2}`)
+	if whole.Load() != 3 || confirmed.Load() != 5 {
+		t.Errorf("%d whole answers and %d confirmations, want 3 and 5", whole.Load(), confirmed.Load())
+	}
+}
+
+func TestETagsAreBounded(t *testing.T) {
+	var e etags
+	big := json.RawMessage(make([]byte, maxRemembered/2))
+	for i := range 10 {
+		e.put(fmt.Sprint(i), remembered{`"x"`, big})
+	}
+	if n := len(e.calls); n != 1 {
+		t.Errorf("%d answers remembered, want 1", n)
+	}
+	e.put("0", remembered{`"x"`, big}) // instead of itself
+	e.put("1", remembered{"", nil})
+	if e.get("0").etag == "" || e.get("1").etag != "" {
+		t.Error("the first answer was forgotten")
+	}
+	e.put("0", remembered{})
+	if e.size != 0 {
+		t.Errorf("%d bytes of nothing", e.size)
+	}
+}
+
+func TestCheckREST(t *testing.T) {
+	for _, tt := range []struct {
+		c    Call
+		want string // "" means no mistake
+	}{
+		{Call{}, ""},
+		{Call{Method: "POST", Path: "/a/b%20c", Body: json.RawMessage(`1`)}, ""},
+		{Call{Method: "get"}, "method"},
+		{Call{Method: "system.status"}, "method"},
+		{Call{Method: "HEAD"}, "method"},
+		{Call{Params: json.RawMessage(`[]`)}, "params"},
+		{Call{Path: "a?b"}, "path"},
+		{Call{Path: "a/../b"}, "path"},
+		{Call{Path: "a%zz"}, "path"},
+	} {
+		have := ""
+		checkREST(tt.c, func(key, problem, fix string) { have += key })
+		if have != tt.want {
+			t.Errorf("%+v: mistakes at %q, want %q", tt.c, have, tt.want)
+		}
+	}
+	have := ""
+	checkJSONRPC(Call{Method: "m", Path: "x", Query: url.Values{"a": nil}, Header: http.Header{"A": nil}, Body: json.RawMessage("1")},
+		func(key, problem, fix string) { have += key + " " })
+	if have != "path query headers body " {
+		t.Errorf("mistakes at %q", have)
+	}
+}
