@@ -460,6 +460,26 @@ func TestDrain(t *testing.T) {
 	r.stop()
 }
 
+// When all clients have left there is nothing to wait for.
+func TestDrainOfLeavers(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.DrainTime = 10 * time.Minute })
+	peers := []*peer{r.dial("/v1/ws"), r.dial("/v1/ws")}
+	stopped := make(chan struct{})
+	go func() {
+		r.stop()
+		close(stopped)
+	}()
+	for _, p := range peers {
+		p.until("goaway", func(f wire.ServerFrame) bool { return f.GoAway != nil })
+		p.ws.Close()
+	}
+	select {
+	case <-stopped:
+	case <-time.After(patience):
+		t.Error("the gateway waits for clients that have left")
+	}
+}
+
 func TestClientCloses(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.dial("/v1/ws?topics=>")

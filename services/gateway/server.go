@@ -72,7 +72,11 @@ func (s *server) drain() {
 	start := time.Now()
 	for i, c := range conns {
 		if wait := time.Until(start.Add(time.Duration(i) * step)); wait > time.Millisecond {
-			time.Sleep(wait)
+			select {
+			case <-time.After(wait):
+			case <-gone: // all left by themselves, as they were asked to
+				return
+			}
 		}
 		c.close(wire.CloseRestart, "")
 	}
