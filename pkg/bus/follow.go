@@ -55,6 +55,7 @@ type Follower struct {
 	live  chan *nats.Msg
 	epoch string
 	seq   uint64 // position: everything up to it was given to Log
+	heard time.Time // when the last live message came
 	up    bool
 	why   string
 	batch []Message
@@ -104,6 +105,9 @@ func (f *Follower) check(ctx context.Context) {
 	if err := f.catchUp(ctx); err != nil {
 		if ctx.Err() != nil {
 			return
+		}
+		if f.up && f.Conn.IsConnected() && time.Since(f.heard) < checkEvery {
+			return // a change of leader, say: records still come, so the bus is there
 		}
 		f.connected(false, whyText(err))
 		return
@@ -207,7 +211,7 @@ func (f *Follower) take(ctx context.Context, m *nats.Msg) {
 			} else {
 				f.batch = append(f.batch, d)
 			}
-			f.seq = d.Seq
+			f.seq, f.heard = d.Seq, time.Now()
 		}
 		if len(f.batch) >= followBatch {
 			break

@@ -164,8 +164,12 @@ func (f *Flags) LoadData(into any, file string, data []byte, env []string) error
 	return config.Load(into, config.Source{File: file, Data: data, Env: env, Reserved: reserved, Sets: f.Sets})
 }
 
-// reserved are the variables that are no settings.
-var reserved = []string{FileVariable, "POLLCAST_URL", "POLLCAST_TOKEN"}
+// reserved are the variables that are no settings: those of the command line,
+// and those of docker-compose.yml and the tests.
+var reserved = []string{
+	FileVariable, "POLLCAST_URL", "POLLCAST_TOKEN",
+	"POLLCAST_LISTEN", "POLLCAST_NATS_LISTEN", "POLLCAST_DEMO", "POLLCAST_NATS_CLI",
+}
 
 // Getenv is os.Getenv on an environment as os.Environ gives it.
 func Getenv(env []string, name string) string {

@@ -36,7 +36,7 @@ func main() {
 				p.Close()
 				return err
 			}
-			logger.Info("poller runs", "sources", len(cfg.Poller.Sources), "operations", ops.Addr())
+			logger.Info("poller listens", "operations", ops.Addr())
 			return daemon.Together(ctx, p.Run, ops.Run)
 		},
 	})
