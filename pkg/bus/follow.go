@@ -54,7 +54,7 @@ type Follower struct {
 
 	live  chan *nats.Msg
 	epoch string
-	seq   uint64 // position: everything up to it was given to Log
+	seq   uint64    // position: everything up to it was given to Log
 	heard time.Time // when the last live message came
 	up    bool
 	why   string
