@@ -164,28 +164,42 @@ func TestQuotedMessagesExist(t *testing.T) {
 	}
 }
 
-// Every configuration that a page shows is a good one.
+// Every configuration that a page shows or that stands under deploy is a good
+// one.
 func TestConfigurationExamples(t *testing.T) {
+	check := func(name, text string) {
+		var env []string
+		for _, v := range regexp.MustCompile(`[^$]\$\{([A-Z0-9_]+)`).FindAllStringSubmatch(text, -1) {
+			env = append(env, v[1]+"=test-value")
+		}
+		cfg := up.DefaultConfig()
+		if err := config.Load(&cfg, config.Source{File: name, Data: []byte(text), Env: env}); err != nil {
+			t.Errorf("the example is not a good configuration:\n%s\n%v", text, err)
+		}
+	}
 	block := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
 	found := 0
 	for page, text := range pages(t) {
 		for _, m := range block.FindAllStringSubmatch(text, -1) {
-			if !strings.Contains(m[1], "poller:") {
-				continue
-			}
-			found++
-			var env []string
-			for _, v := range regexp.MustCompile(`[^$]\$\{([A-Z_]+)`).FindAllStringSubmatch(m[1], -1) {
-				env = append(env, v[1]+"=test-value")
-			}
-			cfg := up.DefaultConfig()
-			if err := config.Load(&cfg, config.Source{File: page, Data: []byte(m[1]), Env: env}); err != nil {
-				t.Errorf("the example is not a good configuration:\n%s\n%v", m[1], err)
+			if strings.Contains(m[1], "poller:") {
+				found++
+				check(page, m[1])
 			}
 		}
 	}
 	if found < 3 {
 		t.Errorf("found %d examples, which cannot be all", found)
+	}
+	files, err := filepath.Glob(filepath.Join(root, "deploy/examples/*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples under deploy/examples (%v)", err)
+	}
+	for _, file := range append(files, filepath.Join(root, "deploy/config/pollcast.yaml")) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(file, string(text))
 	}
 }
 
