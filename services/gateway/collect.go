@@ -33,9 +33,6 @@ func (h *hub) collect(f *feed, before []string, r *replayed) collected {
 		fr, ok := fresh[p]
 		if !ok {
 			fr = p.fresh(now, h.busDown)
-			if t := h.topics[p.name]; t != nil && t.last != nil { // or freshness would go back behind its value
-				fr = p.trust(t.last, t.seq, fr)
-			}
 			fresh[p] = fr
 		}
 		return fr

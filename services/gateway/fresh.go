@@ -23,9 +23,10 @@ type pollState struct {
 	seq    uint64
 	// heard is when the last record or event was made known, on this clock.
 	heard time.Time
-	// asOf is that of the newest event of the poll's own topic, which is ahead of
-	// the record's until the one of the same tick comes.
-	asOf time.Time
+	// asOf is that of the newest event of the poll's own topic, which came at
+	// asOfSeq. It is ahead of the record until the one of the same tick comes.
+	asOf    time.Time
+	asOfSeq uint64
 	// told is what clients were last told, so that only changes are sent.
 	told   event.Freshness
 	toldAt uint64 // the hub's count of freshness told, then
@@ -38,6 +39,9 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	if p.record != nil {
 		f = *p.record
 	}
+	if p.asOfSeq > p.seq && p.asOf.After(f.AsOf) { // the record of that tick is on its way
+		f = answered(f, p.asOf)
+	}
 	switch {
 	case busDown:
 		f.Stale, f.Reason, f.Detail = true, event.BusDisconnected, ""
@@ -46,7 +50,6 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	default:
 		return f
 	}
-	f.AsOf = later(f.AsOf, p.asOf)
 	f.CheckedAt, f.Fence = now.UTC().Truncate(time.Millisecond), 0
 	return f
 }
@@ -72,12 +75,18 @@ func (p *pollState) own(f event.Freshness) bool {
 func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness) event.Freshness {
 	silent := f.Reason == event.PollerSilent && p.own(f)
 	if seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && !silent {
-		f.AsOf, f.Stale, f.Reason, f.Detail = e.AsOf, false, "", ""
-		f.Breaker, f.ConsecutiveFailures, f.NextProbeAt = event.Closed, 0, time.Time{}
+		f = answered(f, e.AsOf)
 	}
 	if f.AsOf.Before(e.AsOf) {
 		f.AsOf = e.AsOf
 	}
+	return f
+}
+
+// answered is a freshness after an answer that its record does not know of yet.
+func answered(f event.Freshness, asOf time.Time) event.Freshness {
+	f.AsOf, f.Stale, f.Reason, f.Detail = asOf, false, "", ""
+	f.Breaker, f.ConsecutiveFailures, f.NextProbeAt = event.Closed, 0, time.Time{}
 	return f
 }
 

@@ -4,8 +4,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // An event comes before the freshness record of its tick. Whoever looks in
@@ -54,5 +56,40 @@ func TestSilentAfterEvent(t *testing.T) {
 	f := p.until("silence", func(f wire.ServerFrame) bool { return f.Fresh != nil && f.Fresh.Reason == event.PollerSilent }).Fresh
 	if !f.AsOf.Equal(e.AsOf) {
 		t.Errorf("the silent poll is as of %v, its value as of %v", f.AsOf, e.AsOf)
+	}
+}
+
+// Between an event and its record nothing older is told, whatever makes the
+// gateway speak; and nothing at all of a poll that has no record yet.
+func TestFreshnessBetweenEventAndRecord(t *testing.T) {
+	at := time.Now().UTC()
+	h := newHub(nil, 10, 10, newMetrics(prometheus.NewRegistry()), quiet())
+	h.now = func() time.Time { return at }
+	h.busDown = false
+	apply := func(seq uint64, e *event.Event, f *event.Freshness) {
+		h.apply(&bus.Message{Seq: seq, Event: e, Fresh: f}, at, at)
+	}
+	said := func() event.Freshness {
+		h.retell(at)
+		return h.poll("host.cpu").told
+	}
+	value := func(version uint64, asOf time.Time) *event.Event {
+		return &event.Event{Topic: "host.cpu", Poll: "host.cpu", Version: version, Data: []byte("1"), AsOf: asOf, ChangedAt: asOf}
+	}
+	apply(1, value(1, at), nil)
+	if f := said(); f.Poll != "" {
+		t.Errorf("told %+v of a poll without a record", f)
+	}
+	first := at
+	apply(2, nil, &event.Freshness{Poll: "host.cpu", AsOf: first, CheckedAt: at, MaxAgeMs: 60_000, Breaker: event.Closed})
+	at = at.Add(time.Second)
+	apply(3, value(2, at), nil)
+	h.busDown = true
+	if f := said(); !f.AsOf.Equal(at) || f.Reason != event.BusDisconnected {
+		t.Errorf("without NATS: told %+v, want it as of the event", f)
+	}
+	h.busDown = false
+	if f := said(); !f.AsOf.Equal(at) || f.Stale {
+		t.Errorf("with NATS again: told %+v, want it fresh, as of the event", f)
 	}
 }

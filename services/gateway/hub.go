@@ -148,7 +148,7 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	p := h.poll(e.Poll)
 	p.heard = later(p.heard, heard)
 	if e.Topic == e.Poll {
-		p.asOf = later(p.asOf, e.AsOf)
+		p.asOf, p.asOfSeq = later(p.asOf, e.AsOf), seq
 	}
 	if t.last != nil && t.last.Version+1 != e.Version {
 		h.history.restart(seq - 1) // the stream has lost events in between
@@ -262,6 +262,9 @@ func (h *hub) retell(now time.Time) {
 		f := p.fresh(now, h.busDown)
 		if f.Stale {
 			stale++
+		}
+		if p.record == nil && !f.Stale {
+			continue // its first record is on its way
 		}
 		if worthTelling(p.told, f) {
 			h.tellFresh(p, f, now)
