@@ -1,0 +1,339 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A fleet is separate processes of each kind, of which any may be taken away.
+type fleet struct {
+	*testing.T
+	stack    *stack
+	hostrpc  *service
+	pollers  []*service
+	gateways []*service
+	viewers  []*client // one on each gateway, from the beginning
+}
+
+// The fleet's polls: one whose value changes at every tick, and one whose value
+// hardly ever does.
+const (
+	busy, quiet   = "host.system.status", "host.storage.list"
+	fleetInterval = 500 * time.Millisecond
+	fleetMaxAge   = 3 * fleetInterval
+)
+
+// TestFleet takes one process after the other away, in the rudest way, and
+// looks at what clients see of it. Every client's connection is held against
+// the rules all the time, and the stream is read whole in the end.
+func TestFleet(t *testing.T) {
+	t.Parallel()
+	host := freeAddr(t)
+	f := &fleet{T: t, stack: newStack(t, fmt.Sprintf(`
+    host:
+      upstreams: ["http://%s/"]
+      polls:
+        system.status: {method: system.status, interval: %[2]v}
+        storage.list: {method: storage.list, interval: %[2]v}
+`, host, fleetInterval))}
+	for _, step := range []struct {
+		name string
+		run  func(*fleet)
+	}{
+		{"everything starts before NATS", func(f *fleet) { f.natsLast(host) }},
+		{"the poller that owns the source is killed", (*fleet).killOwner},
+		{"the poller that owns the source stops for a while", (*fleet).stopOwner},
+		{"a gateway is killed", (*fleet).killGateway},
+		{"NATS is killed and restarted", (*fleet).killNATS},
+		{"the only poller stops for a while", (*fleet).stopOnlyPoller},
+		{"the stream in the end", (*fleet).wantOneHistory},
+	} {
+		start := time.Now()
+		step.run(f)
+		if t.Failed() {
+			t.Fatalf("step %q failed", step.name)
+		}
+		t.Logf("%s: %v", step.name, time.Since(start).Round(time.Millisecond))
+	}
+}
+
+// natsLast: the order of start does not matter; here the worst.
+func (f *fleet) natsLast(host string) {
+	f.gateways = []*service{f.stack.gateway(), f.stack.gateway()}
+	f.pollers = []*service{f.stack.poller(), f.stack.poller()}
+	f.hostrpc = f.stack.hostrpc(host)
+	for _, v := range append(f.gateways, f.pollers...) {
+		eventually(f, v.command.name+" is alive and says that it is not ready", func() error {
+			health, _, err := get("http://" + v.ops + "/healthz")
+			if err != nil {
+				return err
+			}
+			code, body, err := get("http://" + v.ops + "/readyz")
+			if err == nil && (health != http.StatusOK || code != http.StatusServiceUnavailable || !strings.HasPrefix(string(body), "not ready: ")) {
+				err = fmt.Errorf("/healthz %d, /readyz %d %s", health, code, body)
+			}
+			return err
+		})
+	}
+	if code, text, err := httpStatus(f.gateways[0].addr, "/v1/ws", nil); code != http.StatusServiceUnavailable || !strings.HasPrefix(text, "not now: ") {
+		f.Errorf("a client that comes before NATS got HTTP %d %q %v, want 503", code, text, err)
+	}
+	f.stack.nats.start()
+	for _, v := range append(f.gateways, f.pollers...) {
+		v.ready()
+	}
+	for _, gw := range f.gateways {
+		f.viewers = append(f.viewers, dial(f, gw.addr, "/v1/ws?topics=host.>"))
+	}
+	f.wantFresh("after the start", time.Time{})
+	if owner := f.owner(); owner < 0 || f.pollers[1-owner].owns() {
+		f.Error("not exactly one poller owns the source")
+	}
+}
+
+// wantFresh waits until every viewer knows that both polls were answered after
+// a time, and returns when the last of them heard of it.
+func (f *fleet) wantFresh(when string, after time.Time) (at time.Time) {
+	f.Helper()
+	for i, v := range f.viewers {
+		for _, poll := range []string{busy, quiet} {
+			v.back(0)
+			fr := v.await(fmt.Sprintf("viewer %d: %s is fresh %s", i, poll, when), func(fr frame) bool {
+				return isFresh(poll)(fr) && fr.Fresh.AsOf.After(after)
+			})
+			if fr.at.After(at) {
+				at = fr.at
+			}
+		}
+	}
+	return at
+}
+
+// owner is the index of the poller that owns the source, or -1.
+func (f *fleet) owner() int {
+	f.Helper()
+	for i, p := range f.pollers {
+		if p.running() && p.owns() {
+			return i
+		}
+	}
+	return -1
+}
+
+func (f *fleet) killOwner() {
+	owner := f.owner()
+	killed := time.Now()
+	f.pollers[owner].kill()
+	took := f.wantFresh("from the other poller", killed).Sub(killed)
+	f.Logf("the other poller took over after %v, the lease time is %v", took.Round(time.Millisecond), leaseTime)
+	if took > 2*leaseTime {
+		f.Errorf("the other poller took over after %v, want at most two lease times of %v", took, leaseTime)
+	}
+	if !f.pollers[1-owner].owns() {
+		f.Error("the other poller does not say that it owns the source")
+	}
+	f.pollers[owner] = f.stack.poller()
+	f.pollers[owner].ready()
+	if f.pollers[owner].owns() {
+		f.Error("a poller that came later took the source away from its owner")
+	}
+}
+
+// stopOwner makes a zombie: a poller that does not know that it has lost the
+// source.
+func (f *fleet) stopOwner() {
+	owner := f.owner()
+	zombie := f.pollers[owner]
+	stopped := time.Now()
+	zombie.signal(syscall.SIGSTOP)
+	took := f.wantFresh("from the other poller", stopped).Sub(stopped)
+	if took > 2*leaseTime {
+		f.Errorf("the other poller took over after %v, want at most two lease times of %v", took, leaseTime)
+	}
+	zombie.signal(syscall.SIGCONT)
+	eventually(f, "the zombie stands by", func() error {
+		if !strings.Contains(zombie.logs(), "lease lost, polling stopped") || zombie.owns() {
+			return errors.New("it still takes itself for the owner")
+		}
+		return nil
+	})
+	f.wantFresh("after the zombie woke", time.Now())
+	if f.owner() != 1-owner {
+		f.Error("the source went back to the zombie")
+	}
+}
+
+// killGateway: its client goes on at the other, from where it was.
+func (f *fleet) killGateway() {
+	v := f.viewers[0]
+	welcome := v.seen(func(fr frame) bool { return fr.Welcome != nil })[0].Welcome
+	f.gateways[0].kill()
+	if code := v.closeCode(); code != -1 {
+		f.Errorf("a killed gateway said goodbye with %d", code)
+	}
+	events := v.seen(func(fr frame) bool { return fr.Event != nil })
+	seq := events[len(events)-1].Event.Seq
+	last := v.seen(anyEvent(busy))
+	version := last[len(last)-1].Event.Version
+
+	var again *client
+	for i := 0; again == nil; i++ {
+		addr := f.gateways[i%2].addr
+		c, err := tryDial(f, addr, "/v1/ws")
+		if again = c; err != nil && i > 0 {
+			f.Fatalf("the other gateway: %v", err)
+		}
+	}
+	again.send(fmt.Sprintf(`{"id":7,"subscribe":{"topics":["host.>"],"since":{"seq":%d,"epoch":%q}}}`, seq, welcome.Epoch))
+	answer := again.await("an answer", func(fr frame) bool { return fr.ID == 7 })
+	var subscribed struct{ Subscribed struct{ Resumed bool } }
+	if err := json.Unmarshal([]byte(answer.raw), &subscribed); err != nil || !subscribed.Subscribed.Resumed {
+		f.Errorf("not resumed: %s", answer.raw)
+	}
+	next := again.await("the next event", anyEvent(busy)).Event
+	if next.Version != version+1 {
+		f.Errorf("the other gateway went on with version %d after %d", next.Version, version)
+	}
+	f.viewers[0] = again
+	f.wantFresh("at the other gateway", time.Time{})
+
+	f.gateways[0] = f.stack.gatewayAt(f.gateways[0].addr)
+	f.gateways[0].ready()
+	f.viewers = append(f.viewers, dial(f, f.gateways[0].addr, "/v1/ws?topics=host.>"))
+}
+
+// killNATS: everything is stale at once and says why; nobody loses the
+// connection, and with NATS everything is fresh again.
+func (f *fleet) killNATS() {
+	places := f.skip()
+	killed := time.Now()
+	f.stack.nats.process.kill()
+	f.wantStale(places, "bus_disconnected", killed)
+	for _, gw := range f.gateways {
+		late := dial(f, gw.addr, "/v1/ws?topics=host.>")
+		if e := late.await("the last value without NATS", anyEvent(busy)).Event; e.Phase != "snapshot" || !e.Stale || e.Reason != "bus_disconnected" {
+			f.Errorf("a client that comes while NATS is away got %+v", e)
+		}
+		if code, body, err := get("http://" + gw.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
+			f.Errorf("/readyz without NATS: HTTP %d %s %v, want 503", code, body, err)
+		}
+		f.viewers = append(f.viewers, late)
+	}
+	f.stack.nats.start()
+	f.wantFresh("after NATS returned", time.Now())
+	for _, v := range append(f.gateways, f.pollers...) {
+		v.ready()
+	}
+}
+
+// stopOnlyPoller: silence is not mistaken for health.
+func (f *fleet) stopOnlyPoller() {
+	owner := f.owner()
+	if code := f.pollers[1-owner].end(syscall.SIGTERM); code != 0 {
+		f.Errorf("a poller that stood by ended with exit code %d", code)
+	}
+	only := f.pollers[owner]
+	places := f.skip()
+	stopped := time.Now()
+	only.signal(syscall.SIGSTOP)
+	f.wantStale(places, "poller_silent", stopped)
+	only.signal(syscall.SIGCONT)
+	f.wantFresh("after the poller went on", time.Now())
+}
+
+// wantStale: every viewer hears of both polls that they are stale, why, and
+// within the time that the protocol promises.
+func (f *fleet) wantStale(places []int, reason string, since time.Time) {
+	f.Helper()
+	for i, v := range f.viewers {
+		for _, poll := range []string{busy, quiet} {
+			v.back(places[i])
+			fr := v.await(fmt.Sprintf("viewer %d: %s is stale", i, poll), isStale(poll))
+			if d := fr.at.Sub(since); fr.Fresh.Reason != reason || d > fleetMaxAge+time.Second {
+				f.Errorf("viewer %d: want %s within maxAge (%v) + 1s, have after %v: %s", i, reason, fleetMaxAge, d, fr.raw)
+			}
+		}
+	}
+}
+
+// wantOneHistory reads everything that was ever published: whoever polled, each
+// topic's versions go up by one, each value was asked for later than the one
+// before, and no message of an older owner follows one of a newer.
+func (f *fleet) wantOneHistory() {
+	nc := f.stack.nats.connect("reader")
+	js, err := nc.JetStream()
+	if err != nil {
+		f.Fatal(err)
+	}
+	info, err := js.StreamInfo("POLLCAST")
+	if err != nil {
+		f.Fatal(err)
+	}
+	version, fence, asOf := map[string]uint64{}, map[string]uint64{}, map[string]time.Time{}
+	ids := map[string]bool{}
+	events := 0
+	for seq := uint64(1); seq <= info.State.LastSeq; seq++ {
+		m, err := js.GetMsg("POLLCAST", seq, nats.DirectGet())
+		if err != nil {
+			f.Fatalf("message %d: %v", seq, err)
+		}
+		number := func(name string) uint64 {
+			n, err := strconv.ParseUint(m.Header.Get(name), 10, 64)
+			if err != nil {
+				f.Errorf("message %d: header %s: %v", seq, name, err)
+			}
+			return n
+		}
+		topic := strings.TrimPrefix(m.Subject, "pollcast.in.")
+		if id := m.Header.Get("ce-id"); ids[id] {
+			f.Errorf("message %d: id %s was there already", seq, id)
+		} else {
+			ids[id] = true
+		}
+		poll := strings.TrimSuffix(topic, "._fresh")
+		if n := number("ce-fence"); n < fence[poll] {
+			f.Errorf("message %d: %s of fence %d after one of fence %d", seq, topic, n, fence[poll])
+		} else {
+			fence[poll] = n
+		}
+		if m.Header.Get("ce-type") != "pollcast.event.v1" {
+			continue
+		}
+		events++
+		if v := number("ce-version"); v != version[topic]+1 {
+			f.Errorf("message %d: %s has version %d after %d", seq, topic, v, version[topic])
+		} else {
+			version[topic] = v
+		}
+		at, err := time.Parse(time.RFC3339Nano, m.Header.Get("ce-asof"))
+		if err != nil || !at.After(asOf[topic]) {
+			f.Errorf("message %d: %s as of %v after %v: %v", seq, topic, at, asOf[topic], err)
+		}
+		asOf[topic] = at
+	}
+	for _, v := range append(append([]*service{f.hostrpc}, f.pollers...), f.gateways...) {
+		if strings.Contains(strings.ToLower(v.logs()), "permissions violation") {
+			f.Errorf("deploy/config/nats.conf does not let the %s do its work:\n%s", v.command.name, tail(v.logs(), 30))
+		}
+	}
+	if owners := fence[busy]; events < 8 || owners < 3 {
+		f.Errorf("%d events, the last of fence %d: the test did not test much", events, owners)
+	}
+}
+
+// skip makes every viewer look only at what comes from now on.
+func (f *fleet) skip() (places []int) {
+	for _, v := range f.viewers {
+		places = append(places, v.skip())
+	}
+	return places
+}
