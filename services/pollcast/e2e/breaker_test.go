@@ -85,9 +85,8 @@ func TestBreaker(t *testing.T) {
 		if e.Phase != "snapshot" || !e.Stale || e.Breaker != "open" || e.Version != good.Version || string(e.Data) != string(good.Data) {
 			t.Errorf("a new client got %+v %s\nwant version %d, stale, open", e, e.Data, good.Version)
 		}
-		f := late.seen(func(f frame) bool { return f.Fresh != nil })
-		if len(f) == 0 || !f[0].Fresh.AsOf.Equal(e.AsOf) || !f[0].Fresh.NextProbeAt.Equal(probeAt) {
-			t.Errorf("a new client's freshness does not fit its value: asOf %v, next probe %v, have %+v", e.AsOf, probeAt, f)
+		if f := late.await("its freshness", isStale("s.p")); !f.Fresh.AsOf.Equal(e.AsOf) || !f.Fresh.NextProbeAt.Equal(probeAt) {
+			t.Errorf("a new client's freshness does not fit its value: asOf %v, next probe %v, have %s", e.AsOf, probeAt, f.raw)
 		}
 		// asOf is when the last good call was made: not the upstream's answer, nor
 		// anything later. rules hold ageMs against it.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -173,18 +174,17 @@ func flood(w http.ResponseWriter, _ *http.Request, id, _ jsonText) {
 }
 
 // bomb answers 100 MB that are 100 KB on the wire.
-func bomb(w http.ResponseWriter, _ *http.Request, id, _ jsonText) {
+func bomb(w http.ResponseWriter, _ *http.Request, _, _ jsonText) {
 	w.Header().Set("Content-Encoding", "gzip")
-	z := gzip.NewWriter(w)
-	defer z.Close()
-	fmt.Fprintf(z, `{"jsonrpc":"2.0","id":%s,"result":"`, id)
-	page := strings.Repeat("0", 64<<10)
-	for range 100 << 20 / len(page) {
-		if _, err := io.WriteString(z, page); err != nil {
+	var page bytes.Buffer
+	z := gzip.NewWriter(&page)
+	_, _ = z.Write(bytes.Repeat([]byte(" "), 1<<20)) // a Buffer takes everything
+	_ = z.Close()
+	for range 100 { // a gzip stream may have many members (RFC 1952, section 2.2)
+		if _, err := w.Write(page.Bytes()); err != nil {
 			return
 		}
 	}
-	_, _ = io.WriteString(z, `"}`)
 }
 
 func redirect(w http.ResponseWriter, r *http.Request, _, _ jsonText) {
