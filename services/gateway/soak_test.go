@@ -71,7 +71,7 @@ func TestSoak(t *testing.T) {
 	for time.Since(start) < length {
 		r.event("fed.topic", `{"n":1}`)
 		sent++
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond)
 		select {
 		case err := <-ended:
 			t.Fatalf("after %v: a connection ended: %v", time.Since(start), err)
@@ -103,7 +103,9 @@ func TestSoak(t *testing.T) {
 	first, last := median(heaps[third:2*third]), median(heaps[2*third:])
 	t.Logf("%v: %d events, %v pings, heap %.1f MB then %.1f MB, goroutines %.0f then %.0f",
 		length, sent, pings, first/1e6, last/1e6, median(goroutines[third:2*third]), median(goroutines[2*third:]))
-	if last > 1.2*first+1e6 {
+	// The NATS server in this process takes and gives back buffers of 4 MB. At 400
+	// events a second, 20 bytes kept of each would show beside them.
+	if last > first+9e6 {
 		t.Errorf("the heap grew from %.1f to %.1f MB", first/1e6, last/1e6)
 	}
 	if median(goroutines[2*third:]) > median(goroutines[third:2*third]) {
