@@ -34,7 +34,6 @@ func (in *installation) command(sets ...string) command {
 	for _, set := range append([]string{
 		"gateway.listen=" + in.clients, "gateway.operations=" + in.ops,
 		"nats.url=nats://" + in.nats, "hostrpc.listen=" + in.hostrpc,
-		`poller.sources.host.upstreams=["http://` + in.hostrpc + `/"]`,
 		// The slow ones faster, for the test's sake.
 		"poller.sources.host.polls.storage.list.interval=2s", "poller.sources.host.polls.process.top.interval=2s",
 	}, sets...) {
@@ -159,7 +158,7 @@ func wantBanner(t *testing.T, in *installation, text string) {
 	port := func(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
 	for _, want := range []string{
 		"Pollcast is up.", "http://localhost:" + port(in.clients), "ws://localhost:" + port(in.clients) + "/v1/ws?topics=>",
-		"nats sub --server " + in.nats + " 'pollcast.live.>'", "http://" + in.hostrpc, "http://" + in.ops + "/metrics", filepath.Join(in.home, "pollcast"),
+		"nats sub --server " + in.nats + " 'pollcast.live.>'", "pollcast tail -url ws://localhost:" + port(in.clients) + "/v1/ws '>'", "http://" + in.hostrpc, "http://" + in.ops + "/metrics", filepath.Join(in.home, "pollcast"),
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("what it says lacks %q:\n%s", want, text)
@@ -293,16 +292,13 @@ func faultSwitches(t *testing.T, in *installation, c *client) {
 // busyPorts: a second instance says what is taken, in one sentence.
 func busyPorts(t *testing.T, in *installation) {
 	second := newInstallation(t)
-	for what, c := range map[string]command{
-		in.clients: second.command("gateway.listen=" + in.clients),
-		in.nats:    second.command("nats.url=nats://" + in.nats),
-		in.hostrpc: second.command("hostrpc.listen=" + in.hostrpc),
-		in.ops:     second.command("gateway.operations=" + in.ops),
+	for _, tt := range []struct{ setting, scheme, addr string }{
+		{"gateway.listen", "", in.clients}, {"nats.url", "nats://", in.nats}, {"hostrpc.listen", "", in.hostrpc}, {"gateway.operations", "", in.ops},
 	} {
-		p := run(t, c)
+		p := run(t, second.command(tt.setting+"="+tt.scheme+tt.addr))
 		code, text := p.wait(endTime), strings.TrimSpace(p.logs())
-		if code != 1 || strings.Contains(text, "\n") || !strings.Contains(text, what) || !strings.Contains(text, "taken") || !strings.Contains(text, "-set ") {
-			t.Errorf("with %s taken: exit code %d and the words %q; want 1 and one sentence that says what is taken and how to take another", what, code, text)
+		if code != 1 || strings.Contains(text, "\n") || !inOrder(text, []string{tt.addr, "taken", "-set " + tt.setting + "=" + tt.scheme}) {
+			t.Errorf("with %s taken: exit code %d and the words %q; want 1 and one sentence that says what is taken and how to take another", tt.addr, code, text)
 		}
 	}
 }

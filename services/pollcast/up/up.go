@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus"
@@ -110,10 +111,32 @@ func Command(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 
 // Load fills cfg from the flags' file or, without one, from Default.
 func Load(cfg *Config, f daemon.Flags, env []string) error {
-	if f.File == "" && daemon.Getenv(env, daemon.FileVariable) == "" {
-		return f.LoadData(cfg, "(built in)", Default, env)
+	if f.File != "" || daemon.Getenv(env, daemon.FileVariable) != "" {
+		return f.Load(cfg, env)
 	}
-	return f.Load(cfg, env)
+	if err := f.LoadData(cfg, "(built in)", Default, env); err != nil {
+		return err
+	}
+	cfg.askOwnHostRPC()
+	return nil
+}
+
+// askOwnHostRPC has Default's source ask the hostrpc of this process wherever
+// that listens: at its default address may be somebody else's.
+func (c *Config) askOwnHostRPC() {
+	host, ok := c.Poller.Sources["host"]
+	if !ok || !slices.Equal(host.Upstreams, []string{"http://" + hostrpc.DefaultListen + "/"}) {
+		return // told otherwise
+	}
+	name, port, err := net.SplitHostPort(c.HostRPC.Listen)
+	if err != nil {
+		return // Check has refused it
+	}
+	if ip := net.ParseIP(name); name == "" || ip != nil && ip.IsUnspecified() {
+		name = "127.0.0.1"
+	}
+	host.Upstreams = []string{"http://" + net.JoinHostPort(name, port) + "/"}
+	c.Poller.Sources["host"] = host
 }
 
 // stateDir is $XDG_STATE_HOME/pollcast or ~/.local/state/pollcast (XDG Base
@@ -218,8 +241,13 @@ func cause(err error) error {
 }
 
 func suggestion(setting string) string {
-	if setting == "nats.url" {
+	switch setting {
+	case "nats.url":
 		return "nats://127.0.0.1:14222"
+	case "hostrpc.listen":
+		return "127.0.0.1:22090"
+	case "gateway.operations":
+		return "127.0.0.1:22081"
 	}
 	return "127.0.0.1:22080"
 }
@@ -227,16 +255,19 @@ func suggestion(setting string) string {
 func (a Addresses) banner() string {
 	_, port, _ := net.SplitHostPort(a.Clients) // it is bound, so it is an address
 	_, natsPort, _ := net.SplitHostPort(a.NATS)
-	server := ""
+	server, url := "", ""
 	if natsPort != "4222" {
 		server = " --server " + a.NATS
+	}
+	if port != "12080" {
+		url = " -url ws://localhost:" + port + "/v1/ws"
 	}
 	return fmt.Sprintf(`
 Pollcast is up.
 
   Console     http://localhost:%[1]s
   WebSocket   ws://localhost:%[1]s/v1/ws?topics=>
-  Terminal    pollcast tail '>'
+  Terminal    pollcast tail%[6]s '>'
   NATS        nats sub%[2]s 'pollcast.live.>'
   Upstream    http://%[3]s, this host's own readings
   Operations  http://%[4]s/metrics
@@ -244,7 +275,7 @@ Pollcast is up.
 
 Ctrl-C ends it.
 
-`, port, server, a.HostRPC, a.Operations, a.State)
+`, port, server, a.HostRPC, a.Operations, a.State, url)
 }
 
 // demo is the console's fault switches, where hostrpc allows faults.
