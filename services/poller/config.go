@@ -61,6 +61,7 @@ type Source struct {
 	Headers   map[string]config.Secret `yaml:"headers" doc:"HTTP headers of every request, such as Authorization; write ${NAME} to take a value from the environment"`
 	Timeout   time.Duration            `yaml:"timeout" doc:"how long a call may take, for polls that do not say; default 80 % of the interval, at most 10s"`
 	MaxAnswer config.Size              `yaml:"maxAnswer" doc:"longest answer that is read"`
+	Batch     bool                     `yaml:"batch" doc:"driver jsonrpc: polls of the same interval are asked at the same time, in one request; an upstream that takes no batches is asked call by call"`
 	Breaker   Breaker                  `yaml:"breaker" doc:"when an upstream is left alone"`
 	Polls     map[string]Poll          `yaml:"polls" doc:"the calls, by name; <source>.<poll> is the topic"`
 }
@@ -124,6 +125,9 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 	driver, ok := source.Drivers[s.Driver]
 	if !ok {
 		report("driver", fmt.Sprintf("there is no driver %q", s.Driver), "use "+source.Names())
+	}
+	if s.Batch && ok && !driver.Batches {
+		report("batch", fmt.Sprintf("driver %s knows no batches", s.Driver), "remove it")
 	}
 	s.checkUpstreams(report)
 	checkHeaders(s.Headers, report)

@@ -124,6 +124,8 @@ func TestConfigMistakes(t *testing.T) {
 		{poll(func(p *Poll) { p.Params = "x" }), "sources.s.polls.p.params: JSON-RPC takes a list or a map"},
 		{poll(func(p *Poll) { p.Params = func() {} }), "they cannot be written as JSON"},
 		{poll(func(p *Poll) { p.Ignore = []string{"a", "a..b"} }), "sources.s.polls.p.ignore[1]: path \"a..b\" has an empty part"},
+		{source(func(s *Source) { s.Batch = true }), ""},
+		{source(func(s *Source) { s.Driver, s.Batch, s.Polls = "http", true, map[string]Poll{"p": {Path: "a"}} }), "sources.s.batch: driver http knows no batches"},
 		{poll(func(p *Poll) { p.Body = map[string]any{"a": 1} }), "sources.s.polls.p.body: a JSON-RPC call has none of its own"},
 		{source(func(s *Source) { s.Driver, s.Polls = "http", map[string]Poll{"p": {Path: "a?k=hunter22"}} }), "sources.s.polls.p.path: it holds ? or #; use query"},
 		{source(func(s *Source) {

@@ -3,6 +3,7 @@ package poller
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -57,7 +58,7 @@ func Feasibility(c Config) []PollTiming {
 			polls = append(polls, p)
 			longest = max(longest, p.Timeout)
 		}
-		open := timeToOpen(polls, s.Breaker.Failures, max(1, len(s.Upstreams)))
+		open := timeToOpen(requests(polls, s.Batch), s.Breaker.Failures, max(1, len(s.Upstreams)))
 		probe := s.Breaker.OpenFor + probeMargin + probeStagger
 		for i, pollName := range sortedKeys(s.Polls) {
 			p := polls[i]
@@ -82,6 +83,21 @@ func Feasibility(c Config) []PollTiming {
 // at the latest: it had just been asked, each tick is late, the last call hangs.
 func (p Poll) failureAt(n int) time.Duration {
 	return time.Duration(n)*p.Interval + min(p.Interval/50, maxJitter) + p.Timeout
+}
+
+// requests are the polls whose failures count each: of those that are asked in
+// one request only the slowest.
+func requests(polls []Poll, batch bool) []Poll {
+	if !batch {
+		return polls
+	}
+	slowest := map[time.Duration]Poll{}
+	for _, p := range polls {
+		if p.Timeout > slowest[p.Interval].Timeout {
+			slowest[p.Interval] = p
+		}
+	}
+	return slices.Collect(maps.Values(slowest))
 }
 
 // timeToOpen is when polls that fail together have filled the streaks of all

@@ -80,7 +80,7 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 func (r reading) tellCircuit() {
 	c := r.up.circuit
 	switch f := r.failure; {
-	case r.abandoned:
+	case r.abandoned, f != nil && f.Again:
 		c.end(r.leave, abandoned, false, "", 0)
 	case f == nil:
 		c.end(r.leave, success, false, "", 0)

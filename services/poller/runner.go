@@ -80,6 +80,7 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		var err error
 		u.call, u.free, err = source.Drivers[c.Driver].Open(source.Endpoint{
 			URL: address, Header: maps.Clone(header), MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
+			Batch: c.Batch, Notice: func(text string) { r.log.Info(text, "upstream", u.name) },
 		})
 		if err != nil {
 			r.close()
@@ -103,6 +104,10 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 			schedule: newSchedule(topic, pc.Interval), log: log.With("poll", topic),
 			metrics: m.poll(topic), wake: make(chan struct{}, 1),
 			keys: map[string]*keyed{}, always: pc.Emit == emitAlways,
+		}
+		if c.Batch { // one turn for all, so that their calls meet
+			p.schedule = newSchedule(name, pc.Interval)
+			p.schedule.exact = true
 		}
 		var bad []keyError
 		if p.shape, bad = newShape(pc); len(bad) > 0 {

@@ -19,6 +19,7 @@ const (
 type schedule struct {
 	interval, phase time.Duration
 	share           float64 // of any span, where this poll's turn is: 0 up to 1
+	exact           bool    // no jitter: the polls of the source meet
 }
 
 func newSchedule(topic string, interval time.Duration) schedule {
@@ -62,5 +63,8 @@ func (s schedule) start() time.Duration {
 
 // jitter keeps polls that share a slot from meeting at every interval.
 func (s schedule) jitter() time.Duration {
+	if s.exact {
+		return 0
+	}
 	return rand.N(min(s.interval/50, maxJitter))
 }

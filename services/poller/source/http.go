@@ -55,8 +55,9 @@ func openHTTP(e Endpoint) *httpEndpoint {
 }
 
 // do sends a request and reads the answer, whatever its status. The error is a
-// cancellation or a *Failure. The call's own headers replace the endpoint's.
-func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Header) (*answer, error) {
+// cancellation or a *Failure. The call's own headers replace the endpoint's; the body
+// has at most limit bytes.
+func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Header, limit int64) (*answer, error) {
 	for _, h := range []http.Header{e.Header, own} {
 		for name, values := range h {
 			req.Header[name] = values
@@ -89,15 +90,15 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Heade
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return nil, badResponse(fmt.Sprintf("answer is encoded as %q, which was not asked for", enc))
 	}
-	tooLong := badResponse("answer is longer than " + size(e.MaxAnswer))
-	if resp.ContentLength > e.MaxAnswer {
+	tooLong := badResponse("answer is longer than " + size(limit))
+	if resp.ContentLength > limit {
 		return nil, tooLong
 	}
-	a.body, err = io.ReadAll(io.LimitReader(resp.Body, e.MaxAnswer+1))
+	a.body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, bodyFailure(ctx, err, start, len(a.body))
 	}
-	if int64(len(a.body)) > e.MaxAnswer {
+	if int64(len(a.body)) > limit {
 		return nil, tooLong
 	}
 	return a, nil

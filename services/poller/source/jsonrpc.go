@@ -12,7 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// JSON-RPC 2.0 (https://www.jsonrpc.org/specification), one call per HTTP POST.
+// JSON-RPC 2.0 (https://www.jsonrpc.org/specification) over HTTP POST: one call
+// per request, or, by batch.go, several.
 
 // Error codes by which a server says that the request is wrong (section 5.1).
 const (
@@ -63,14 +64,19 @@ func checkJSONRPC(c Call, report func(key, problem, fix string)) {
 
 func openJSONRPC(e Endpoint) (Func, func(), error) {
 	j := &jsonrpc{httpEndpoint: openHTTP(e)}
+	ask, free := j.call, j.free
+	if e.Batch {
+		b := &batcher{jsonrpc: j}
+		ask, free = b.ask, func() { b.running.Wait(); j.free() }
+	}
 	call := func(ctx context.Context, c Call) (json.RawMessage, error) {
-		value, err := j.call(ctx, c)
+		value, err := ask(ctx, c)
 		if f, ok := errors.AsType[*Failure](err); ok {
 			return nil, f.scrub(e.Secrets)
 		}
 		return value, err
 	}
-	return call, j.free, nil
+	return call, free, nil
 }
 
 func (j *jsonrpc) call(ctx context.Context, c Call) (json.RawMessage, error) {
@@ -79,17 +85,22 @@ func (j *jsonrpc) call(ctx context.Context, c Call) (json.RawMessage, error) {
 	if err != nil {
 		return nil, rejected("parameters cannot be encoded")
 	}
+	a, err := j.post(ctx, body, j.MaxAnswer)
+	if err != nil {
+		return nil, err
+	}
+	return a.rpcResult(id)
+}
+
+// post sends one request and reads an answer of at most limit bytes.
+func (j *jsonrpc) post(ctx context.Context, body []byte, limit int64) (*answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, j.URL, bytes.NewReader(body))
 	if err != nil {
 		return nil, rejected("request cannot be made")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
-	a, err := j.do(ctx, req, nil)
-	if err != nil {
-		return nil, err
-	}
-	return a.rpcResult(id)
+	return j.do(ctx, req, nil, limit)
 }
 
 // rpcResult takes an answer to the call with this id apart.

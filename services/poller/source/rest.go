@@ -88,7 +88,7 @@ func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage
 			req.Header.Set("If-None-Match", old.etag)
 		}
 	}
-	a, err := r.do(ctx, req, c.Header)
+	a, err := r.do(ctx, req, c.Header, r.MaxAnswer)
 	if err != nil {
 		return nil, err
 	}

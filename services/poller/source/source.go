@@ -1,7 +1,7 @@
 // Package source asks upstreams. A driver is one file, which opens an endpoint
 // as a Func, and one line in Drivers.
 //
-// Reading order: source.go (what a driver is), jsonrpc.go and rest.go (the
+// Reading order: source.go (what a driver is), jsonrpc.go with batch.go and rest.go (the
 // drivers jsonrpc and http), http.go (what drivers over HTTP share), etag.go,
 // classify.go (which failure an error is, and whether the circuit breaker
 // counts it). sourcetest holds what every driver must pass.
@@ -44,6 +44,12 @@ type Endpoint struct {
 	Header http.Header
 	// MaxAnswer bounds an answer, in bytes, before and after decompression.
 	MaxAnswer int64
+	// Batch asks for calls that come together to be sent together, by drivers
+	// that can (Driver.Batches).
+	Batch bool
+	// Notice, if set, is told what an operator should know of the upstream and
+	// is no failure. It must not block.
+	Notice func(string)
 	// Secrets are texts that must not appear in what a Func returns as an error,
 	// even if the upstream sends them back.
 	Secrets []string
@@ -54,6 +60,8 @@ type Driver struct {
 	// Open returns the endpoint's Func and what frees it; the latter must be
 	// called after the last call has returned. Open makes no connection.
 	Open func(Endpoint) (call Func, free func(), err error)
+	// Batches says that the driver knows what to do with Endpoint.Batch.
+	Batches bool
 	// Check reports what is wrong with a call, by the keys of a poll's
 	// configuration.
 	Check func(c Call, report func(key, problem, fix string))
@@ -62,7 +70,7 @@ type Driver struct {
 // Drivers holds every driver by the name that configurations use.
 var Drivers = map[string]Driver{
 	"http":    {Open: openREST, Check: checkREST},
-	"jsonrpc": {Open: openJSONRPC, Check: checkJSONRPC},
+	"jsonrpc": {Open: openJSONRPC, Batches: true, Check: checkJSONRPC},
 }
 
 // Names lists the drivers for messages: "grpc, http or jsonrpc".
@@ -88,6 +96,9 @@ type Failure struct {
 	// breaker counts it; otherwise the upstream is there and the request is
 	// wrong.
 	Counts bool
+	// Again says that another call of the same request has the same failure: for
+	// the circuit breaker they are one.
+	Again bool
 	// RetryAfter is how long the upstream asks to be left alone; 0 if it does
 	// not say.
 	RetryAfter time.Duration

@@ -3,7 +3,9 @@ package source_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/pollcast/pollcast/services/poller/source"
@@ -13,18 +15,32 @@ import (
 // Every driver there is must be here.
 var protocols = map[string]sourcetest.Protocol{
 	"jsonrpc": {
-		Call: source.Call{Method: "m", Params: json.RawMessage(`[1]`)},
-		Answer: func(r *http.Request, value string) string {
-			var q struct{ ID int }
-			_ = json.NewDecoder(r.Body).Decode(&q)
-			return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":%s}`, q.ID, value)
-		},
+		Call:      source.Call{Method: "m", Params: json.RawMessage(`[1]`)},
+		Answer:    answerRPC,
 		WrongType: `["not","an","object"]`,
 	},
 	"http": {
 		Call:   source.Call{Path: "/status"},
 		Answer: func(_ *http.Request, value string) string { return value },
 	},
+}
+
+// answerRPC answers single calls and batches.
+func answerRPC(r *http.Request, value string) string {
+	type call struct{ ID int }
+	one := func(c call) string { return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":%s}`, c.ID, value) }
+	body, _ := io.ReadAll(r.Body)
+	var calls []call
+	if json.Unmarshal(body, &calls) != nil {
+		var c call
+		_ = json.Unmarshal(body, &c)
+		return one(c)
+	}
+	var all []string
+	for _, c := range calls {
+		all = append(all, one(c))
+	}
+	return "[" + strings.Join(all, ",") + "]"
 }
 
 func TestSuite(t *testing.T) {
@@ -36,5 +52,8 @@ func TestSuite(t *testing.T) {
 		}
 		p.Driver = driver
 		t.Run(name, func(t *testing.T) { sourcetest.Run(t, p) })
+		if p.Batch = driver.Batches; p.Batch {
+			t.Run(name+" in batches", func(t *testing.T) { sourcetest.Run(t, p) })
+		}
 	}
 }

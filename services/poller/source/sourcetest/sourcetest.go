@@ -29,6 +29,7 @@ import (
 type Protocol struct {
 	Driver source.Driver
 	Call   source.Call
+	Batch  bool // the endpoints' setting
 	// Answer is the body of an answer that carries a value.
 	Answer func(r *http.Request, value string) string
 	// WrongType is an answer that is JSON, but no answer of the protocol; empty
@@ -271,7 +272,7 @@ func huge(t *testing.T, p Protocol) {
 func (p Protocol) open(t *testing.T, url string) source.Func {
 	t.Helper()
 	call, free, err := p.Driver.Open(source.Endpoint{
-		URL: url, MaxAnswer: maxAnswer, Secrets: []string{secret},
+		URL: url, MaxAnswer: maxAnswer, Batch: p.Batch, Secrets: []string{secret},
 		Header: http.Header{"Authorization": {"Bearer " + secret}},
 	})
 	if err != nil {
