@@ -41,7 +41,8 @@ bin/pollcast:
 .PHONY: test
 test: lint modules bin/nats ## run every test that needs only Go and make (about 5 minutes)
 	@[ -n "$(RACE)" ] || echo "no C compiler here: the tests run without the race detector"
-	POLLCAST_NATS_CLI="$(CURDIR)/bin/nats" $(GO) test $(RACE) -count=1 -p $(P) -timeout 6m work
+	$(GO) test $(RACE) -count=1 -p $(P) -timeout 6m $$($(GO) list work | grep -v '/e2e$$')
+	POLLCAST_NATS_CLI="$(CURDIR)/bin/nats" $(GO) test -count=1 -timeout 6m ./services/pollcast/e2e
 
 .PHONY: test-system
 test-system: bin/nats ## run what needs Debian packages or Docker: aria2, compose, the console's build
