@@ -48,6 +48,7 @@ func DefaultConfig() Config {
 		NATS: bus.DefaultConfig(), HostRPC: hostrpc.DefaultConfig(), Poller: poller.DefaultConfig(),
 		Gateway: gateway.DefaultConfig(), Log: daemon.DefaultLog(),
 	}
+	c.Gateway.Listen = "127.0.0.1:12080"         // there is no login, and the page can break things
 	c.Gateway.DrainTime = 500 * time.Millisecond // nobody else takes its clients
 	c.HostRPC.AllowFaults = true                 // the console's switches
 	return c
