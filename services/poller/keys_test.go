@@ -384,3 +384,34 @@ func TestManyKeys(t *testing.T) {
 		t.Errorf("%d of %d keys before the record that confirms them", len(seen), n)
 	}
 }
+
+// A stream that an earlier version made learns to roll up.
+func TestStreamWithoutRollup(t *testing.T) {
+	s := bustest.Start(t)
+	_, js, names := s.JetStream()
+	old := names.StreamConfig(s.Config())
+	old.AllowRollup = false
+	if _, err := js.CreateOrUpdateStream(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := bus.EnsureStream(t.Context(), js, names, s.Config())
+	if err != nil || !stream.CachedInfo().Config.AllowRollup {
+		t.Fatalf("stream %+v, %v", stream, err)
+	}
+}
+
+// A panic in an expression is its poll's failure.
+func TestPollExpressionPanics(t *testing.T) {
+	s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Second, Method: "a", Each: ".[]", Key: "."}}},
+		func(context.Context, string, string) (string, error) { return `[1]`, nil })
+	s.r.polls[0].shape.key = &expression{name: "key"} // without code
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.start()
+		defer s.end()
+		time.Sleep(20 * time.Second)
+		if f := s.last(0); f.Reason != event.BadResponse || f.Breaker != event.Closed || !strings.HasPrefix(f.Detail, "panic: ") {
+			t.Errorf("record %+v", f)
+		}
+	})
+}

@@ -520,7 +520,7 @@ func TestPollPanic(t *testing.T) {
 			t.Errorf("record %+v", f)
 		}
 	})
-	if n := strings.Count(s.logs.String(), "driver panicked"); n != 1 {
+	if n := strings.Count(s.logs.String(), "driver or expression panicked"); n != 1 {
 		t.Errorf("%d lines about the panic, want 1", n)
 	}
 }

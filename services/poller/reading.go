@@ -117,7 +117,7 @@ func (p *poll) attempt(ctx context.Context, up *upstream) (value json.RawMessage
 // panics logs the first panic of a driver or an expression.
 func (p *poll) panics(v any) {
 	p.panicked.Do(func() {
-		p.log.Error("driver panicked; further panics of this poll show as failures only", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+		p.log.Error("driver or expression panicked; further panics of this poll show as failures only", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 	})
 }
 

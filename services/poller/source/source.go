@@ -1,10 +1,10 @@
 // Package source asks upstreams. A driver is one file, which opens an endpoint
 // as a Func, and one line in Drivers.
 //
-// Reading order: source.go (what a driver is), jsonrpc.go with batch.go and rest.go (the
-// drivers jsonrpc and http), http.go (what drivers over HTTP share), etag.go,
-// classify.go (which failure an error is, and whether the circuit breaker
-// counts it). sourcetest holds what every driver must pass.
+// Reading order: source.go (what a driver is), jsonrpc.go with batch.go and
+// rest.go with etag.go (the drivers jsonrpc and http), http.go (what drivers
+// over HTTP share), classify.go (which failure an error is, and whether the
+// circuit breaker counts it). sourcetest holds what every driver must pass.
 package source
 
 import (
