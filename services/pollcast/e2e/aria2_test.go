@@ -211,8 +211,7 @@ func completed(t *testing.T, c *client, gid string, atLeast int) (bytes int) {
 // slowFile is the address of a file that takes longer than the test.
 func slowFile(t *testing.T) string {
 	t.Helper()
-	addr := freeAddr(t)
-	ln, err := net.Listen("tcp", addr)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +225,7 @@ func slowFile(t *testing.T) string {
 	})}
 	go srv.Serve(ln) // ends with Close
 	t.Cleanup(func() { srv.Close() })
-	return "http://" + addr + "/slow.iso"
+	return "http://" + ln.Addr().String() + "/slow.iso"
 }
 
 // listen collects every message of every subject that a reader may see, head

@@ -51,13 +51,16 @@ func newUpstream(t testing.TB) *upstream {
 
 func (u *upstream) url() string { return "http://" + u.addr + "/rpc" }
 
-// open listens again, on the same address.
+// open listens again, on the same address. A process that another test starts
+// at this moment has a copy of a socket that was closed, until it is its own
+// program.
 func (u *upstream) open() {
 	u.t.Helper()
-	ln, err := net.Listen("tcp", u.addr)
-	if err != nil {
-		u.t.Fatal(err)
-	}
+	var ln net.Listener
+	eventually(u.t, "the upstream listens", func() (err error) {
+		ln, err = net.Listen("tcp", u.addr)
+		return err
+	})
 	u.srv = &http.Server{Handler: http.HandlerFunc(u.serve)}
 	go u.srv.Serve(ln) // ends with close
 }
