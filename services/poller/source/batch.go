@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -50,12 +51,14 @@ type member struct {
 }
 
 type outcome struct {
-	value json.RawMessage
-	err   error
+	value  json.RawMessage
+	err    error
+	shared bool // err is of the whole request
 }
 
 // shared is a failure of the whole request, as each call gets it: it is one
-// failure of the upstream, however many calls it takes along.
+// failure of the upstream, however many calls it takes along. Whoever returns
+// it asks, not whoever sends it: a call may be out of time and not listen.
 func (p *party) shared(f *Failure) *Failure {
 	own := *f
 	own.Again = f.Counts && !p.blamed.CompareAndSwap(false, true)
@@ -71,6 +74,9 @@ func (b *batcher) ask(ctx context.Context, c Call) (json.RawMessage, error) {
 	}
 	select {
 	case o := <-m.done:
+		if f, ok := errors.AsType[*Failure](o.err); ok && o.shared {
+			return nil, m.party.shared(f)
+		}
 		return o.value, o.err
 	case <-ctx.Done():
 		if cancelled(ctx) {
@@ -127,7 +133,7 @@ func (b *batcher) run(p *party) {
 	default:
 		ctx, cancel := together(members)
 		defer cancel()
-		if !b.batch(ctx, p, members) {
+		if !b.batch(ctx, members) {
 			b.each(members)
 		}
 	}
@@ -166,7 +172,7 @@ func together(members []*member) (context.Context, func()) {
 
 func (b *batcher) one(m *member) {
 	v, err := b.call(m.ctx, m.call)
-	m.done <- outcome{v, err}
+	m.done <- outcome{value: v, err: err}
 }
 
 func (b *batcher) each(members []*member) {
@@ -179,14 +185,10 @@ func (b *batcher) each(members []*member) {
 
 // batch makes one request of all calls. It returns false, having told nobody
 // anything, if the upstream takes no batches.
-func (b *batcher) batch(ctx context.Context, p *party, members []*member) bool {
+func (b *batcher) batch(ctx context.Context, members []*member) bool {
 	all := func(err error) bool {
 		for _, m := range members {
-			if f, ok := err.(*Failure); ok {
-				m.done <- outcome{err: p.shared(f)}
-			} else {
-				m.done <- outcome{err: err}
-			}
+			m.done <- outcome{err: err, shared: true}
 		}
 		return true
 	}
@@ -234,7 +236,7 @@ func (b *batcher) pick(a *answer, answers map[uint64]json.RawMessage, m *member)
 		return outcome{err: badResponse("answer is longer than " + size(b.MaxAnswer))}
 	}
 	v, err := (&answer{status: a.status, statusText: a.statusText, mediaType: a.mediaType, retryAfter: a.retryAfter, body: own}).rpcResult(m.id)
-	return outcome{v, err}
+	return outcome{value: v, err: err}
 }
 
 // batchAnswers takes the answer to a batch apart, by id. refused says that the
