@@ -1,5 +1,6 @@
 // Package check is `pollcast check`: it reads a configuration file as every
-// service would, and says what is wrong with it.
+// service would, and says what is wrong with it or, if nothing is, what its
+// polls amount to: how soon each would be seen stale, open and well again.
 package check
 
 import (
@@ -11,6 +12,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/daemon"
 	"github.com/pollcast/pollcast/services/pollcast/up"
+	"github.com/pollcast/pollcast/services/poller"
 )
 
 // Command runs the verb and returns the exit code: 0 for a good configuration,
@@ -46,5 +48,12 @@ func Command(args, env []string, stdout, stderr io.Writer) int {
 		return daemon.ExitConfig
 	}
 	fmt.Fprintln(stdout, "the configuration is good")
+	if len(cfg.Poller.Sources) > 0 {
+		fmt.Fprintln(stdout)
+		if err := poller.WriteFeasibility(stdout, cfg.Poller); err != nil {
+			fmt.Fprintf(stderr, "pollcast check: %v\n", err)
+			return daemon.ExitFailed
+		}
+	}
 	return daemon.ExitOK
 }
