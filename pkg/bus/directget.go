@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -137,6 +138,17 @@ func (n Names) LastPerSubject(ctx context.Context, nc *nats.Conn, js jetstream.J
 		}
 	}
 	return nil
+}
+
+// StoredAt returns when the stream took the first message at or after seq that
+// it still holds; the zero time when there is none.
+func (f *Follower) StoredAt(ctx context.Context, seq uint64) (time.Time, error) {
+	var at time.Time
+	var bad error
+	_, err := f.Names.read(ctx, f.Conn, directGet{Seq: seq, NextFor: f.Names.InAll(), Batch: 1}, func(m *nats.Msg) {
+		at, bad = optionalTime(first(m, hdrNatsTime))
+	})
+	return at, errors.Join(err, bad)
 }
 
 // Events returns the events from..to (both included) of topics that any of the

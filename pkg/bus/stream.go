@@ -10,6 +10,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// KeepDeletions is how long the stream keeps a deletion (its message's TTL).
+// Whoever was away for longer cannot learn from the stream what went meanwhile.
+const KeepDeletions = time.Hour
+
 // duplicateWindow is how long the server remembers a Nats-Msg-Id.
 const duplicateWindow = 2 * time.Minute
 

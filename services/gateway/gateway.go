@@ -120,7 +120,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("jetstream: %w", err), g.Close())
 	}
 	follower := &bus.Follower{Conn: nc, JS: js, Names: g.names, Log: intake{g.server.hub}, Logger: g.opts.Logger}
-	g.server.past = streamPast{follower}
+	g.server.past = streamPast{follower, time.Now}
 
 	// What ends last is stopped last: inner lives while clients are drained.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))

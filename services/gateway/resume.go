@@ -15,6 +15,9 @@ const (
 	maxReplay = 10_000
 	// replayWait bounds what reading the stream back may take.
 	replayWait = 10 * time.Second
+	// deletionMargin is how long before a deletion goes it is no longer relied
+	// on: clocks differ, and reading takes time.
+	deletionMargin = 5 * time.Minute
 	// behindWait is how long a gateway may be behind what the client saw at
 	// another one.
 	behindWait = 5 * time.Second
@@ -87,7 +90,10 @@ func (s *server) reached(since *wire.Since) {
 }
 
 // streamPast reads the past from the stream by direct get.
-type streamPast struct{ f *bus.Follower }
+type streamPast struct {
+	f   *bus.Follower
+	now func() time.Time
+}
 
 func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint64) ([]past, bool, error) {
 	state, err := bus.State(ctx, p.f.JS, p.f.Names)
@@ -95,6 +101,14 @@ func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint
 		return nil, false, err
 	}
 	if state.FirstSeq > from+1 {
+		return nil, false, nil
+	}
+	// Deletions go after a while, and their topics' history went with them.
+	since, err := p.f.StoredAt(ctx, from+1)
+	if err != nil {
+		return nil, false, err
+	}
+	if !since.IsZero() && p.now().Sub(since) > bus.KeepDeletions-deletionMargin {
 		return nil, false, nil
 	}
 	msgs, err := p.f.Events(ctx, patterns, from+1, to, maxReplay+1)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
@@ -82,6 +83,25 @@ func TestResume(t *testing.T) {
 	}
 	if e := p.event(); e.Phase != wire.Snapshot || e.Version != 106 {
 		t.Fatalf("%+v, want the snapshot of version 106", e)
+	}
+}
+
+// Who was away for longer than the stream keeps deletions cannot be told what
+// went meanwhile, so it gets a snapshot.
+func TestResumeBeyondDeletions(t *testing.T) {
+	r := newRig(t, nil)
+	r.event("a.x", "1")
+	r.event("a.x", "2")
+	past := r.gw.server.past.(streamPast)
+	for _, tt := range []struct {
+		later time.Duration
+		want  bool
+	}{{0, true}, {bus.KeepDeletions - deletionMargin - time.Minute, true}, {bus.KeepDeletions, false}} {
+		past.now = func() time.Time { return time.Now().Add(tt.later) }
+		events, complete, err := past.replay(t.Context(), []string{"a.>"}, 1, 2)
+		if err != nil || complete != tt.want || complete && len(events) != 1 {
+			t.Errorf("%v later: %d events, complete %v, %v; want complete %v", tt.later, len(events), complete, err, tt.want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
@@ -14,7 +15,7 @@ import (
 const (
 	// keepDeleted is how long the stream holds a deletion, for readers that were
 	// away. Until then the key's versions go on if it comes back.
-	keepDeleted = time.Hour
+	keepDeleted = bus.KeepDeletions
 	// maxGone bounds the keys that are remembered after they disappeared; the
 	// longest gone are forgotten first.
 	maxGone = 10_000
