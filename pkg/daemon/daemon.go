@@ -87,7 +87,7 @@ func Main(s Service) {
 // Exec is Main without the process: it returns the exit code.
 func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.Writer) int {
 	fail := func(code int, err error) int {
-		fmt.Fprintf(stderr, "%s: %v\n", s.Name, err)
+		Complain(stderr, s.Name, err)
 		return code
 	}
 	flags := flag.NewFlagSet(s.Name, flag.ContinueOnError)
@@ -133,6 +133,17 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 	}
 	logger.Info("stopped")
 	return ExitOK
+}
+
+// Complain prints why a command fails: its name before the error, except before
+// the mistakes of a configuration, whose lines begin with their place, which
+// editors can read.
+func Complain(w io.Writer, name string, err error) {
+	if _, ok := errors.AsType[*config.Error](err); ok {
+		fmt.Fprintln(w, err)
+		return
+	}
+	fmt.Fprintf(w, "%s: %v\n", name, err)
 }
 
 // Flags are the flags that say where the configuration comes from.

@@ -33,6 +33,10 @@ func TestExec(t *testing.T) {
 	if err := os.WriteFile(file, []byte("part: {listen: from-file}\nlog: {format: json}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	bad := filepath.Join(t.TempDir(), "bad.yaml")
+	if err := os.WriteFile(bad, []byte("part: {lisen: x}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	answers := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/healthz" {
 			http.Error(w, "not ready: no stream", http.StatusServiceUnavailable)
@@ -56,6 +60,7 @@ func TestExec(t *testing.T) {
 		{"mistake", "-set part.listen=nowhere", nil, nil, 2, `"nowhere" is not an address; write host:port`},
 		{"all mistakes", "-set part.listen=nowhere -set log.level=loud", nil, nil, 2, "write debug, info, warn or error"},
 		{"unknown key", "-set part.lisen=x", nil, nil, 2, `did you mean "listen"`},
+		{"places first", "-config " + bad, nil, nil, 2, "^" + bad + ":1:8:"},
 		{"no such file", "-config /nowhere/c.yaml", nil, nil, 2, "/nowhere/c.yaml"},
 		{"unknown flag", "-port 1", nil, nil, 2, "-port"},
 		{"argument", "serve", nil, nil, 2, `"serve" is not understood`},
@@ -80,7 +85,8 @@ func TestExec(t *testing.T) {
 					return tt.run
 				},
 			}, strings.Fields(tt.args), tt.env, &out, &out)
-			if code != tt.code || !strings.Contains(out.String(), tt.want) {
+			printed := "^" + out.String()
+			if code != tt.code || !strings.Contains(printed, tt.want) {
 				t.Errorf("exit code %d, output:\n%s\nwant %d and %q", code, out.String(), tt.code, tt.want)
 			}
 		})

@@ -44,7 +44,7 @@ func Command(args, env []string, stdout, stderr io.Writer) int {
 		f.File = flags.Arg(0)
 	}
 	if err := up.Load(&cfg, f, env); err != nil {
-		fmt.Fprintln(stderr, err)
+		daemon.Complain(stderr, "pollcast check", err)
 		return daemon.ExitConfig
 	}
 	fmt.Fprintln(stdout, "the configuration is good")

@@ -72,7 +72,7 @@ type Addresses struct {
 // Command is `pollcast up`: flags, and then Run. It returns the exit code.
 func Command(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
 	fail := func(code int, err error) int {
-		fmt.Fprintf(stderr, "pollcast up: %v\n", err)
+		daemon.Complain(stderr, "pollcast up", err)
 		return code
 	}
 	flags := flag.NewFlagSet("pollcast up", flag.ContinueOnError)
