@@ -1,0 +1,205 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/bus/bustest"
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// rpc is an upstream whose answers a test decides. It answers with the number
+// of changes so far.
+type rpc struct {
+	*httptest.Server
+	mu    sync.Mutex
+	mode  string // "" is healthy; otherwise "503", "html", "hang"
+	value int
+	calls []time.Time
+}
+
+func newRPC(t *testing.T) *rpc {
+	u := &rpc{}
+	u.Server = httptest.NewServer(u)
+	t.Cleanup(u.Close)
+	return u
+}
+
+func (u *rpc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var q struct{ ID int }
+	_ = json.NewDecoder(r.Body).Decode(&q)
+	u.mu.Lock()
+	mode, value := u.mode, u.value
+	u.calls = append(u.calls, time.Now())
+	u.mu.Unlock()
+	switch mode {
+	case "503":
+		w.WriteHeader(503)
+	case "html":
+		_, _ = io.WriteString(w, "<html>")
+	case "hang":
+		<-r.Context().Done()
+	default:
+		_, _ = fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%d,"result":{"n":%d}}`, q.ID, value)
+	}
+}
+
+func (u *rpc) set(mode string) { u.mu.Lock(); u.mode = mode; u.mu.Unlock() }
+func (u *rpc) change()         { u.mu.Lock(); u.value++; u.mu.Unlock() }
+func (u *rpc) count() int      { u.mu.Lock(); defer u.mu.Unlock(); return len(u.calls) }
+
+// watcher sees what everybody sees: the live subjects.
+type watcher struct {
+	t     testing.TB
+	names bus.Names
+	msgs  chan *nats.Msg
+	seen  []bus.Message
+}
+
+func watch(t testing.TB, s *bustest.Server) *watcher {
+	nc, _, names := s.JetStream()
+	w := &watcher{t: t, names: names, msgs: make(chan *nats.Msg, 10_000)}
+	if _, err := nc.ChanSubscribe(names.LiveAll(), w.msgs); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+const patience = 15 * time.Second
+
+// until waits for a message and returns it with all that came before it.
+func (w *watcher) until(what string, ok func(bus.Message) bool) bus.Message {
+	w.t.Helper()
+	limit := time.After(patience)
+	for {
+		select {
+		case m := <-w.msgs:
+			d, err := w.names.Decode(m)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			w.seen = append(w.seen, d)
+			if ok(d) {
+				return d
+			}
+		case <-limit:
+			for _, m := range w.seen[max(0, len(w.seen)-10):] {
+				w.t.Logf("seen %d: %s", m.Seq, show(m))
+			}
+			w.t.Fatalf("no message that says: %s", what)
+		}
+	}
+}
+
+func show(m bus.Message) string {
+	data, _ := json.Marshal(struct {
+		E *event.Event     `json:",omitempty"`
+		F *event.Freshness `json:",omitempty"`
+		B *event.Breaker   `json:",omitempty"`
+	}{m.Event, m.Fresh, m.Breaker})
+	return string(data)
+}
+
+func (w *watcher) event() *event.Event {
+	w.t.Helper()
+	return w.until("an event", func(m bus.Message) bool { return m.Event != nil }).Event
+}
+
+func (w *watcher) fresh(what string, ok func(*event.Freshness) bool) *event.Freshness {
+	w.t.Helper()
+	return w.until(what, func(m bus.Message) bool { return m.Fresh != nil && ok(m.Fresh) }).Fresh
+}
+
+// logLines collects log lines.
+type logLines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+type running struct {
+	*Poller
+	log  *logLines
+	reg  *prometheus.Registry
+	stop func()
+}
+
+// run starts a poller that is stopped when the test ends, or earlier.
+func run(t testing.TB, c Config, b bus.Config) *running {
+	t.Helper()
+	r := &running{log: &logLines{}, reg: prometheus.NewRegistry()}
+	p, err := New(t.Context(), Options{
+		Config: c, NATS: b, Registerer: r.reg,
+		Logger: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Poller = p
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	var once sync.Once
+	r.stop = func() {
+		once.Do(func() {
+			cancel()
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Errorf("run: %v", err)
+				}
+			case <-time.After(patience):
+				t.Error("the poller does not stop")
+			}
+		})
+	}
+	t.Cleanup(func() {
+		r.stop()
+		if t.Failed() {
+			t.Logf("log of poller %s:\n%s", p.owner, r.log)
+		}
+	})
+	return r
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func oneSource(url string, interval, openFor time.Duration) Config {
+	return Config{Sources: map[string]Source{"host": {
+		Upstreams: []string{url}, Breaker: Breaker{Failures: 5, OpenFor: openFor},
+		Polls: map[string]Poll{"system.status": {Interval: interval, Method: "system.status"}},
+	}}}
+}
