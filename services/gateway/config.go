@@ -12,7 +12,7 @@ import (
 // Config is the gateway's section of the configuration file.
 type Config struct {
 	Listen          string        `yaml:"listen" doc:"address for clients: WebSocket, HTTP and the console"`
-	Operations      string        `yaml:"operations" doc:"address for operations: /metrics /healthz /readyz /status /debug/pprof; empty: none"`
+	Operations      string        `yaml:"operations" doc:"address for operations: /metrics /healthz /readyz /debug/pprof; empty: none"`
 	AllowedOrigins  []string      `yaml:"allowedOrigins" doc:"origins of other sites whose pages may connect, such as https://app.example.com; * allows every site"`
 	MaxConnections  int           `yaml:"maxConnections" doc:"connections this gateway holds; further ones are closed with 1013"`
 	MaxTopics       int           `yaml:"maxTopicsPerConnection" doc:"topics and patterns one connection may hold"`
