@@ -18,7 +18,7 @@
 // Reading order: poll.go with schedule.go (a poll is one goroutine that never
 // waits: at most one call and one publish are under way beside it), reading.go
 // and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
-// publish.go, then runner.go and lease.go, poller.go, status.go and metrics.go.
+// publish.go, then runner.go with upstream.go and lease.go, poller.go, status.go and metrics.go.
 // feasibility.go computes what settings amount to, for pollcast check.
 //
 // # Rules

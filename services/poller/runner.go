@@ -7,9 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,25 +35,6 @@ type runner struct {
 	lost     atomic.Pointer[context.CancelCauseFunc] // ends the tenure
 	probes   atomic.Int64
 	breakers breakerQueue
-}
-
-// upstream is one endpoint.
-type upstream struct {
-	// name is the endpoint without path and query, which may hold keys. It
-	// shows in records, metrics and logs.
-	name    string
-	circuit *circuit
-	call    source.Func
-	free    func()
-	secrets []string
-}
-
-// detail makes words presentable that the driver has not seen.
-func (u *upstream) detail(text string) string {
-	for _, s := range u.secrets {
-		text = strings.ReplaceAll(text, s, "[redacted]")
-	}
-	return event.Detail(text)
 }
 
 // grace is how long a stopping runner waits for calls and publishes under way.
@@ -140,83 +118,6 @@ func (r *runner) close() {
 		u.free()
 		u.circuit.free()
 	}
-}
-
-// displayName is scheme and host of a URL, made unique among a source's
-// upstreams.
-func displayName(address string, seen map[string]int) string {
-	name := "upstream"
-	if u, err := url.Parse(address); err == nil {
-		name = u.Scheme + "://" + u.Host
-	}
-	if seen[name]++; seen[name] > 1 {
-		return name + "#" + strconv.Itoa(seen[name])
-	}
-	return name
-}
-
-// secretsOf lists what must not come back in an error text: header values, and
-// what may be a key among the parameters and in the URLs. Short texts hide
-// nothing, and would make every message unreadable.
-func secretsOf(c Source) []string {
-	var all []string
-	add := func(s string, shortest int) {
-		_, rest, _ := strings.Cut(s, ":") // "token:…"
-		if _, r, ok := strings.Cut(s, " "); ok {
-			rest = r // "Bearer …"
-		}
-		for _, part := range []string{s, rest} {
-			if len(part) >= shortest {
-				all = append(all, part)
-			}
-		}
-	}
-	var walk func(any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case string:
-			add(v, 6)
-		case []any:
-			for _, item := range v {
-				walk(item)
-			}
-		case map[string]any:
-			for _, item := range v {
-				walk(item)
-			}
-		}
-	}
-	for _, p := range c.Polls {
-		walk(plain(p.Params))
-		walk(plain(p.Body))
-		for _, v := range p.Query {
-			add(v.Reveal(), 6)
-		}
-		for _, v := range p.Headers {
-			add(v.Reveal(), 4)
-		}
-		for part := range strings.SplitSeq(p.Path, "/") {
-			add(part, 12)
-		}
-	}
-	for _, address := range c.Upstreams {
-		u, err := url.Parse(address)
-		if err != nil {
-			continue
-		}
-		for part := range strings.SplitSeq(u.Path, "/") {
-			add(part, 12)
-		}
-		for _, values := range u.Query() {
-			for _, v := range values {
-				add(v, 6)
-			}
-		}
-	}
-	for _, v := range c.Headers {
-		add(v.Reveal(), 4)
-	}
-	return all
 }
 
 func (r *runner) owned() bool { return r.tenure.Load() != nil }
@@ -340,95 +241,6 @@ func (r *runner) lose(why error) {
 	if f := r.lost.Load(); f != nil {
 		(*f)(why)
 	}
-}
-
-// pick returns the upstream to ask and the leave to do so: one whose probe is
-// due, otherwise, unless only a probe is wanted, the first whose circuit is
-// closed. The error is errOpen or errWait.
-func (r *runner) pick(probeOnly bool) (*upstream, permit, error) {
-	now := time.Now()
-	for _, u := range r.upstreams {
-		if c := u.circuit.look(); c.state == event.Open && !now.Before(c.probeAt) {
-			if leave, err := u.circuit.begin(); err == nil {
-				return u, leave, nil
-			}
-		}
-	}
-	refused := errOpen
-	if probeOnly {
-		return nil, permit{}, refused
-	}
-	for _, u := range r.upstreams {
-		leave, err := u.circuit.begin()
-		if err == nil {
-			return u, leave, nil
-		}
-		if errors.Is(err, errWait) {
-			refused = err
-		}
-	}
-	return nil, permit{}, refused
-}
-
-// nextProbe is when the first of the open circuits wants its probe; zero when
-// none is open.
-func (r *runner) nextProbe() (at time.Time) {
-	for _, u := range r.upstreams {
-		if c := u.circuit.look(); c.state == event.Open && (at.IsZero() || c.probeAt.Before(at)) {
-			at = c.probeAt
-		}
-	}
-	return at
-}
-
-// breaker is the source's: closed while any circuit is, half open while a
-// probe is out, otherwise open, with the next probe and the last cause.
-func (r *runner) breaker() (state event.State, probeAt time.Time, cause string) {
-	state = event.Open
-	for _, u := range r.upstreams {
-		c := u.circuit.look()
-		switch c.state {
-		case event.Closed:
-			return event.Closed, time.Time{}, ""
-		case event.HalfOpen:
-			state = event.HalfOpen
-		case event.Open:
-			if probeAt.IsZero() || c.probeAt.Before(probeAt) {
-				probeAt = c.probeAt
-			}
-		}
-		cause = c.cause
-	}
-	return state, probeAt, cause
-}
-
-// probeTurn delays all polls but one when a probe is due. The one changes from
-// probe to probe, so that a poll that fails for itself cannot keep the circuit
-// open for ever.
-func (r *runner) probeTurn(index int) time.Duration {
-	if int(r.probes.Load())%len(r.polls) == index {
-		return 0
-	}
-	return probeStagger
-}
-
-// announce is told every transition of a circuit, under its mutex.
-func (r *runner) announce(b event.Breaker) {
-	log := r.log.With("upstream", b.Upstream)
-	switch {
-	case b.To == event.Closed:
-		log.Info("breaker closed: the upstream answers again")
-	case b.To == event.HalfOpen:
-		r.probes.Add(1)
-		log.Info("breaker lets one probe through")
-	case b.From == event.HalfOpen:
-		log.Warn("probe failed, breaker stays open", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
-	default:
-		log.Warn("breaker opened", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
-	}
-	r.metrics.transitions.WithLabelValues(r.name, b.Upstream, string(b.To)).Inc()
-	r.breakers.push(b)
-	r.wakePolls()
 }
 
 func (r *runner) wakePolls() {

@@ -1,0 +1,70 @@
+package poller
+
+import (
+	"net/url"
+	"strings"
+)
+
+// secretsOf lists what must not come back in an error text: header values, and
+// what may be a key among the parameters and in the URLs. Short texts hide
+// nothing, and would make every message unreadable.
+func secretsOf(c Source) []string {
+	var all []string
+	add := func(s string, shortest int) {
+		_, rest, _ := strings.Cut(s, ":") // "token:…"
+		if _, r, ok := strings.Cut(s, " "); ok {
+			rest = r // "Bearer …"
+		}
+		for _, part := range []string{s, rest} {
+			if len(part) >= shortest {
+				all = append(all, part)
+			}
+		}
+	}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			add(v, 6)
+		case []any:
+			for _, item := range v {
+				walk(item)
+			}
+		case map[string]any:
+			for _, item := range v {
+				walk(item)
+			}
+		}
+	}
+	for _, p := range c.Polls {
+		walk(plain(p.Params))
+		walk(plain(p.Body))
+		for _, v := range p.Query {
+			add(v.Reveal(), 6)
+		}
+		for _, v := range p.Headers {
+			add(v.Reveal(), 4)
+		}
+		for part := range strings.SplitSeq(p.Path, "/") {
+			add(part, 12)
+		}
+	}
+	for _, address := range c.Upstreams {
+		u, err := url.Parse(address)
+		if err != nil {
+			continue
+		}
+		for part := range strings.SplitSeq(u.Path, "/") {
+			add(part, 12)
+		}
+		for _, values := range u.Query() {
+			for _, v := range values {
+				add(v, 6)
+			}
+		}
+	}
+	for _, v := range c.Headers {
+		add(v.Reveal(), 4)
+	}
+	return all
+}

@@ -1,0 +1,133 @@
+package poller
+
+import (
+	"errors"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// upstream is one endpoint.
+type upstream struct {
+	// name is the endpoint without path and query, which may hold keys. It
+	// shows in records, metrics and logs.
+	name    string
+	circuit *circuit
+	call    source.Func
+	free    func()
+	secrets []string
+}
+
+// detail makes words presentable that the driver has not seen.
+func (u *upstream) detail(text string) string {
+	for _, s := range u.secrets {
+		text = strings.ReplaceAll(text, s, "[redacted]")
+	}
+	return event.Detail(text)
+}
+
+// displayName is scheme and host of a URL, made unique among a source's
+// upstreams.
+func displayName(address string, seen map[string]int) string {
+	name := "upstream"
+	if u, err := url.Parse(address); err == nil {
+		name = u.Scheme + "://" + u.Host
+	}
+	if seen[name]++; seen[name] > 1 {
+		return name + "#" + strconv.Itoa(seen[name])
+	}
+	return name
+}
+
+// pick returns the upstream to ask and the leave to do so: one whose probe is
+// due, otherwise, unless only a probe is wanted, the first whose circuit is
+// closed. The error is errOpen or errWait.
+func (r *runner) pick(probeOnly bool) (*upstream, permit, error) {
+	now := time.Now()
+	for _, u := range r.upstreams {
+		if c := u.circuit.look(); c.state == event.Open && !now.Before(c.probeAt) {
+			if leave, err := u.circuit.begin(); err == nil {
+				return u, leave, nil
+			}
+		}
+	}
+	refused := errOpen
+	if probeOnly {
+		return nil, permit{}, refused
+	}
+	for _, u := range r.upstreams {
+		leave, err := u.circuit.begin()
+		if err == nil {
+			return u, leave, nil
+		}
+		if errors.Is(err, errWait) {
+			refused = err
+		}
+	}
+	return nil, permit{}, refused
+}
+
+// nextProbe is when the first of the open circuits wants its probe; zero when
+// none is open.
+func (r *runner) nextProbe() (at time.Time) {
+	for _, u := range r.upstreams {
+		if c := u.circuit.look(); c.state == event.Open && (at.IsZero() || c.probeAt.Before(at)) {
+			at = c.probeAt
+		}
+	}
+	return at
+}
+
+// breaker is the source's: closed while any circuit is, half open while a
+// probe is out, otherwise open, with the next probe and the last cause.
+func (r *runner) breaker() (state event.State, probeAt time.Time, cause string) {
+	state = event.Open
+	for _, u := range r.upstreams {
+		c := u.circuit.look()
+		switch c.state {
+		case event.Closed:
+			return event.Closed, time.Time{}, ""
+		case event.HalfOpen:
+			state = event.HalfOpen
+		case event.Open:
+			if probeAt.IsZero() || c.probeAt.Before(probeAt) {
+				probeAt = c.probeAt
+			}
+		}
+		cause = c.cause
+	}
+	return state, probeAt, cause
+}
+
+// probeTurn delays all polls but one when a probe is due. The one changes from
+// probe to probe, so that a poll that fails for itself cannot keep the circuit
+// open for ever.
+func (r *runner) probeTurn(index int) time.Duration {
+	if int(r.probes.Load())%len(r.polls) == index {
+		return 0
+	}
+	return probeStagger
+}
+
+// announce is told every transition of a circuit, under its mutex.
+func (r *runner) announce(b event.Breaker) {
+	log := r.log.With("upstream", b.Upstream)
+	switch {
+	case b.To == event.Closed:
+		log.Info("breaker closed: the upstream answers again")
+	case b.To == event.HalfOpen:
+		r.probes.Add(1)
+		log.Info("breaker lets one probe through")
+	case b.From == event.HalfOpen:
+		log.Warn("probe failed, breaker stays open", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
+	default:
+		log.Warn("breaker opened", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
+	}
+	r.metrics.transitions.WithLabelValues(r.name, b.Upstream, string(b.To)).Inc()
+	r.breakers.push(b)
+	r.wakePolls()
+}
