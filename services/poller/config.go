@@ -159,7 +159,8 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		p := s.Polls[poll].withDefaults(s)
 		p.check(func(sub, problem, fix string) { report(join(path, sub), problem, fix) })
 		if ok {
-			driver.Check(p.call(), func(key, problem, fix string) { report(join(path, key), problem, fix) })
+			q, _ := p.question()
+			driver.Check(q.sample(), func(key, problem, fix string) { report(join(path, key), problem, fix) })
 		}
 	}
 	s.Breaker.check(s.shortest(), report)

@@ -57,8 +57,8 @@ poller:
 		p.Emit != emitAlways || p.MustAdvance != (MustAdvance{".total", time.Minute}) {
 		t.Errorf("shaping %+v", p)
 	}
-	if have := string(p.call().Params); have != `["token:s3cret"]` {
-		t.Errorf("params %s", have)
+	if q, _ := p.question(); string(q.sample().Params) != `["token:s3cret"]` {
+		t.Errorf("params %s", q.sample().Params)
 	}
 	if p := root.Poller.Sources["host"].Polls["system.status"]; p.Interval != DefaultInterval {
 		t.Errorf("poll %+v", p)
@@ -123,6 +123,19 @@ func TestConfigMistakes(t *testing.T) {
 		{poll(func(p *Poll) { p.Method = "" }), "sources.s.polls.p.method: it is missing"},
 		{poll(func(p *Poll) { p.Params = "x" }), "sources.s.polls.p.params: JSON-RPC takes a list or a map"},
 		{poll(func(p *Poll) { p.Params = func() {} }), "they cannot be written as JSON"},
+		{poll(func(p *Poll) { p.Params = []any{"{{ $slot | hex }}", map[string]any{"a": "x{{ $prev.n + 1 }}"}} }), ""},
+		{poll(func(p *Poll) { p.Params = "{{ [1] }}" }), ""},
+		{poll(func(p *Poll) { p.Params = []any{1, map[string]any{"a": "x{{ $now | }}"}} }), "sources.s.polls.p.params[1].a: in {{ … }}: at character"},
+		{poll(func(p *Poll) { p.Params = []any{"{{ $position }}"} }), "sources.s.polls.p.params[0]: in {{ … }}: at character 2: variable not defined: $position; correct"},
+		{poll(func(p *Poll) { p.Params = []any{"{{ env.HOME }}{{ $ENV }"} }), "{{ has no }}"},
+		{poll(func(p *Poll) { p.Params, p.Each, p.Key = []any{"{{ $prev }}"}, ".[]", ".n" }), "variable not defined: $prev"},
+		{source(func(s *Source) {
+			s.Driver, s.Polls = "http", map[string]Poll{"p": {Path: "a/{{ $slot | tostring? // \"..#\" }}"}}
+		}), ""},
+		{source(func(s *Source) { s.Driver, s.Polls = "http", map[string]Poll{"p": {Path: "a?{{ $slot }}"}} }), "path: it holds ? or #"},
+		{source(func(s *Source) {
+			s.Driver, s.Polls = "http", map[string]Poll{"p": {Query: map[string]config.Secret{"k": config.NewSecret("hunter22{{ nope }}")}}}
+		}), "sources.s.polls.p.query.k: in {{ … }}: at character 2: function not defined: nope/0"},
 		{poll(func(p *Poll) { p.Ignore = []string{"a", "a..b"} }), "sources.s.polls.p.ignore[1]: path \"a..b\" has an empty part"},
 		{source(func(s *Source) { s.Batch = true }), ""},
 		{source(func(s *Source) { s.Driver, s.Batch, s.Polls = "http", true, map[string]Poll{"p": {Path: "a"}} }), "sources.s.batch: driver http knows no batches"},

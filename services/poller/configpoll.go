@@ -6,13 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/config"
-	"github.com/pollcast/pollcast/services/poller/source"
 )
 
 // Poll is one call, repeated.
@@ -20,7 +17,7 @@ type Poll struct {
 	Interval time.Duration `yaml:"interval" doc:"time from one call to the next, 100ms to 1h"`
 	Timeout  time.Duration `yaml:"timeout" doc:"how long the call may take, at most 80 % of the interval"`
 	Method   string        `yaml:"method" doc:"RPC method; with driver http that of HTTP, default GET"`
-	Params   any           `yaml:"params" doc:"parameters: a list or a map"`
+	Params   any           `yaml:"params" doc:"parameters: a list or a map; texts may hold {{ jq }}, as in path, query and body"`
 
 	Path    string                   `yaml:"path" doc:"driver http: what goes behind the path of the upstream's URL"`
 	Query   map[string]config.Secret `yaml:"query" doc:"driver http: parameters in the URL"`
@@ -99,6 +96,14 @@ func (p Poll) check(report func(path, problem, fix string)) {
 		}
 	}
 	p.checkShape(report)
+	_, bad := p.question()
+	reportTemplates(bad, report)
+}
+
+func reportTemplates(bad []keyError, report func(path, problem, fix string)) {
+	for _, b := range bad {
+		report(b.key, b.err.Error(), "correct the expression; jq -n '…' tries it out")
+	}
 }
 
 func (p Poll) checkShape(report func(path, problem, fix string)) {
@@ -137,23 +142,13 @@ func (p Poll) checkShape(report func(path, problem, fix string)) {
 	}
 }
 
-// call is what the driver is asked to do.
-func (p Poll) call() source.Call {
-	c := source.Call{Method: p.Method, Path: p.Path}
-	c.Params, c.Body = jsonOf(p.Params), jsonOf(p.Body)
-	for k, v := range p.Query {
-		if c.Query == nil {
-			c.Query = url.Values{}
-		}
-		c.Query.Set(k, v.Reveal())
+// question is what the driver is asked, with its templates.
+func (p Poll) question() (*question, []keyError) {
+	variables := pollVariables
+	if p.Each != "" {
+		variables = keyedVariables
 	}
-	for k, v := range p.Headers {
-		if c.Header == nil {
-			c.Header = http.Header{}
-		}
-		c.Header.Set(k, v.Reveal())
-	}
-	return c
+	return newQuestion(asking{p.Method, p.Params, p.Body, p.Path, p.Query, p.Headers}, variables, p.jqLimit())
 }
 
 // jsonOf is v as JSON; nil for nothing.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
-	"github.com/pollcast/pollcast/services/poller/source"
 )
 
 // poll is one call, repeated. Everything that changes belongs to the goroutine
@@ -21,7 +20,7 @@ type poll struct {
 	index    int // in its source
 	source   *runner
 	config   Poll
-	call     source.Call
+	question *question
 	ignore   []path
 	bands    []band
 	shape    *shape

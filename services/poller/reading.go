@@ -67,7 +67,12 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 	start := time.Now()
 	r.sent = stamp(start)
 	var raw json.RawMessage
-	raw, r.failure, r.abandoned = p.attempt(call, up)
+	var ask source.Call
+	if ask, r.failure = p.ask(call, p.question, moment{now: start, slot: slot, prev: prev.good.value}, up); r.failure == nil {
+		raw, r.failure, r.abandoned = p.attempt(call, up, ask)
+	} else if leave.probe { // the next one comes a period later, not at once
+		r.failure.Counts, r.failure.Again = true, false
+	}
 	r.took = time.Since(start)
 	if r.failure == nil && !r.abandoned {
 		r.finished, r.failure = p.judge(ctx, raw, prev, up)
@@ -94,14 +99,14 @@ func (r reading) tellCircuit() {
 }
 
 // attempt calls the driver. A panic in it is this poll's failure.
-func (p *poll) attempt(ctx context.Context, up *upstream) (value json.RawMessage, f *source.Failure, abandoned bool) {
+func (p *poll) attempt(ctx context.Context, up *upstream, ask source.Call) (value json.RawMessage, f *source.Failure, abandoned bool) {
 	defer func() {
 		if v := recover(); v != nil {
 			p.panics(v)
 			f = &source.Failure{Reason: event.BadResponse, Detail: up.detail(fmt.Sprintf("panic: %v", v)), Counts: true}
 		}
 	}()
-	value, err := up.call(ctx, p.call)
+	value, err := up.call(ctx, ask)
 	if err == nil {
 		return value, nil, false
 	}

@@ -78,7 +78,7 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		pc := c.Polls[pollName].withDefaults(c)
 		topic := name + "." + pollName
 		p := &poll{
-			topic: topic, index: i, source: r, config: pc, call: pc.call(),
+			topic: topic, index: i, source: r, config: pc,
 			schedule: newSchedule(topic, pc.Interval), log: log.With("poll", topic),
 			metrics: m.poll(topic), wake: make(chan struct{}, 1),
 			keys: map[string]*keyed{}, always: pc.Emit == emitAlways,
@@ -88,6 +88,10 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 			p.schedule.exact = true
 		}
 		var bad []keyError
+		if p.question, bad = pc.question(); len(bad) > 0 {
+			r.close()
+			return nil, fmt.Errorf("poll %s: %s: %w", topic, bad[0].key, bad[0].err)
+		}
 		if p.shape, bad = newShape(pc); len(bad) > 0 {
 			r.close()
 			return nil, fmt.Errorf("poll %s: %s: %w", topic, bad[0].key, bad[0].err)

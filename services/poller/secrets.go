@@ -25,7 +25,9 @@ func secretsOf(c Source) []string {
 	walk = func(v any) {
 		switch v := v.(type) {
 		case string:
-			add(v, 6)
+			for _, text := range literals(v) {
+				add(text, 6)
+			}
 		case []any:
 			for _, item := range v {
 				walk(item)
@@ -40,13 +42,15 @@ func secretsOf(c Source) []string {
 		walk(plain(p.Params))
 		walk(plain(p.Body))
 		for _, v := range p.Query {
-			add(v.Reveal(), 6)
+			walk(v.Reveal())
 		}
 		for _, v := range p.Headers {
 			add(v.Reveal(), 4)
 		}
-		for part := range strings.SplitSeq(p.Path, "/") {
-			add(part, 12)
+		for _, text := range literals(p.Path) {
+			for part := range strings.SplitSeq(text, "/") {
+				add(part, 12)
+			}
 		}
 	}
 	for _, address := range c.Upstreams {

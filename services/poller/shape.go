@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ func (s *shape) idle() bool { return s.choose == nil && s.advance == nil && s.ea
 // configuration.
 func newShape(p Poll) (*shape, []keyError) {
 	var bad []keyError
-	s := &shape{maxKeys: p.MaxKeys, limit: min(max(p.Interval/5, 100*time.Millisecond), time.Second)}
+	s := &shape{maxKeys: p.MaxKeys, limit: p.jqLimit()}
 	for _, e := range []struct {
 		name, text string
 		to         **expression
@@ -61,6 +62,11 @@ func newShape(p Poll) (*shape, []keyError) {
 		}
 	}
 	return s, bad
+}
+
+// jqLimit is how long the expressions of one step may take together.
+func (p Poll) jqLimit() time.Duration {
+	return min(max(p.Interval/5, 100*time.Millisecond), time.Second)
 }
 
 type keyError struct {
@@ -152,8 +158,9 @@ type expression struct {
 	code *gojq.Code
 }
 
-// compile reports where in the text a mistake is.
-func compile(name, text string) (*expression, error) {
+// compile reports where in the text a mistake is. The variables' values are
+// handed to run in the same order.
+func compile(name, text string, variables ...string) (*expression, error) {
 	q, err := gojq.Parse(text)
 	if p, ok := errors.AsType[*gojq.ParseError](err); ok {
 		return nil, fmt.Errorf("%s: %w", place(text, p.Offset-len(p.Token)), err)
@@ -163,7 +170,7 @@ func compile(name, text string) (*expression, error) {
 	}
 	// No environment, no modules, no other input: an expression sees the answer
 	// and nothing else.
-	code, err := gojq.Compile(q)
+	code, err := gojq.Compile(q, append(slices.Clip(functions), gojq.WithVariables(variables))...)
 	if err != nil {
 		// The compiler says what it does not know, but not where.
 		if _, what, ok := strings.Cut(err.Error(), "not defined: "); ok {
@@ -192,9 +199,9 @@ func place(text string, offset int) string {
 var errMore = errors.New("too many results")
 
 // run returns what the expression gives, at most most values.
-func (e *expression) run(ctx context.Context, v any, most int) ([]any, error) {
+func (e *expression) run(ctx context.Context, v any, most int, vars ...any) ([]any, error) {
 	var out []any
-	results := e.code.RunWithContext(ctx, v)
+	results := e.code.RunWithContext(ctx, v, vars...)
 	for {
 		r, ok := results.Next()
 		if !ok {
@@ -214,8 +221,8 @@ func (e *expression) run(ctx context.Context, v any, most int) ([]any, error) {
 }
 
 // one is for expressions that give exactly one value.
-func (e *expression) one(ctx context.Context, v any) (any, error) {
-	out, err := e.run(ctx, v, 1)
+func (e *expression) one(ctx context.Context, v any, vars ...any) (any, error) {
+	out, err := e.run(ctx, v, 1, vars...)
 	switch {
 	case errors.Is(err, errMore):
 		return nil, fmt.Errorf("%s gives several values; put it into [ ] for a list", e.name)

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/url"
 	"strings"
@@ -20,6 +21,7 @@ type etags struct {
 type remembered struct {
 	etag  string
 	value json.RawMessage
+	id    string // of the call that was answered
 }
 
 // maxRemembered bounds what is remembered for one upstream, in bytes. What
@@ -37,27 +39,35 @@ func callID(u *url.URL, c Call) string {
 	return b.String()
 }
 
-func (e *etags) get(id string) remembered {
+// get returns the last answer to a call. Of those that who makes it is
+// remembered only if no other was made since; who is Call.For.
+func (e *etags) get(who, id string) remembered {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.calls[id]
+	r := e.calls[cmp.Or(who, id)]
+	if r.id != id {
+		return remembered{}
+	}
+	return r
 }
 
-// put remembers an answer instead of the call's last one.
-func (e *etags) put(id string, r remembered) {
+// put remembers an answer instead of the call's, or who's, last one.
+func (e *etags) put(who, id string, r remembered) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if old, ok := e.calls[id]; ok {
-		e.size -= old.bytes(id)
-		delete(e.calls, id)
+	key := cmp.Or(who, id)
+	if old, ok := e.calls[key]; ok {
+		e.size -= old.bytes()
+		delete(e.calls, key)
 	}
-	if n := r.bytes(id); r.etag != "" && e.size+n <= maxRemembered {
+	r.id = id
+	if n := r.bytes(); r.etag != "" && e.size+n <= maxRemembered {
 		if e.calls == nil {
 			e.calls = map[string]remembered{}
 		}
-		e.calls[id] = r
+		e.calls[key] = r
 		e.size += n
 	}
 }
 
-func (r remembered) bytes(id string) int { return len(id) + len(r.etag) + len(r.value) }
+func (r remembered) bytes() int { return len(r.id) + len(r.etag) + len(r.value) }

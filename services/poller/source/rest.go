@@ -84,7 +84,7 @@ func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage
 	var old remembered
 	if method == http.MethodGet {
 		id = callID(u, c)
-		if old = r.known.get(id); old.etag != "" {
+		if old = r.known.get(c.For, id); old.etag != "" {
 			req.Header.Set("If-None-Match", old.etag)
 		}
 	}
@@ -97,7 +97,7 @@ func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage
 	}
 	value, err := a.jsonValue()
 	if err == nil && id != "" {
-		r.known.put(id, remembered{a.etag, value})
+		r.known.put(c.For, id, remembered{etag: a.etag, value: value})
 	}
 	return value, err
 }

@@ -124,19 +124,26 @@ func TestETagsAreBounded(t *testing.T) {
 	var e etags
 	big := json.RawMessage(make([]byte, maxRemembered/2))
 	for i := range 10 {
-		e.put(fmt.Sprint(i), remembered{`"x"`, big})
+		e.put("", fmt.Sprint(i), remembered{etag: `"x"`, value: big})
 	}
 	if n := len(e.calls); n != 1 {
 		t.Errorf("%d answers remembered, want 1", n)
 	}
-	e.put("0", remembered{`"x"`, big}) // instead of itself
-	e.put("1", remembered{"", nil})
-	if e.get("0").etag == "" || e.get("1").etag != "" {
+	e.put("", "0", remembered{etag: `"x"`, value: big}) // instead of itself
+	e.put("", "1", remembered{})
+	if e.get("", "0").etag == "" || e.get("", "1").etag != "" {
 		t.Error("the first answer was forgotten")
 	}
-	e.put("0", remembered{})
+	e.put("", "0", remembered{})
 	if e.size != 0 {
 		t.Errorf("%d bytes of nothing", e.size)
+	}
+	// Who asks another thing every time leaves one answer behind.
+	for i := range 10 {
+		e.put("poll", fmt.Sprint(i), remembered{etag: `"x"`, value: big[:10]})
+	}
+	if len(e.calls) != 1 || e.get("poll", "9").etag == "" || e.get("poll", "8").etag != "" || e.get("", "9").etag != "" {
+		t.Errorf("%d answers remembered of a changing request", len(e.calls))
 	}
 }
 

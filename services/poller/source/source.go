@@ -29,6 +29,9 @@ type Call struct {
 	Query  url.Values
 	Header http.Header
 	Body   json.RawMessage
+	// For names who asks if the request is another one at every tick: of its
+	// answers only the last is remembered. Empty for a request that stays.
+	For string
 }
 
 // Func makes one call to one upstream and returns the answer's value as JSON.
