@@ -57,6 +57,7 @@ type conn struct {
 	steps   []step
 	closing []byte // the close frame
 	code    wire.CloseCode
+	over    chan struct{} // from when closing is set: closed when it was sent, or cannot be
 
 	feed     atomic.Pointer[feed] // the feed it goes to; nil before the first subscribe
 	entered  atomic.Uint64        // where in feed it begins
@@ -123,7 +124,7 @@ func (c *conn) close(code wire.CloseCode, text string) {
 	if text == "" {
 		text = code.String()
 	}
-	c.closing, c.code = c.format.closing(code, text), code
+	c.closing, c.code, c.over = c.format.closing(code, text), code, make(chan struct{})
 	c.attention.Store(true)
 	c.mu.Unlock()
 	if c.draining.Load() {
@@ -136,6 +137,21 @@ func (c *conn) close(code wire.CloseCode, text string) {
 func (c *conn) fail() {
 	c.gone.Store(true)
 	_ = c.nc.Close() // the reader sees it and cleans up
+	c.sentAll()
+}
+
+// sentAll lets the reader of a closing connection go.
+func (c *conn) sentAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over == nil {
+		return
+	}
+	select {
+	case <-c.over:
+	default:
+		close(c.over)
+	}
 }
 
 // next returns what to write next, or nil when there is nothing. Owner's.

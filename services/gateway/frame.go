@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"github.com/pollcast/pollcast/pkg/wire"
 )
@@ -66,7 +67,7 @@ func (fm format) closing(code wire.CloseCode, text string) []byte {
 
 func closeFrame(code wire.CloseCode, text string) []byte {
 	if len(text) > 123 { // RFC 6455, section 5.5: 125 bytes with the code
-		text = text[:123]
+		text = strings.ToValidUTF8(text[:123], "") // not half a character
 	}
 	payload := binary.BigEndian.AppendUint16(nil, uint16(code))
 	return controlFrame(opClose, append(payload, text...))

@@ -34,8 +34,16 @@ func (s *server) routes(console http.Handler) *http.ServeMux {
 	mux.HandleFunc("GET /v1/events", s.serveSSE)
 	mux.HandleFunc("GET /v1/topics", s.serveTopics)
 	mux.HandleFunc("GET /v1/values", s.serveValues)
+	for _, path := range []string{"/v1/ws", "/ws", "/v1/events", "/v1/topics", "/v1/values"} {
+		mux.HandleFunc(path, onlyGet)
+	}
 	mux.Handle("/", console)
 	return mux
+}
+
+func onlyGet(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Allow", "GET, HEAD")
+	http.Error(w, r.Method+" does nothing here; use GET", http.StatusMethodNotAllowed)
 }
 
 // ready returns nil when the gateway can serve a snapshot and reads NATS.
@@ -97,6 +105,7 @@ func (s *server) upgrade() http.HandlerFunc {
 		CheckOrigin:      s.originAllowed,
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			s.metrics.refused.WithLabelValues("handshake").Inc()
+			w.Header().Set("Sec-WebSocket-Version", "13") // RFC 6455, section 4.4
 			http.Error(w, reason.Error(), status)
 		},
 	}
@@ -106,8 +115,17 @@ func (s *server) upgrade() http.HandlerFunc {
 			http.Error(w, "this is a WebSocket endpoint: connect with ws:// (or wss://), for example\n  websocat 'ws://"+r.Host+r.URL.Path+"?topics=>'", http.StatusUpgradeRequired)
 			return
 		}
+		if !r.ProtoAtLeast(1, 1) { // RFC 6455, section 4.2.1
+			s.metrics.refused.WithLabelValues("handshake").Inc()
+			http.Error(w, "WebSocket needs HTTP/1.1; this request came as "+r.Proto+", perhaps from a proxy (proxy_http_version 1.1 in nginx)", http.StatusBadRequest)
+			return
+		}
 		if !s.admit(w, r) {
 			return
+		}
+		// RFC 6455, section 11.3.4: it may come in several lines.
+		if h := "Sec-Websocket-Protocol"; len(r.Header[h]) > 1 {
+			r.Header.Set(h, strings.Join(r.Header[h], ","))
 		}
 		topics, err := topicsParam(r.URL.Query())
 		if err != nil {
@@ -121,7 +139,7 @@ func (s *server) upgrade() http.HandlerFunc {
 			return
 		}
 		room := s.conns.reserve(s.cfg.MaxConnections)
-		ws, err := up.Upgrade(w, r, nil)
+		ws, err := up.Upgrade(strictWriter{w}, r, nil)
 		if err != nil {
 			if room {
 				s.conns.release()
@@ -150,8 +168,9 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
 	if ws.Subprotocol() == wire.ProtocolProto {
 		fm = asProto
 	}
-	c := s.newConn(ws.NetConn(), fm)
-	c.ws = ws
+	strict := ws.NetConn().(*strictConn) // strictWriter's
+	c := s.newConn(strict.Conn, fm)
+	c.ws, strict.owner = ws, c
 	var sub *wire.Subscribe
 	if len(topics) > 0 {
 		sub = &wire.Subscribe{Topics: topics}

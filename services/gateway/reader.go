@@ -206,22 +206,30 @@ func (c *conn) closeByClient(code wire.CloseCode, text string) {
 // unread data resets it, and a reset overtakes a close frame on its way to the
 // client, so what the client still sends is read and thrown away for a while.
 func (c *conn) farewell(err error) {
-	_, closed := errors.AsType[*websocket.CloseError](err)
+	closing, handshake := errors.AsType[*websocket.CloseError](err)
+	breach, broken := errors.AsType[frameError](err)
 	switch {
-	case closed:
-		// The closing handshake: the writer sends the answer and then the end.
+	case handshake && closing.Code == websocket.CloseAbnormalClosure: // it ended within a frame
+		return
+	case handshake: // the closing one; the answer is on its way
 	case errors.Is(err, websocket.ErrReadLimit):
-		c.note(wire.CloseTooBig) // sent by the library
+		c.close(wire.CloseTooBig, "")
+	case broken:
+		c.close(wire.CloseProtocolError, string(breach))
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), isNetError(err):
 		return
-	default:
-		c.note(wire.CloseProtocolError) // sent by the library
-	}
-	if t, ok := c.nc.(*net.TCPConn); ok && !closed {
-		_ = t.CloseWrite() // what follows is bounded either way
+	default: // unless strictConn.Write has, in the library's words
+		c.close(wire.CloseProtocolError, "")
 	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
 	_, _ = io.CopyN(io.Discard, c.nc, farewellBytes) // ends by EOF, deadline or bound: all the same
+	c.mu.Lock()
+	over := c.over
+	c.mu.Unlock()
+	select {
+	case <-over:
+	case <-time.After(closeWait):
+	}
 }
 
 func isNetError(err error) bool {

@@ -298,7 +298,7 @@ func (c *conn) note(code wire.CloseCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing == nil {
-		c.closing, c.code = c.format.closing(code, code.String()), code
+		c.closing, c.code, c.over = c.format.closing(code, code.String()), code, make(chan struct{})
 	}
 }
 
@@ -309,4 +309,5 @@ func (c *conn) linger() {
 		_ = t.CloseWrite() // the reader's deadline ends it if this fails
 	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
+	c.sentAll()
 }
