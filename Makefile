@@ -8,7 +8,7 @@ GO       ?= go
 # Packages that are built and tested at a time.
 P        ?= 2
 # For each fuzz target, and for the soak.
-FUZZTIME ?= 10s
+FUZZTIME ?= 1m
 SOAK     ?= 25m
 # Arguments of `pollcast up`, such as ARGS='-config my.yaml'.
 ARGS     ?=

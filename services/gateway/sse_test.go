@@ -175,6 +175,11 @@ func TestValues(t *testing.T) {
 	if res, _ := get("/v1/values?topics=host.>", tag); res.StatusCode != http.StatusNotModified || res.Header.Get("Age") == "" {
 		t.Errorf("nothing changed: %s, age %q; want 304 with an age", res.Status, res.Header.Get("Age"))
 	}
+	for _, match := range []string{`"x", W/` + tag, "*"} {
+		if res, _ := get("/v1/values?topics=host.>", match); res.StatusCode != http.StatusNotModified {
+			t.Errorf("If-None-Match %s: %s, want 304", match, res.Status)
+		}
+	}
 	other, _ := r.start(nil)
 	first := r.gw
 	r.gw = other

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -63,11 +64,22 @@ func (s *server) serveValues(w http.ResponseWriter, r *http.Request) {
 		oldest = max(oldest, v.AgeMs)
 	}
 	h.Set("Age", strconv.FormatInt(oldest/1000, 10))
-	if r.Header.Get("If-None-Match") == tag {
+	if sameTag(r.Header.Get("If-None-Match"), tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	writeJSON(w, answer)
+}
+
+// sameTag reports whether a list of entity tags holds tag, by weak comparison
+// (RFC 9110, section 13.1.2). Our own tags hold no comma.
+func sameTag(list, tag string) bool {
+	for t := range strings.SplitSeq(list, ",") {
+		if t = strings.TrimSpace(t); t == "*" || strings.TrimPrefix(t, "W/") == tag {
+			return true
+		}
+	}
+	return false
 }
 
 // values takes a snapshot of what the patterns match; false when it is too much.
