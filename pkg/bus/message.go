@@ -33,6 +33,7 @@ const (
 	hdrPoll            = "ce-poll"
 	hdrKey             = "ce-key" // percent-encoded
 	hdrUpstream        = "ce-upstream"
+	hdrPosition        = "ce-position"
 	hdrTraceparent     = "traceparent"
 )
 
@@ -45,13 +46,21 @@ const (
 
 // EventMsg makes the message of an event. slot is the poll's slot in time: an
 // event of the same topic and slot is stored once (Nats-Msg-Id), whoever sends
-// it.
+// it. An event with a position is stored once per version instead.
 func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
-	typ := event.TypeEvent
-	if e.Deleted {
+	typ, id := event.TypeEvent, ""
+	switch {
+	case e.Deleted:
 		typ = event.TypeDeletion
+	case e.Reorganised:
+		typ = event.TypeReorganised
 	}
-	m := n.message(n.In(e.Topic), typ, e.Topic, slotID(e.Topic, slot), e.ChangedAt, e.Fence)
+	if e.Position != nil {
+		id = e.Topic + ":" + strconv.FormatInt(*e.Position, 10) + "@" + strconv.FormatUint(e.Version, 10)
+	} else {
+		id = slotID(e.Topic, slot)
+	}
+	m := n.message(n.In(e.Topic), typ, e.Topic, id, e.ChangedAt, e.Fence)
 	m.Data = e.Data
 	set(m, hdrVersion, strconv.FormatUint(e.Version, 10))
 	set(m, hdrChangedAt, formatTime(e.ChangedAt))
@@ -59,6 +68,9 @@ func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 	set(m, hdrPoll, e.Poll)
 	if e.Topic != e.Poll {
 		set(m, hdrKey, url.PathEscape(e.Key))
+	}
+	if e.Position != nil {
+		set(m, hdrPosition, strconv.FormatInt(*e.Position, 10))
 	}
 	if e.Upstream != "" {
 		set(m, hdrUpstream, url.PathEscape(e.Upstream))
@@ -194,7 +206,8 @@ func decodeEvent(m *nats.Msg, about string) (*event.Event, error) {
 		Traceparent: first(m, hdrTraceparent),
 	}
 	switch first(m, hdrType) {
-	case event.TypeEvent:
+	case event.TypeEvent, event.TypeReorganised:
+		e.Reorganised = first(m, hdrType) == event.TypeReorganised
 		if !json.Valid(m.Data) {
 			return nil, errors.New("the payload is not JSON")
 		}
@@ -218,6 +231,15 @@ func decodeEvent(m *nats.Msg, about string) (*event.Event, error) {
 	}
 	if e.AsOf, err = time.Parse(time.RFC3339Nano, first(m, hdrAsOf)); err != nil {
 		return nil, fmt.Errorf("%s: %w", hdrAsOf, err)
+	}
+	if text := first(m, hdrPosition); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < -1 || n < 0 && !e.Reorganised {
+			return nil, fmt.Errorf("%s %q is no position", hdrPosition, text)
+		}
+		e.Position = &n
+	} else if e.Reorganised {
+		return nil, fmt.Errorf("%s is missing", hdrPosition)
 	}
 	if e.Key, err = url.PathUnescape(first(m, hdrKey)); err != nil {
 		return nil, fmt.Errorf("%s: %w", hdrKey, err)

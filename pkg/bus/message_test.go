@@ -41,6 +41,14 @@ func TestRoundTrip(t *testing.T) {
 		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
 	deletion := &event.Event{Topic: "eth.balance.1", Poll: "eth.balance", Key: "1", Deleted: true, Version: 8, ChangedAt: noon, AsOf: noon}
+	genesis, before := int64(0), int64(-1)
+	block := &event.Event{Topic: "eth.blocks", Poll: "eth.blocks", Position: &genesis, Data: json.RawMessage(`{}`), Version: 1, ChangedAt: noon, AsOf: noon}
+	undone := &event.Event{
+		Topic: "eth.blocks", Poll: "eth.blocks", Position: &before, Reorganised: true, Version: 2, ChangedAt: noon, AsOf: noon,
+		Data: json.RawMessage(`{"reorganised":{"from":0,"to":-1}}`),
+	}
+	again := *block // the same position with another version is no duplicate
+	again.Version = 3
 	fresh := &event.Freshness{
 		Poll: "eth.balance", AsOf: noon, CheckedAt: noon, Stale: true, Reason: event.BreakerOpen, Detail: "HTTP 503",
 		Breaker: event.Open, ConsecutiveFailures: 5, NextProbeAt: noon.Add(time.Minute), IntervalMs: 1000, MaxAgeMs: 3000, Fence: 3,
@@ -60,6 +68,9 @@ func TestRoundTrip(t *testing.T) {
 	}{
 		{n.EventMsg(value, noon), bus.Message{Event: value}},
 		{n.EventMsg(deletion, noon), bus.Message{Event: deletion}},
+		{n.EventMsg(block, noon), bus.Message{Event: block}},
+		{n.EventMsg(undone, noon), bus.Message{Event: undone}},
+		{n.EventMsg(&again, noon), bus.Message{Event: &again}},
 		{freshMsg, bus.Message{Fresh: fresh}},
 		{breakerMsg, bus.Message{Breaker: breaker}},
 	} {

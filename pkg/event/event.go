@@ -11,6 +11,8 @@ const (
 	TypeDeletion = "pollcast.deletion.v1"
 	TypeFresh    = "pollcast.freshness.v1"
 	TypeBreaker  = "pollcast.breaker.v1"
+	// TypeReorganised is an event that takes positions back.
+	TypeReorganised = "pollcast.reorganised.v1"
 )
 
 // Event is a published change of a topic's value.
@@ -25,6 +27,12 @@ type Event struct {
 	Data json.RawMessage
 	// Deleted says that the key is gone from the poll's answer.
 	Deleted bool
+	// Position is the place in the sequence that the poll walks (follow); nil
+	// when it walks none.
+	Position *int64
+	// Reorganised says that what was published for the positions after Position
+	// does not hold any more; -1 is before all. Data is then a Reorganisation.
+	Reorganised bool
 	// Version counts the topic's events from 1, by 1: a gap is a subtraction.
 	Version uint64
 	// ChangedAt is when a poll first saw this value.
@@ -38,6 +46,19 @@ type Event struct {
 	Upstream string
 	// Traceparent is the W3C trace context of the poll; may be empty.
 	Traceparent string
+}
+
+// Reorganisation is the value of an event that takes positions back, as
+// {"reorganised": {...}}.
+type Reorganisation struct {
+	Reorganised struct {
+		// From is the newest position that was published, To the newest that still
+		// holds; -1 if none does.
+		From int64 `json:"from"`
+		To   int64 `json:"to"`
+		// ID is that of To, if positions have one (follow.id) and it is known.
+		ID json.RawMessage `json:"id,omitempty"`
+	} `json:"reorganised"`
 }
 
 // State of a circuit breaker.

@@ -144,9 +144,15 @@ type Event struct {
 	Deleted bool         `json:"deleted,omitempty"`
 	Key     string       `json:"key,omitempty"`
 	// Poll is the poll whose freshness speaks for this topic.
-	Poll     string          `json:"poll"`
-	Upstream string          `json:"upstream,omitempty"`
-	Data     json.RawMessage `json:"data,omitempty"`
+	Poll     string `json:"poll"`
+	Upstream string `json:"upstream,omitempty"`
+	// Position is the place in the sequence that the poll walks (follow); nil
+	// when it walks none.
+	Position *int64 `json:"position,omitempty"`
+	// Reorganised says that what was sent for the positions after Position does
+	// not hold any more. Data is an event.Reorganisation.
+	Reorganised bool            `json:"reorganised,omitempty"`
+	Data        json.RawMessage `json:"data,omitempty"`
 	// Epoch is the stream's incarnation that Seq belongs to. Frames carry it in
 	// subscribed; only SSE repeats it, in every event's id.
 	Epoch string `json:"-"`

@@ -38,6 +38,7 @@ func (f *ServerFrame) toProto() *wirepb.ServerFrame {
 			ChangedAt: stamp(e.ChangedAt), AsOf: stamp(e.AsOf), AgeMs: e.AgeMs,
 			Stale: e.Stale, Reason: string(e.Reason), Breaker: string(e.Breaker),
 			Data: e.Data, Deleted: e.Deleted, Key: e.Key, Poll: e.Poll, Upstream: e.Upstream,
+			Position: e.Position, Reorganised: e.Reorganised,
 		}}
 	case f.Fresh != nil:
 		out.Frame = &wirepb.ServerFrame_Fresh{Fresh: freshToProto(f.Fresh)}

@@ -71,10 +71,11 @@ func (p *pollState) own(f event.Freshness) bool {
 // trust is what an event frame says of its value: the poll's freshness, unless
 // the event itself is the newer evidence. An event is published before the
 // freshness record of the same tick, so the newest event of a poll may be ahead
-// of its record.
+// of its record. An event with a position is no such evidence: the walk may be
+// far behind its head.
 func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness) event.Freshness {
 	silent := f.Reason == event.PollerSilent && p.own(f)
-	if seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && !silent {
+	if e.Position == nil && seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && !silent {
 		f = answered(f, e.AsOf)
 	}
 	if f.AsOf.Before(e.AsOf) {
@@ -97,6 +98,7 @@ func eventFrame(e *event.Event, seq uint64, phase wire.Phase, f event.Freshness,
 		ChangedAt: e.ChangedAt, AsOf: f.AsOf, AgeMs: max(0, now.Sub(f.AsOf).Milliseconds()),
 		Stale: f.Stale, Reason: f.Reason, Breaker: f.Breaker,
 		Deleted: e.Deleted, Key: e.Key, Poll: e.Poll, Upstream: e.Upstream, Data: e.Data,
+		Position: e.Position, Reorganised: e.Reorganised,
 	}}
 }
 

@@ -147,7 +147,7 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	}
 	p := h.poll(e.Poll)
 	p.heard = later(p.heard, heard)
-	if e.Topic == e.Poll {
+	if e.Topic == e.Poll && e.Position == nil { // trust says why
 		p.asOf, p.asOfSeq = later(p.asOf, e.AsOf), seq
 	}
 	if t.last != nil && t.last.Version+1 != e.Version {

@@ -946,7 +946,12 @@ type Event struct {
 	// The poll whose freshness speaks for this topic.
 	Poll string `protobuf:"bytes,14,opt,name=poll,proto3" json:"poll,omitempty"`
 	// The upstream that answered.
-	Upstream      string `protobuf:"bytes,15,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	Upstream string `protobuf:"bytes,15,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	// The place in the sequence that the poll walks; unset when it walks none.
+	Position *int64 `protobuf:"varint,16,opt,name=position,proto3,oneof" json:"position,omitempty"`
+	// What was sent for the positions after this one does not hold any more; -1:
+	// nothing does. The data is {"reorganised":{"from":7,"to":5,"id":...}}.
+	Reorganised   bool `protobuf:"varint,17,opt,name=reorganised,proto3" json:"reorganised,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1084,6 +1089,20 @@ func (x *Event) GetUpstream() string {
 		return x.Upstream
 	}
 	return ""
+}
+
+func (x *Event) GetPosition() int64 {
+	if x != nil && x.Position != nil {
+		return *x.Position
+	}
+	return 0
+}
+
+func (x *Event) GetReorganised() bool {
+	if x != nil {
+		return x.Reorganised
+	}
+	return false
 }
 
 // Says what was wrong with the client frame of this id, or with the connection.
@@ -1265,7 +1284,7 @@ const file_pollcast_v1_frames_proto_rawDesc = "" +
 	"\x04Pong\"J\n" +
 	"\rAuthenticated\x129\n" +
 	"\n" +
-	"expires_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x9a\x03\n" +
+	"expires_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xea\x03\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x18\n" +
@@ -1283,7 +1302,10 @@ const file_pollcast_v1_frames_proto_rawDesc = "" +
 	"\adeleted\x18\f \x01(\bR\adeleted\x12\x10\n" +
 	"\x03key\x18\r \x01(\tR\x03key\x12\x12\n" +
 	"\x04poll\x18\x0e \x01(\tR\x04poll\x12\x1a\n" +
-	"\bupstream\x18\x0f \x01(\tR\bupstream\"S\n" +
+	"\bupstream\x18\x0f \x01(\tR\bupstream\x12\x1f\n" +
+	"\bposition\x18\x10 \x01(\x03H\x00R\bposition\x88\x01\x01\x12 \n" +
+	"\vreorganised\x18\x11 \x01(\bR\vreorganisedB\v\n" +
+	"\t_position\"S\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -1375,6 +1397,7 @@ func file_pollcast_v1_frames_proto_init() {
 		(*ServerFrame_Error)(nil),
 		(*ServerFrame_Goaway)(nil),
 	}
+	file_pollcast_v1_frames_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
