@@ -59,6 +59,8 @@ type Source struct {
 	Driver    string                   `yaml:"driver" doc:"protocol of the upstreams: jsonrpc, or http for any request that is answered with JSON"`
 	Upstreams []string                 `yaml:"upstreams" doc:"URLs that answer alike; the first whose circuit is closed is asked"`
 	Headers   map[string]config.Secret `yaml:"headers" doc:"HTTP headers of every request, such as Authorization; write ${NAME} to take a value from the environment"`
+	Auth      Auth                     `yaml:"auth" doc:"credentials of every request, instead of a header Authorization"`
+	TLS       TLS                      `yaml:"tls" doc:"certificates, for upstreams asked over TLS"`
 	Timeout   time.Duration            `yaml:"timeout" doc:"how long a call may take, for polls that do not say; default 80 % of the interval, at most 10s"`
 	MaxAnswer config.Size              `yaml:"maxAnswer" doc:"longest answer that is read"`
 	Batch     bool                     `yaml:"batch" doc:"driver jsonrpc: polls of the same interval are asked at the same time, in one request; an upstream that takes no batches is asked call by call"`
@@ -129,8 +131,10 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 	if s.Batch && ok && !driver.Batches {
 		report("batch", fmt.Sprintf("driver %s knows no batches", s.Driver), "remove it")
 	}
-	s.checkUpstreams(report)
+	s.checkUpstreams(driver, report)
 	checkHeaders(s.Headers, report)
+	s.Auth.check(s.Headers, report)
+	s.TLS.check(slices.ContainsFunc(s.Upstreams, source.Encrypted), report)
 	if s.MaxAnswer < MinMaxAnswer || s.MaxAnswer > MaxMaxAnswer {
 		report("maxAnswer", fmt.Sprintf("%v is out of range", s.MaxAnswer), "use 1KiB to 64MiB")
 	}
@@ -180,9 +184,14 @@ func (b Breaker) check(shortest time.Duration, report func(path, problem, fix st
 }
 
 // checkUpstreams never quotes a URL: its path may hold a key.
-func (s Source) checkUpstreams(report func(path, problem, fix string)) {
+func (s Source) checkUpstreams(driver source.Driver, report func(path, problem, fix string)) {
+	schemes := driver.Schemes
+	if len(schemes) == 0 { // no such driver, which is reported already
+		schemes = source.AllSchemes()
+	}
+	write := "write " + schemes[0] + "://host:port" + driver.Path
 	if len(s.Upstreams) == 0 {
-		report("upstreams", "there is none", "write the URL to ask, such as http://127.0.0.1:12090/")
+		report("upstreams", "there is none", "write the URL to ask, such as "+schemes[0]+"://127.0.0.1:12090"+driver.Path)
 	}
 	if len(s.Upstreams) > MaxUpstreams {
 		report("upstreams", fmt.Sprintf("%d are too many", len(s.Upstreams)), fmt.Sprintf("use at most %d", MaxUpstreams))
@@ -192,13 +201,15 @@ func (s Source) checkUpstreams(report func(path, problem, fix string)) {
 		u, err := url.Parse(text)
 		switch {
 		case err != nil:
-			report(path, "it is no URL", "write http://host:port/path")
+			report(path, "it is no URL", write)
 		case u.User != nil:
-			report(path, "credentials in a URL end up in logs", `put them into headers, such as Authorization: "Basic ${NAME}"`)
-		case u.Scheme != "http" && u.Scheme != "https":
-			report(path, fmt.Sprintf("scheme %q is not spoken", u.Scheme), "write http://host:port/path or https://…")
+			report(path, "credentials in a URL end up in logs", "put them into auth.basic, the password as ${NAME}")
+		case !slices.Contains(schemes, u.Scheme):
+			report(path, fmt.Sprintf("scheme %q is not spoken", u.Scheme), write+" or "+schemes[len(schemes)-1]+"://…")
 		case u.Hostname() == "":
-			report(path, "it has no host", "write http://host:port/path")
+			report(path, "it has no host", write)
+		case driver.Path == "" && (u.Port() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != ""):
+			report(path, "host and port alone are asked", write)
 		case u.Fragment != "":
 			report(path, "a fragment (#…) is never sent", "remove it")
 		case slices.Contains(s.Upstreams[:i], text):

@@ -108,7 +108,7 @@ func TestConfigMistakes(t *testing.T) {
 		{upstream("http://"), "it has no host"},
 		{upstream("http://%zz"), "it is no URL"},
 		{upstream("http://u/#x"), "never sent"},
-		{upstream("http://me:hunter22@u/"), "put them into headers"},
+		{upstream("http://me:hunter22@u/"), "put them into auth.basic"},
 		{header("Authorization", "Bearer x"), ""},
 		{header("Content-Type", "x"), "the poller sets it itself"},
 		{header("A B", "x"), "is no name of a header"},

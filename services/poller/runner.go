@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,17 +46,17 @@ const probeStagger = 20 * time.Millisecond
 func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, error) {
 	c = c.withDefaults()
 	r := &runner{name: name, config: c, log: log.With("source", name), metrics: m, complain: func(error) {}}
-	header := http.Header{"User-Agent": {"pollcast"}}
-	for k, v := range c.Headers {
-		header.Set(k, v.Reveal())
-	}
+	header, _ := c.credentials()
 	secrets := secretsOf(c)
+	certificates, err := source.NewCertificates(c.TLS.files(), r.noteCertificates)
+	if err != nil {
+		return nil, fmt.Errorf("%w: sources.%s: %w", ErrConfig, name, err)
+	}
 	names := map[string]int{}
 	for _, address := range c.Upstreams {
 		u := &upstream{name: displayName(address, names), secrets: secrets}
-		var err error
 		u.call, u.free, err = source.Drivers[c.Driver].Open(source.Endpoint{
-			URL: address, Header: maps.Clone(header), MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
+			URL: address, Header: maps.Clone(header), TLS: certificates, MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
 			Batch: c.Batch, Notice: func(text string) { r.log.Info(text, "upstream", u.name) },
 		})
 		if err != nil {
@@ -115,6 +114,14 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		r.polls = append(r.polls, p)
 	}
 	return r, nil
+}
+
+func (r *runner) noteCertificates(text string, err error) {
+	if err != nil {
+		r.log.Warn(text, "error", err)
+		return
+	}
+	r.log.Info(text)
 }
 
 func (r *runner) close() {

@@ -67,8 +67,9 @@ func secretsOf(c Source) []string {
 			}
 		}
 	}
-	for _, v := range c.Headers {
-		add(v.Reveal(), 4)
+	_, credentials := c.credentials()
+	for _, s := range credentials {
+		add(s, 4)
 	}
 	return all
 }

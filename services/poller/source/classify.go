@@ -3,13 +3,11 @@ package source
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -38,10 +36,6 @@ import (
 func transportFailure(ctx context.Context, err error, start time.Time) error {
 	if cancelled(ctx) {
 		return ctx.Err()
-	}
-	// A *url.Error quotes the URL, which may hold a key.
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
 	}
 	if isTimeout(err) {
 		return &Failure{Reason: event.Timeout, Detail: "no answer within " + allowed(ctx, start), Counts: true}
@@ -82,6 +76,9 @@ func statusFailure(a *answer) *Failure {
 		f = rejected("HTTP " + a.statusText)
 	case a.status >= 300:
 		f = badResponse("HTTP " + a.statusText + ": redirects are not followed")
+		if a.location != "" {
+			f.Detail += ", this one leads to " + a.location
+		}
 	default:
 		f = badResponse("HTTP " + a.statusText)
 	}
@@ -122,14 +119,11 @@ func connectionDetail(err error) string {
 		}
 		return fmt.Sprintf("host name %q cannot be resolved: %s", d.Name, d.Err)
 	}
-	if c, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		return "TLS: " + c.Error()
+	if e, ok := errors.AsType[*afterAsking](err); ok {
+		return e.detail()
 	}
-	if h, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "TLS: " + h.Error()
-	}
-	if u, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "TLS: " + u.Error()
+	if d := certificateDetail(err); d != "" {
+		return "TLS: " + d
 	}
 	for _, known := range []struct {
 		err  error

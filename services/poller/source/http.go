@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,8 +16,8 @@ import (
 // httpEndpoint is an upstream that speaks HTTP.
 type httpEndpoint struct {
 	Endpoint
+	*connections
 	client *http.Client
-	free   func()
 }
 
 // answer is an HTTP answer, read whole.
@@ -28,31 +27,19 @@ type answer struct {
 	mediaType  string
 	retryAfter time.Duration
 	etag       string
+	location   string // scheme and host that a redirect points to
 	body       []byte
 }
 
 func openHTTP(e Endpoint) *httpEndpoint {
-	transport := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		// Timeouts are the call's: its context bounds every phase.
-		DialContext:            (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           64,
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-	}
-	return &httpEndpoint{
-		Endpoint: e,
-		client: &http.Client{
-			Transport: transport,
-			// A redirect would send the credentials and the parameters to an
-			// address that nobody configured.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		free: transport.CloseIdleConnections,
-	}
+	h := &httpEndpoint{Endpoint: e, connections: newConnections(e, nil)}
+	h.client = &http.Client{Transport: h.transport, CheckRedirect: noRedirect}
+	return h
 }
+
+// noRedirect: a redirect would send the credentials and the parameters to an
+// address that nobody configured.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // do sends a request and reads the answer, whatever its status. The error is a
 // cancellation or a *Failure. The call's own headers replace the endpoint's; the body
@@ -73,11 +60,14 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Heade
 	req.Header["Idempotency-Key"] = []string{}
 
 	start := time.Now()
+	e.renew(start)
 	resp, err := e.client.Do(req)
 	if err != nil {
-		return nil, transportFailure(ctx, err, start)
+		e.failed()
+		return nil, transportFailure(ctx, e.verdict(err), start)
 	}
 	defer resp.Body.Close()
+	e.answered()
 
 	a := &answer{
 		status:     resp.StatusCode,
@@ -85,6 +75,7 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Heade
 		mediaType:  mediaType(resp.Header.Get("Content-Type")),
 		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now()),
 		etag:       resp.Header.Get("ETag"),
+		location:   host(resp),
 	}
 	// net/http has undone the gzip it asked for, and removed the header.
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
@@ -96,6 +87,7 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Heade
 	}
 	a.body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
+		e.failed()
 		return nil, bodyFailure(ctx, err, start, len(a.body))
 	}
 	if int64(len(a.body)) > limit {
@@ -111,6 +103,19 @@ func statusText(resp *http.Response) string {
 		return strconv.Itoa(resp.StatusCode) + " " + text
 	}
 	return strconv.Itoa(resp.StatusCode)
+}
+
+// host is where an answer redirects to, without path and query, which may hold
+// keys; "" if it does not or stays.
+func host(resp *http.Response) string {
+	if resp.StatusCode < 300 || resp.StatusCode > 399 || resp.Request == nil {
+		return ""
+	}
+	u, err := resp.Location()
+	if err != nil || u.Host == "" || u.Scheme == resp.Request.URL.Scheme && u.Host == resp.Request.URL.Host {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
 }
 
 func mediaType(contentType string) string {

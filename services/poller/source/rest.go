@@ -52,7 +52,7 @@ func openREST(e Endpoint) (Func, func(), error) {
 		}
 		return value, err
 	}
-	return call, r.free, nil
+	return call, r.transport.CloseIdleConnections, nil
 }
 
 func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage, error) {

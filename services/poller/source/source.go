@@ -3,13 +3,15 @@
 //
 // Reading order: source.go (what a driver is), jsonrpc.go with batch.go and
 // rest.go with etag.go (the drivers jsonrpc and http), http.go (what drivers
-// over HTTP share), classify.go (which failure an error is, and whether the
-// circuit breaker counts it). sourcetest holds what every driver must pass.
+// over HTTP share), connections.go with certificates.go (what all drivers
+// share), classify.go (which failure an error is, and whether the circuit
+// breaker counts it). sourcetest holds what every driver must pass.
 package source
 
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -41,10 +43,16 @@ type Func func(ctx context.Context, c Call) (json.RawMessage, error)
 
 // Endpoint is one upstream of a source.
 type Endpoint struct {
-	// URL was checked by the configuration: http or https, with a host, without
-	// credentials.
-	URL    string
+	// URL was checked by the configuration: a scheme of the driver, with a host,
+	// without credentials.
+	URL string
+	// Header goes with every call, credentials included.
 	Header http.Header
+	// TLS holds the certificates for connections that are encrypted; nil for the
+	// system's authorities and none of our own.
+	TLS *Certificates
+	// Resolver looks up host names; nil for the system's.
+	Resolver *net.Resolver
 	// MaxAnswer bounds an answer, in bytes, before and after decompression.
 	MaxAnswer int64
 	// Batch asks for calls that come together to be sent together, by drivers
@@ -63,6 +71,11 @@ type Driver struct {
 	// Open returns the endpoint's Func and what frees it; the latter must be
 	// called after the last call has returned. Open makes no connection.
 	Open func(Endpoint) (call Func, free func(), err error)
+	// Schemes are those of its URLs, without and with TLS.
+	Schemes []string
+	// Path is an example of a URL's path; "" if its URLs have none, and need a
+	// port.
+	Path string
 	// Batches says that the driver knows what to do with Endpoint.Batch.
 	Batches bool
 	// Check reports what is wrong with a call, by the keys of a poll's
@@ -72,8 +85,31 @@ type Driver struct {
 
 // Drivers holds every driver by the name that configurations use.
 var Drivers = map[string]Driver{
-	"http":    {Open: openREST, Check: checkREST},
-	"jsonrpc": {Open: openJSONRPC, Batches: true, Check: checkJSONRPC},
+	"http":    {Open: openREST, Schemes: webSchemes, Path: "/path", Check: checkREST},
+	"jsonrpc": {Open: openJSONRPC, Schemes: webSchemes, Path: "/path", Batches: true, Check: checkJSONRPC},
+}
+
+var webSchemes = []string{"http", "https"}
+
+// Encrypted reports whether a URL is asked over TLS.
+func Encrypted(address string) bool {
+	scheme, _, _ := strings.Cut(address, "://")
+	for _, d := range Drivers {
+		if slices.Index(d.Schemes, scheme) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// AllSchemes lists what URLs of upstreams may start with.
+func AllSchemes() []string {
+	var all []string
+	for _, d := range Drivers {
+		all = append(all, d.Schemes...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // Names lists the drivers for messages: "grpc, http or jsonrpc".

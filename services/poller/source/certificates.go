@@ -1,0 +1,261 @@
+package source
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+)
+
+// CertificateFiles are a source's TLS settings; all may be empty.
+type CertificateFiles struct {
+	CA         string // PEM: whom to trust, instead of the system's authorities
+	Cert, Key  string // PEM: who we are, for upstreams that ask
+	ServerName string // whose certificate it must be, if not that of the URL's host
+}
+
+// maxCertificateFile bounds a file that is read, in bytes.
+const maxCertificateFile = 4 << 20
+
+// lookEvery is how often at most the files are looked at for a change.
+const lookEvery = time.Second
+
+// Certificates are read from files, and again when these change, so that a
+// certificate is rotated without a restart. All methods may be called from
+// several goroutines at once, and on nil, which means no settings.
+type Certificates struct {
+	files  CertificateFiles
+	notice func(text string, err error)
+
+	mu      sync.Mutex
+	looked  time.Time
+	seen    [3]version
+	current *tls.Config
+	turn    int // +1 whenever current is another
+}
+
+// version tells whether a file was changed.
+type version struct {
+	modified time.Time
+	size     int64
+}
+
+// NewCertificates reads the files. notice, if set, is told when they were read
+// again, or why they cannot be; it must not block. The error names the file.
+func NewCertificates(files CertificateFiles, notice func(text string, err error)) (*Certificates, error) {
+	c := &Certificates{files: files, notice: notice, looked: time.Now(), seen: files.versions()}
+	var err error
+	files.check(time.Now(), func(key, problem, _ string) {
+		err = errors.Join(err, fmt.Errorf("tls.%s: %s", key, problem))
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.current, err = files.load()
+	return c, err
+}
+
+// Current returns the settings for a new connection, which must not be changed,
+// and a number that grows with every change of the files.
+func (c *Certificates) Current() (settings *tls.Config, turn int) {
+	if c == nil {
+		return &tls.Config{MinVersion: tls.VersionTLS12}, 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.looked) >= lookEvery {
+		c.looked = now
+		c.look()
+	}
+	return c.current, c.turn
+}
+
+// look reads the files if they changed. Those that cannot be used, such as a
+// certificate whose key has not been written yet, change nothing.
+func (c *Certificates) look() {
+	seen := c.files.versions()
+	if seen == c.seen {
+		return
+	}
+	c.seen = seen
+	settings, err := c.files.load()
+	text := "certificate files changed; the old ones stay in use"
+	if err == nil {
+		text = "certificate files changed and are in use"
+		c.current = settings
+		c.turn++
+	}
+	if c.notice != nil {
+		c.notice(text, err)
+	}
+}
+
+func (f CertificateFiles) versions() (all [3]version) {
+	for i, name := range []string{f.CA, f.Cert, f.Key} {
+		if info, err := os.Stat(name); name != "" && err == nil {
+			all[i] = version{info.ModTime(), info.Size()}
+		}
+	}
+	return all
+}
+
+// load makes settings of the files.
+func (f CertificateFiles) load() (*tls.Config, error) {
+	settings := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
+	if f.CA != "" {
+		all, err := readCertificates(f.CA)
+		if err != nil {
+			return nil, err
+		}
+		settings.RootCAs = x509.NewCertPool()
+		for _, cert := range all {
+			settings.RootCAs.AddCert(cert)
+		}
+	}
+	if f.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		if err != nil {
+			return nil, fmt.Errorf("%s, %s: %s", f.Cert, f.Key, fileProblem(err))
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return settings, nil
+}
+
+// Check reports what is wrong with the files, by the keys of the source's tls.
+func (f CertificateFiles) Check(report func(key, problem, fix string)) { f.check(time.Now(), report) }
+
+func (f CertificateFiles) check(now time.Time, report func(key, problem, fix string)) {
+	if f.CA != "" {
+		all, err := readCertificates(f.CA)
+		switch problem := validity(all, now); {
+		case err != nil:
+			report("ca", err.Error(), "name a file of PEM certificates")
+		case problem != "":
+			report("ca", f.CA+": "+problem, "put the authority's present certificate there")
+		}
+	}
+	switch {
+	case f.Cert == "" && f.Key == "":
+		return
+	case f.Cert == "":
+		report("cert", "a key stands without its certificate", "name the certificate's file")
+		return
+	case f.Key == "":
+		report("key", "a certificate stands without its key", "name the key's file")
+		return
+	}
+	all, err := readCertificates(f.Cert)
+	switch {
+	case err != nil:
+		report("cert", err.Error(), "name a file of PEM certificates, our own first")
+	case validity(all[:1], now) != "":
+		report("cert", f.Cert+": "+validity(all[:1], now), "put a certificate there that is valid now")
+	}
+	bad := err != nil
+	if problem := keyProblem(f.Key); problem != "" {
+		report("key", problem, "name the PEM file of the certificate's key, not encrypted")
+		bad = true
+	}
+	if !bad {
+		if _, err := tls.LoadX509KeyPair(f.Cert, f.Key); err != nil {
+			report("key", f.Key+": it is not the key of "+f.Cert, "name the certificate and the key that belong together")
+		}
+	}
+}
+
+// readCertificates reads a PEM file of one certificate or more.
+func readCertificates(name string) ([]*x509.Certificate, error) {
+	data, err := readFile(name, maxCertificateFile)
+	if err != nil {
+		return nil, err
+	}
+	var all []*x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: it holds a broken certificate", name)
+		}
+		all = append(all, cert)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%s: it holds no PEM certificate", name)
+	}
+	return all, nil
+}
+
+// validity says why none of the certificates is valid now, or "".
+func validity(all []*x509.Certificate, now time.Time) string {
+	problem := ""
+	for _, cert := range all {
+		switch {
+		case now.After(cert.NotAfter):
+			problem = "the certificate expired on " + date(cert.NotAfter)
+		case now.Before(cert.NotBefore):
+			problem = "the certificate is not valid before " + date(cert.NotBefore)
+		default:
+			return ""
+		}
+	}
+	return problem
+}
+
+func keyProblem(name string) string {
+	data, err := readFile(name, maxCertificateFile)
+	if err != nil {
+		return err.Error()
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		switch {
+		case block.Type == "ENCRYPTED PRIVATE KEY", block.Headers["DEK-Info"] != "":
+			return name + ": the key is encrypted"
+		case bytes.HasSuffix([]byte(block.Type), []byte("PRIVATE KEY")):
+			return ""
+		}
+	}
+	return name + ": it holds no PEM key"
+}
+
+// readFile reads a file of at most limit bytes. The error starts with its name.
+func readFile(name string, limit int64) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err == nil && info.IsDir() {
+		err = errors.New("it is a directory")
+	}
+	if err == nil && info.Size() > limit {
+		err = errors.New("it is longer than " + size(limit))
+	}
+	var data []byte
+	if err == nil {
+		data, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s", name, fileProblem(err))
+	}
+	return data, nil
+}
+
+// fileProblem says an error of a file without repeating its name.
+func fileProblem(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "there is no such file"
+	case errors.Is(err, fs.ErrPermission):
+		return "it may not be read"
+	}
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err.Error()
+	}
+	return err.Error()
+}
+
+func date(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
