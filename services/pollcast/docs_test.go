@@ -21,6 +21,7 @@ import (
 	"github.com/pollcast/pollcast/services/hostrpc"
 	"github.com/pollcast/pollcast/services/pollcast/up"
 	"github.com/pollcast/pollcast/services/poller"
+	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -167,12 +168,14 @@ func TestQuotedMessagesExist(t *testing.T) {
 // Every configuration that a page shows or that stands under deploy is a good
 // one.
 func TestConfigurationExamples(t *testing.T) {
+	files := certificates(t)
 	check := func(name, text string) {
 		var env []string
 		for _, v := range regexp.MustCompile(`[^$]\$\{([A-Z0-9_]+)`).FindAllStringSubmatch(text, -1) {
 			env = append(env, v[1]+"=test-value")
 		}
 		cfg := up.DefaultConfig()
+		text = strings.ReplaceAll(text, "/etc/pollcast/", files+"/")
 		if err := config.Load(&cfg, config.Source{File: name, Data: []byte(text), Env: env}); err != nil {
 			t.Errorf("the example is not a good configuration:\n%s\n%v", text, err)
 		}
@@ -190,17 +193,31 @@ func TestConfigurationExamples(t *testing.T) {
 	if found < 3 {
 		t.Errorf("found %d examples, which cannot be all", found)
 	}
-	files, err := filepath.Glob(filepath.Join(root, "deploy/examples/*.yaml"))
-	if err != nil || len(files) == 0 {
+	examples, err := filepath.Glob(filepath.Join(root, "deploy/examples/*.yaml"))
+	if err != nil || len(examples) == 0 {
 		t.Fatalf("no examples under deploy/examples (%v)", err)
 	}
-	for _, file := range append(files, filepath.Join(root, "deploy/config/pollcast.yaml")) {
+	for _, file := range append(examples, filepath.Join(root, "deploy/config/pollcast.yaml")) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		check(file, string(text))
 	}
+}
+
+// certificates makes a folder of the files that examples name.
+func certificates(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	authority := sourcetest.NewAuthority(t, "examples")
+	cert, key := authority.Now("client").Files()
+	for name, from := range map[string]string{"ca.pem": authority.File(), "client.pem": cert, "client-key.pem": key} {
+		if err := os.Rename(from, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // The frames in the protocol's description are frames: lines "> {...}" from a

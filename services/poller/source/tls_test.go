@@ -4,13 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -22,44 +17,6 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 )
-
-// secureServer answers every request, over TLS, with its protocol and the name
-// of the client's certificate. It shows the certificate that show holds.
-type secureServer struct {
-	*httptest.Server
-	show  atomic.Pointer[tls.Certificate]
-	conns atomic.Int64
-}
-
-func newSecureServer(t *testing.T, cert tls.Certificate, change ...func(*tls.Config)) *secureServer {
-	t.Helper()
-	s := new(secureServer)
-	s.show.Store(&cert)
-	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var q struct{ ID int }
-		_ = json.NewDecoder(r.Body).Decode(&q)
-		client := ""
-		if len(r.TLS.PeerCertificates) > 0 {
-			client = r.TLS.PeerCertificates[0].DNSNames[0]
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprintf(w, `{"id":%d,"result":"%s %s"}`, q.ID, r.Proto, client)
-	}))
-	settings := &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
-	for _, f := range change {
-		f(settings)
-	}
-	s.TLS, s.EnableHTTP2 = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		s.conns.Add(1)
-		c := settings.Clone()
-		c.Certificates = []tls.Certificate{*s.show.Load()}
-		return c, nil
-	}}, true
-	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	return s
-}
 
 func certificates(t *testing.T, files source.CertificateFiles) *source.Certificates {
 	t.Helper()
@@ -102,7 +59,7 @@ func wantFailure(t *testing.T, err error, reason event.Reason, detail string) {
 // it is asked for.
 func TestMutualTLS(t *testing.T) {
 	authority := sourcetest.NewAuthority(t, "test authority")
-	s := newSecureServer(t, authority.Now("127.0.0.1").Certificate, func(c *tls.Config) {
+	s := sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"), func(c *tls.Config) {
 		c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, authority.Pool()
 	})
 	cert, key := authority.Now("poller-1").Files()
@@ -112,7 +69,7 @@ func TestMutualTLS(t *testing.T) {
 			t.Errorf("%s, %v", v, err)
 		}
 	}
-	if n := s.conns.Load(); n != 1 {
+	if n := s.Conns(); n != 1 {
 		t.Errorf("%d connections, want 1", n)
 	}
 
@@ -122,7 +79,7 @@ func TestMutualTLS(t *testing.T) {
 		_, err := openRPC(t, source.Endpoint{URL: s.URL, TLS: certificates(t, files)})()
 		wantFailure(t, err, event.UpstreamError, "TLS: the upstream wants a client certificate of an authority that it trusts|a client certificate and got none")
 	}
-	s = newSecureServer(t, authority.Now("127.0.0.1").Certificate, func(c *tls.Config) {
+	s = sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"), func(c *tls.Config) {
 		c.ClientAuth = tls.RequireAnyClientCert
 		c.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { return errors.New("not you") }
 	})
@@ -152,7 +109,7 @@ func TestBadServerCertificates(t *testing.T) {
 		{"unknown", sourcetest.NewAuthority(t, "somebody").Now("127.0.0.1"), "", `TLS: the upstream's certificate is signed by an unknown authority, "CN=somebody"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSecureServer(t, tt.cert.Certificate)
+			s := sourcetest.NewSecureServer(t, tt.cert, nil)
 			v, err := openRPC(t, source.Endpoint{URL: s.URL, TLS: certificates(t, source.CertificateFiles{CA: authority.File(), ServerName: tt.server})})()
 			if tt.want == "" {
 				if err != nil {
@@ -163,7 +120,7 @@ func TestBadServerCertificates(t *testing.T) {
 			wantFailure(t, err, event.UpstreamError, tt.want)
 		})
 	}
-	s := newSecureServer(t, authority.Now("127.0.0.1").Certificate, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS11; c.MinVersion = tls.VersionTLS10 })
+	s := sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"), func(c *tls.Config) { c.MaxVersion = tls.VersionTLS11; c.MinVersion = tls.VersionTLS10 })
 	_, err := openRPC(t, source.Endpoint{URL: s.URL, TLS: certificates(t, source.CertificateFiles{CA: authority.File()})})()
 	wantFailure(t, err, event.UpstreamError, "TLS: the upstream refuses: protocol version not supported")
 }
@@ -172,7 +129,7 @@ func TestBadServerCertificates(t *testing.T) {
 // a file that is only half there.
 func TestRotation(t *testing.T) {
 	old, young := sourcetest.NewAuthority(t, "old"), sourcetest.NewAuthority(t, "young")
-	s := newSecureServer(t, old.Now("127.0.0.1").Certificate, func(c *tls.Config) {
+	s := sourcetest.NewSecureServer(t, old.Now("127.0.0.1"), func(c *tls.Config) {
 		c.ClientAuth = tls.RequireAnyClientCert
 	})
 	ca := old.File()
@@ -211,7 +168,7 @@ func TestRotation(t *testing.T) {
 	until("HTTP/2.0 second-of-its-name")
 
 	fresh := young.Now("127.0.0.1")
-	s.show.Store(&fresh.Certificate)
+	s.Show(fresh)
 	pem, err := os.ReadFile(young.File())
 	if err != nil {
 		t.Fatal(err)
@@ -221,9 +178,9 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(ca, append(before, pem...))
-	conns := s.conns.Load()
+	conns := s.Conns()
 	until("HTTP/2.0 second-of-its-name")
-	for s.conns.Load() == conns {
+	for s.Conns() == conns {
 		until("HTTP/2.0 second-of-its-name")
 	}
 	put(ca, before)
