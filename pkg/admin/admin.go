@@ -25,6 +25,8 @@ type Options struct {
 	Gatherer prometheus.Gatherer
 	// Status, if set, is served at /status.
 	Status http.Handler
+	// Reload, if set, is served at POST /reload.
+	Reload http.Handler
 	Logger *slog.Logger
 }
 
@@ -54,6 +56,9 @@ func New(o Options) (*Server, error) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	if o.Status != nil {
 		mux.Handle("GET /status", o.Status)
+	}
+	if o.Reload != nil { // a page in a browser on this machine must not cause it
+		mux.Handle("POST /reload", http.NewCrossOriginProtection().Handler(o.Reload))
 	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -72,14 +73,21 @@ type Service struct {
 	Log *Log
 	// Run runs the service, on the loaded configuration, until ctx ends.
 	Run func(ctx context.Context, logger *slog.Logger, registry *prometheus.Registry) error
+	// Reload, if set, is what SIGHUP does; Run says how (Reloader.Use).
+	Reload *Reloader
+
+	hangups <-chan struct{}
 }
 
 // Main runs a service as a process and exits. SIGINT and SIGTERM end it
-// cleanly; a second one kills it.
+// cleanly; a second one kills it. SIGHUP makes it read its configuration again.
 func Main(s Service) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
+	hangups, stopHangups := Hangups(stop)
+	s.hangups = hangups
 	code := Exec(ctx, s, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	stopHangups()
 	stop()
 	os.Exit(code)
 }
@@ -97,6 +105,7 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 	check := flags.Bool("check", false, "check the configuration and exit: 0 is good, 2 is not")
 	print := flags.Bool("print-config", false, "print the configuration in effect, without secrets, and exit")
 	health := flags.String("healthcheck", "", "get this `URL` and exit: 0 when it answers 200")
+	reload := flags.String("reload", "", "make the process with this operations `address`, such as http://127.0.0.1:12082, read its configuration again, and exit: 0 is done, 2 is refused")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return ExitOK
 	} else if err != nil {
@@ -110,6 +119,9 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 			return fail(ExitFailed, err)
 		}
 		return ExitOK
+	}
+	if *reload != "" {
+		return RequestReload(ctx, *reload, s.Name, stdout, stderr)
 	}
 	if err := f.Load(s.Config, env); err != nil {
 		return fail(ExitConfig, err)
@@ -127,7 +139,16 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 		return ExitOK
 	}
 	logger := s.Log.Logger(stderr).With("service", s.Name)
-	if err := s.Run(ctx, logger, NewRegistry()); err != nil {
+	if s.Reload != nil {
+		s.Reload.Bind(func(into any) error { return f.Load(into, env) }, logger)
+	}
+	done := make(chan struct{})
+	var heeding sync.WaitGroup
+	heeding.Go(func() { Heed(done, s.hangups, s.Reload, logger) })
+	err := s.Run(ctx, logger, NewRegistry())
+	close(done)
+	heeding.Wait()
+	if err != nil {
 		logger.Error("stopped", "error", err)
 		return ExitFailed
 	}

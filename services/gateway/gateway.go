@@ -32,6 +32,8 @@ type Options struct {
 	Registry *prometheus.Registry
 	// Demo, if set, is served at /demo/faults: the console's switches.
 	Demo http.Handler
+	// Reload, if set, is served at POST /reload of the operations address.
+	Reload http.Handler
 }
 
 // Gateway is one gateway. New binds its addresses; Run serves them.
@@ -61,6 +63,7 @@ func New(o Options) (*Gateway, error) {
 	if o.Config.Operations != "" {
 		g.admin, err = admin.New(admin.Options{
 			Listen: o.Config.Operations, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger,
+			Reload: o.Reload,
 		})
 		if err != nil {
 			g.ln.Close()

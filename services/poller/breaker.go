@@ -96,6 +96,19 @@ func newCircuit(source, upstream string, b Breaker, changed func(event.Breaker))
 	return c, nil
 }
 
+// rebind gives the circuit to another runner, with other settings. An open one
+// does not wait longer than they say.
+func (c *circuit) rebind(b Breaker, changed func(event.Breaker)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed, c.config = changed, b
+	c.base.SleepWindow = int(b.OpenFor.Milliseconds())
+	hystrix.ConfigureCommand(c.name, c.base)
+	if soonest := time.Now().Add(b.OpenFor + probeMargin); c.probeAt.After(soonest) && !c.notBefore.After(soonest) {
+		c.probeAt = soonest
+	}
+}
+
 func (c *circuit) free() { circuitNames.give(c.name) }
 
 // errRefused: the circuit lets no call through now.
@@ -296,9 +309,10 @@ func (c *circuit) look() circuitState {
 type names struct {
 	mu    sync.Mutex
 	taken map[string]bool
+	ever  map[string]bool // all that hystrix knows
 }
 
-var circuitNames = names{taken: map[string]bool{}}
+var circuitNames = names{taken: map[string]bool{}, ever: map[string]bool{}}
 
 func (n *names) take(base string) string {
 	n.mu.Lock()
@@ -307,7 +321,7 @@ func (n *names) take(base string) string {
 	for i := 2; n.taken[name]; i++ {
 		name = base + "#" + strconv.Itoa(i)
 	}
-	n.taken[name] = true
+	n.taken[name], n.ever[name] = true, true
 	return name
 }
 

@@ -1,7 +1,6 @@
 package poller
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,15 +24,17 @@ type leaseValue struct {
 	Owner string    `json:"owner"`
 	Host  string    `json:"host"`
 	Since time.Time `json:"since"`
+	// Why it moved there.
+	Why string `json:"why,omitempty"`
 }
 
 // lease is this process's view of one source's lease.
 type lease struct {
-	kv    jetstream.KeyValue
-	key   string
-	value []byte // ours
-	ttl   time.Duration
-	log   *slog.Logger
+	kv   jetstream.KeyValue
+	key  string
+	self leaseValue // ours, without the time
+	ttl  time.Duration
+	log  *slog.Logger
 	// repair makes the bucket again if it is gone.
 	repair func(context.Context) error
 	// look wakes whoever waits for or holds the lease: it was released, or NATS
@@ -50,7 +51,9 @@ type tenure struct {
 	// holds records with as high a fence, because the bucket was made anew.
 	fence    uint64
 	revision uint64
+	value    []byte // of the entry
 	start    time.Time
+	kept     bool         // from the runner before
 	ends     atomic.Int64 // nanoseconds after start, by the monotonic clock
 }
 
@@ -64,16 +67,23 @@ func (t *tenure) renewed(sent time.Time, ttl time.Duration) {
 // leaseKey makes a KV key of a source's name, which may hold %XX.
 func leaseKey(source string) string { return strings.ReplaceAll(source, "%", "=") }
 
-func newLease(kv jetstream.KeyValue, source, owner, host string, ttl time.Duration, log *slog.Logger, repair func(context.Context) error) (*lease, error) {
-	value, err := json.Marshal(leaseValue{Owner: owner, Host: host, Since: stamp(time.Now())})
-	if err != nil {
-		return nil, fmt.Errorf("encode lease: %w", err)
-	}
+func newLease(kv jetstream.KeyValue, source, owner, host string, ttl time.Duration, log *slog.Logger, repair func(context.Context) error) *lease {
 	return &lease{
-		kv: kv, key: leaseKey(source), value: value, ttl: ttl, repair: repair,
+		kv: kv, key: leaseKey(source), self: leaseValue{Owner: owner, Host: host}, ttl: ttl, repair: repair,
 		log: log, look: make(chan struct{}, 1),
-	}, nil
+	}
 }
+
+// valueOf reads an entry.
+func valueOf(entry []byte) leaseValue {
+	var v leaseValue
+	if err := json.Unmarshal(entry, &v); err != nil || v.Owner == "" {
+		return leaseValue{Owner: "unknown"}
+	}
+	return v
+}
+
+func (l *lease) ours(entry []byte) bool { return valueOf(entry).Owner == l.self.Owner }
 
 func (l *lease) poke() {
 	select {
@@ -91,6 +101,9 @@ func (l *lease) acquire(ctx context.Context) (*tenure, error) {
 			return t, nil
 		}
 		if ctx.Err() != nil {
+			if err != nil {
+				l.withdraw(ctx)
+			}
 			return nil, ctx.Err()
 		}
 		if err != nil {
@@ -112,14 +125,28 @@ func (l *lease) acquire(ctx context.Context) (*tenure, error) {
 	}
 }
 
+// withdraw gives back what an interrupted try may have got.
+func (l *lease) withdraw(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(grace, l.ttl/3))
+	defer cancel()
+	if entry, err := l.kv.Get(ctx, l.key); err == nil && l.ours(entry.Value()) {
+		_ = l.kv.Delete(ctx, l.key, jetstream.LastRevision(entry.Revision())) // or it ends by itself
+	}
+}
+
 // try asks for the lease once. Without an error and a tenure, somebody else
 // has it.
 func (l *lease) try(ctx context.Context) (*tenure, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.ttl/3)
 	defer cancel()
 	t := &tenure{start: time.Now()}
+	mine := l.self
+	mine.Since = stamp(t.start)
 	var err error
-	t.revision, err = l.kv.Create(ctx, l.key, l.value)
+	if t.value, err = json.Marshal(mine); err != nil {
+		return nil, fmt.Errorf("encode lease: %w", err)
+	}
+	t.revision, err = l.kv.Create(ctx, l.key, t.value)
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		entry, err := l.kv.Get(ctx, l.key)
 		if err != nil {
@@ -128,12 +155,12 @@ func (l *lease) try(ctx context.Context) (*tenure, error) {
 			}
 			return nil, err
 		}
-		if !bytes.Equal(entry.Value(), l.value) {
+		if !l.ours(entry.Value()) {
 			l.seeHolder(entry.Value())
 			return nil, nil
 		}
 		// Ours, but its acknowledgement was lost.
-		if t.revision, err = l.kv.Update(ctx, l.key, l.value, entry.Revision()); err != nil {
+		if t.revision, err = l.kv.Update(ctx, l.key, t.value, entry.Revision()); err != nil {
 			return nil, err
 		}
 	} else if err != nil {
@@ -141,16 +168,13 @@ func (l *lease) try(ctx context.Context) (*tenure, error) {
 	}
 	t.fence = t.revision
 	t.renewed(t.start, l.ttl)
-	l.seeHolder(l.value)
+	l.seeHolder(t.value)
 	return t, nil
 }
 
 func (l *lease) seeHolder(value []byte) {
-	v := new(leaseValue)
-	if err := json.Unmarshal(value, v); err != nil {
-		v.Owner = "unknown"
-	}
-	if old := l.holder.Swap(v); (old == nil || old.Owner != v.Owner) && !bytes.Equal(value, l.value) {
+	v := valueOf(value)
+	if old := l.holder.Swap(&v); (old == nil || old.Owner != v.Owner) && v.Owner != l.self.Owner {
 		l.log.Info("another poller owns the source", "owner", v.Owner, "since", v.Since)
 	}
 }
@@ -189,9 +213,9 @@ func (l *lease) renew(ctx context.Context, t *tenure) error {
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, min(l.ttl/3, time.Duration(t.ends.Load())-time.Since(t.start)))
 	defer cancel()
-	revision, err := l.kv.Update(ctx, l.key, l.value, t.revision)
+	revision, err := l.kv.Update(ctx, l.key, t.value, t.revision)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-		revision, err = l.reclaim(ctx)
+		revision, err = l.reclaim(ctx, t.value)
 	}
 	if err != nil {
 		return err
@@ -206,14 +230,14 @@ func (l *lease) renew(ctx context.Context, t *tenure) error {
 // nobody took it when the bucket was made anew. (Somebody who took it and gave
 // it back meanwhile has published under a higher fence, and the stream refuses
 // what comes under ours.)
-func (l *lease) reclaim(ctx context.Context) (revision uint64, err error) {
+func (l *lease) reclaim(ctx context.Context, value []byte) (revision uint64, err error) {
 	entry, err := l.kv.Get(ctx, l.key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
-		revision, err = l.kv.Create(ctx, l.key, l.value)
+		revision, err = l.kv.Create(ctx, l.key, value)
 	case err != nil:
-	case bytes.Equal(entry.Value(), l.value):
-		revision, err = l.kv.Update(ctx, l.key, l.value, entry.Revision())
+	case l.ours(entry.Value()):
+		revision, err = l.kv.Update(ctx, l.key, value, entry.Revision())
 	default:
 		l.seeHolder(entry.Value())
 		return 0, errFenced

@@ -29,6 +29,15 @@ type metrics struct {
 	publishErrors  *prometheus.CounterVec
 	publishSeconds prometheus.Histogram
 	leaseChanges   *prometheus.CounterVec
+	reloads        *prometheus.CounterVec
+	reloadOK       prometheus.Gauge
+	reloadedAt     prometheus.Gauge
+	vecs           []vec // all with labels
+}
+
+// vec is a metric whose label values can be taken away.
+type vec interface {
+	DeletePartialMatch(prometheus.Labels) int
 }
 
 const namespace = "pollcast_poller"
@@ -36,6 +45,9 @@ const namespace = "pollcast_poller"
 func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
 	}
 	m := &metrics{
 		polls: counter("polls_total", "Polls by outcome: ok, or the reason of the failure.", "poll", "outcome"),
@@ -58,18 +70,33 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
 		}),
 		leaseChanges: counter("lease_changes_total", "Leases acquired, released and lost.", "source", "change"),
+		reloads:      counter("reloads_total", "Times that the configuration was read again, by result: ok or refused.", "result"),
+		reloadOK:     gauge("config_last_reload_successful", "1 unless the last reload of the configuration was refused."),
+		reloadedAt:   gauge("config_last_reload_success_timestamp_seconds", "When the configuration in effect was taken over, since the Unix epoch."),
+	}
+	m.reloadOK.Set(1)
+	m.reloadedAt.SetToCurrentTime()
+	for _, result := range []string{"ok", "refused"} {
+		m.reloads.WithLabelValues(result)
 	}
 	for _, kind := range []string{"event", "freshness", "breaker"} {
 		m.publishedTotal.WithLabelValues(kind)
 		m.publishErrors.WithLabelValues(kind)
 	}
+	all := []prometheus.Collector{
+		m.polls, m.duration, m.skipped, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges,
+		m.reloads, m.reloadOK, m.reloadedAt, now,
+	}
+	for _, c := range all {
+		if v, ok := c.(vec); ok {
+			m.vecs = append(m.vecs, v)
+		}
+	}
 	if reg == nil {
 		return m, nil
 	}
 	var done []prometheus.Collector
-	for _, c := range []prometheus.Collector{
-		m.polls, m.duration, m.skipped, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges, now,
-	} {
+	for _, c := range all {
 		if err := reg.Register(c); err != nil {
 			for _, d := range done {
 				reg.Unregister(d)
@@ -106,7 +133,7 @@ func (m *metrics) poll(name string) pollMetrics {
 }
 
 // state is the collector of what is so at scrape time.
-type state struct{ sources []*runner }
+type state struct{ list func() []*runner }
 
 var (
 	staleDesc = prometheus.NewDesc(namespace+"_stale", "1 while the poll's value is not being confirmed. Only on the poller that owns the source.", []string{"poll"}, nil)
@@ -130,7 +157,7 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	now := time.Now()
-	for _, r := range s.sources {
+	for _, r := range s.list() {
 		owned := r.owned()
 		gauge(ownedDesc, number(owned), r.name)
 		if !owned {

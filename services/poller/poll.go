@@ -31,6 +31,7 @@ type poll struct {
 	status   atomic.Pointer[PollStatus] // for others to read
 	wake     chan struct{}              // a breaker changed, or NATS came back
 	panicked sync.Once
+	same     bool // as before a reload, in a source that changed otherwise
 
 	// What is known of the upstream's side.
 	good       lastGood          // of a poll with keys, asOf only
@@ -110,6 +111,9 @@ func (p *poll) resume(r remains) {
 	p.retry, p.saidAt = backoff{}, time.Time{}
 	p.aim(now)
 	p.extraAt = now.Add(p.schedule.start())
+	if p.same { // its slots go on
+		p.same, p.extraAt = false, time.Time{}
+	}
 }
 
 // sort puts what the stream holds of the poll's own topic where it belongs: a

@@ -43,9 +43,20 @@ type Poller struct {
 	names   bus.Names
 	log     *slog.Logger
 	metrics *metrics
-	sources []*runner
 	owner   string
 	host    string
+
+	// Guarded by mu, as a reload changes them while others look.
+	mu      sync.Mutex
+	sources []*runner // by name
+	seats   map[string]*seat
+	ending  bool // no more seats
+	seated  sync.WaitGroup
+	ctx     context.Context // of Run, for seats that a reload adds
+	pub     *publisher      // from before the first seat
+
+	reloading sync.Mutex
+	reloads   reloadLog
 
 	ran   atomic.Bool
 	nc    atomic.Pointer[nats.Conn]
@@ -87,7 +98,7 @@ func New(_ context.Context, o Options) (*Poller, error) {
 	if p.owner == "" {
 		p.owner = p.host + "-" + random()
 	}
-	st := new(state)
+	st := &state{list: p.list}
 	if p.metrics, err = newMetrics(o.Registerer, st); err != nil {
 		return nil, err
 	}
@@ -100,13 +111,12 @@ func New(_ context.Context, o Options) (*Poller, error) {
 		r.complain = p.complain
 		p.sources = append(p.sources, r)
 	}
-	st.sources = p.sources
 	return p, nil
 }
 
 // Close frees a Poller that was never run; Run does it itself.
 func (p *Poller) Close() {
-	for _, r := range p.sources {
+	for _, r := range p.list() {
 		r.close()
 	}
 }
@@ -137,20 +147,12 @@ func (p *Poller) Run(ctx context.Context) error {
 	if err := p.watchReleases(nc); err != nil {
 		return err
 	}
-	pub := &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair, keepDeleted: keepDeleted}
-	leases := make([]*lease, len(p.sources))
-	for i, r := range p.sources {
-		if leases[i], err = newLease(p.kv, r.name, p.owner, p.host, p.options.NATS.LeaseTime, r.log, p.repair); err != nil {
-			return err
-		}
-	}
-	var running sync.WaitGroup
-	for i, r := range p.sources {
-		running.Go(func() { r.run(ctx, leases[i], pub) })
-	}
+	p.pub = &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair, keepDeleted: keepDeleted}
+	p.seatAll(ctx)
 	p.ready.Store(true)
-	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.sources), "owner", p.owner)
-	running.Wait() // they end with ctx
+	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.list()), "owner", p.owner)
+	<-ctx.Done()
+	p.unseat()
 	p.ready.Store(false)
 	return nil
 }
@@ -223,16 +225,13 @@ func (p *Poller) repair(ctx context.Context) error {
 // once. It is only a hint: whoever waits asks again by itself.
 func (p *Poller) watchReleases(nc *nats.Conn) error {
 	prefix := "$KV." + p.names.LeaseBucket() + "."
-	byKey := map[string]*runner{}
-	for _, r := range p.sources {
-		byKey[leaseKey(r.name)] = r
-	}
 	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
 		if m.Header.Get("KV-Operation") == "" {
 			return
 		}
-		if r := byKey[strings.TrimPrefix(m.Subject, prefix)]; r != nil && !r.owned() {
-			if l := r.lease.Load(); l != nil {
+		key := strings.TrimPrefix(m.Subject, prefix)
+		for _, r := range p.list() {
+			if l := r.lease.Load(); l != nil && l.key == key && !r.owned() {
 				l.poke()
 			}
 		}
@@ -245,7 +244,7 @@ func (p *Poller) watchReleases(nc *nats.Conn) error {
 
 func (p *Poller) onState(connected bool) {
 	if connected {
-		for _, r := range p.sources {
+		for _, r := range p.list() {
 			r.natsBack()
 		}
 	}

@@ -34,6 +34,8 @@ type runner struct {
 	lost     atomic.Pointer[context.CancelCauseFunc] // ends the tenure
 	probes   atomic.Int64
 	breakers breakerQueue
+	orphans  map[string]remains // polls in the stream that the configuration lacks
+	closed   sync.Once
 }
 
 // grace is how long a stopping runner waits for calls and publishes under way.
@@ -125,33 +127,45 @@ func (r *runner) noteCertificates(text string, err error) {
 }
 
 func (r *runner) close() {
-	for _, u := range r.upstreams {
-		u.free()
-		u.circuit.free()
-	}
+	r.closed.Do(func() {
+		for _, u := range r.upstreams {
+			u.free()
+			if !u.moved {
+				u.circuit.free()
+			}
+		}
+	})
 }
 
 func (r *runner) owned() bool { return r.tenure.Load() != nil }
 
-// run owns the source whenever it can, until stop ends.
-func (r *runner) run(stop context.Context, l *lease, pub *publisher) {
+// run owns the source whenever it can, until stop ends, beginning with tenure t
+// if that is not nil. If stop ends for errReplaced it returns the tenure that is
+// to go on.
+func (r *runner) run(stop context.Context, l *lease, t *tenure, pub *publisher) *tenure {
 	r.put, r.maxPayload = pub.put, pub.maxPayload
 	r.lease.Store(l)
 	for {
-		t, err := l.acquire(stop)
-		if err != nil {
-			return
+		if t == nil {
+			var err error
+			if t, err = l.acquire(stop); err != nil {
+				return nil
+			}
 		}
-		r.own(stop, l, t, pub)
-		if stop.Err() != nil {
-			return
+		if r.own(stop, l, t, pub) {
+			t.kept = true
+			return t
+		}
+		if t = nil; stop.Err() != nil {
+			return nil
 		}
 	}
 }
 
 // own polls for as long as the lease is held. A stop lets calls and publishes
-// under way finish and gives the lease back; a lost lease cuts them short.
-func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) {
+// under way finish and gives the lease back, or keeps it for a successor; a lost
+// lease cuts them short.
+func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) (kept bool) {
 	hard, lose := context.WithCancelCause(context.WithoutCancel(stop))
 	defer lose(nil)
 	r.lost.Store(&lose)
@@ -174,14 +188,19 @@ func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) 
 	polls, guard, err := r.restore(stop, hard, t, pub)
 	if err == nil {
 		r.tenure.Store(t)
-		r.metrics.leaseChanges.WithLabelValues(r.name, "acquired").Inc()
-		r.log.Info("lease acquired, polling", "polls", len(r.polls), "values_restored", polls, "fence", t.fence)
+		r.sayPolling(t, polls)
 		r.work(stop, hard, t, pub, guard)
+		if errors.Is(context.Cause(stop), errRemoved) {
+			r.leave(hard, t, pub)
+		}
 		r.tenure.Store(nil)
 	}
 	endHold()
 	holding.Wait()
 	cause := context.Cause(hard)
+	if errors.Is(context.Cause(stop), errReplaced) && t.valid() && (cause == nil || errors.Is(cause, context.DeadlineExceeded)) {
+		return true
+	}
 	if cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 		r.metrics.leaseChanges.WithLabelValues(r.name, "lost").Inc()
 		r.log.Warn("lease lost, polling stopped", "cause", cause)
@@ -195,6 +214,7 @@ func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) 
 	} else if cause == nil {
 		r.log.Warn("lease not released; it ends by itself", "error", err)
 	}
+	return false
 }
 
 // work runs the polls and says the breaker's transitions until both are done.
@@ -205,6 +225,7 @@ func (r *runner) work(stop, hard context.Context, t *tenure, pub *publisher, gua
 	for _, p := range r.polls {
 		polls.Go(func() { p.run(stop, hard, t) })
 	}
+	polls.Go(func() { r.farewell(hard, t, pub, r.orphans) })
 	polls.Wait()
 	close(done)
 	breakers.Wait()
@@ -233,7 +254,9 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 					values++
 				}
 				values += p.live()
+				delete(polls, p.topic)
 			}
+			r.orphans = polls
 			return values, breaker.Seq, nil
 		}
 		r.complain(err)

@@ -15,6 +15,8 @@ type Status struct {
 	Problem   string         `json:"problem,omitempty"` // why it is not ready
 	Connected bool           `json:"connected"`         // to NATS
 	Sources   []SourceStatus `json:"sources"`
+	// Reload is how the last reload went; nil before the first.
+	Reload *ReloadStatus `json:"reload,omitempty"`
 }
 
 // SourceStatus is one source.
@@ -76,7 +78,8 @@ func (p *Poller) Status() Status {
 	if nc := p.nc.Load(); nc != nil {
 		s.Connected = nc.IsConnected()
 	}
-	for _, r := range p.sources {
+	s.Reload = p.reloads.last.Load()
+	for _, r := range p.list() {
 		s.Sources = append(s.Sources, r.look())
 	}
 	return s

@@ -20,6 +20,7 @@ type upstream struct {
 	call    source.Func
 	free    func()
 	secrets []string
+	moved   bool // the circuit belongs to a successor
 }
 
 // detail makes words presentable that the driver has not seen.

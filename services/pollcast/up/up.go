@@ -62,6 +62,10 @@ type Options struct {
 	Logger *slog.Logger
 	// Ready, if set, is called once everything runs.
 	Ready func(Addresses)
+	// Load, if set, reads the configuration again into one that holds the
+	// defaults; every hangup asks for that, and POST /reload.
+	Load    func(*Config) error
+	Hangups <-chan struct{}
 }
 
 // Addresses are where a running instance is reached.
@@ -70,7 +74,8 @@ type Addresses struct {
 }
 
 // Command is `pollcast up`: flags, and then Run. It returns the exit code.
-func Command(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
+// hangups tells of every SIGHUP.
+func Command(ctx context.Context, hangups <-chan struct{}, args, env []string, stdout, stderr io.Writer) int {
 	fail := func(code int, err error) int {
 		daemon.Complain(stderr, "pollcast up", err)
 		return code
@@ -101,6 +106,7 @@ func Command(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	}
 	err := Run(ctx, Options{
 		Config: cfg, State: *state, Logger: cfg.Log.Logger(stderr),
+		Load: func(c *Config) error { return Load(c, f, env) }, Hangups: hangups,
 		Ready: func(a Addresses) { fmt.Fprint(stdout, a.banner()) },
 	})
 	if err != nil {
@@ -178,9 +184,10 @@ func Run(ctx context.Context, o Options) error {
 	}
 	g.start(host.Run)
 
-	gwConfig := o.Config.Gateway
+	reload := new(daemon.Reloader)
 	gw, err := gateway.New(gateway.Options{
-		Config: gwConfig, NATS: nats, InProcess: srv.server, Logger: log("gateway"), Registry: registry, Demo: demo(host, o.Config.HostRPC.AllowFaults),
+		Config: o.Config.Gateway, NATS: nats, InProcess: srv.server, Logger: log("gateway"), Registry: registry,
+		Demo: demo(host, o.Config.HostRPC.AllowFaults), Reload: reload,
 	})
 	if err != nil {
 		return err
@@ -194,6 +201,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	g.start(p.Run)
+	g.heed(o, reload, p, log("poller"))
 
 	if o.Ready != nil {
 		o.Ready(Addresses{

@@ -10,7 +10,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/pollcast/pollcast/pkg/daemon"
 	"github.com/pollcast/pollcast/services/pollcast/check"
+	"github.com/pollcast/pollcast/services/pollcast/reload"
 	"github.com/pollcast/pollcast/services/pollcast/tail"
 	"github.com/pollcast/pollcast/services/pollcast/up"
 )
@@ -20,6 +22,7 @@ const usage = `Pollcast turns RPCs that you would have to poll into live feeds t
   pollcast up                 run everything in one process and watch this host
   pollcast tail 'host.>'      print events and freshness as they come
   pollcast check FILE         check a configuration file
+  pollcast reload             have a poller on this machine read its configuration again
 
 Each takes -help.
 `
@@ -27,12 +30,12 @@ Each takes -help.
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
-	code := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	code := run(ctx, stop, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
+func run(ctx context.Context, stop func(), args, env []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)
 		return 2
@@ -40,7 +43,11 @@ func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 	verb, args := args[0], args[1:]
 	switch verb {
 	case "up":
-		return up.Command(ctx, args, env, stdout, stderr)
+		hangups, deaf := daemon.Hangups(stop)
+		defer deaf()
+		return up.Command(ctx, hangups, args, env, stdout, stderr)
+	case "reload":
+		return reload.Command(ctx, args, stdout, stderr)
 	case "tail":
 		return tail.Command(ctx, args, env, stdout, stderr)
 	case "check":
