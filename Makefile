@@ -7,16 +7,17 @@ MAKEFLAGS     += --no-print-directory
 GO       ?= go
 # Packages that are built and tested at a time.
 P        ?= 2
-# For each fuzz target, and for the soak.
+# For each fuzz target, for the soak, and for each chaos test.
 FUZZTIME ?= 1m
 SOAK     ?= 25m
+CHAOS    ?= 3m
 # Arguments of `pollcast up`, such as ARGS='-config my.yaml'.
 ARGS     ?=
 
 # The race detector needs a C compiler. Building and running needs none.
 RACE = $(shell command -v "$$($(GO) env CC | cut -d' ' -f1)" >/dev/null 2>&1 && echo -race)
 # Of tests that need what is no Go module; vet and staticcheck read them too.
-TAGS = system,soak
+TAGS = system,soak,chaos
 TOOLS = bin/nats bin/staticcheck bin/govulncheck
 CONSOLE = services/gateway/console
 POLLCAST = $(GO) run ./services/pollcast/cmd/pollcast
@@ -111,6 +112,10 @@ bench-fanout: ## what the gateway's fan-out costs, beside a bare loop of writes 
 .PHONY: soak
 soak: ## hold connections for SOAK (25m) and see that none ends and nothing grows (by hand)
 	SOAK=$(SOAK) $(GO) test -count=1 -timeout 24h -tags soak -run Soak -v ./services/gateway
+
+.PHONY: chaos
+chaos: ## kill, freeze and cut off processes at random for CHAOS each, and hold what is left against the contract (by hand)
+	CHAOS=$(CHAOS) $(GO) test -count=1 -timeout 60m -tags chaos -run Chaos -v ./services/pollcast/e2e
 
 .PHONY: fmt
 fmt: ## format the Go code
