@@ -115,6 +115,8 @@ func (c *circuit) free() { circuitNames.give(c.name) }
 var (
 	errOpen = errors.New("circuit is open")
 	errWait = errors.New("upstream asked to wait")
+	// errQuota is no circuit's, but its upstream's quota's.
+	errQuota = errors.New("upstream was asked as often as maxCallsPerMinute says")
 )
 
 // begin asks for leave to make a call. The error is errOpen, also while
@@ -192,6 +194,25 @@ func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAft
 			c.open(now, "probe was cut short")
 		}
 	}
+}
+
+// wait keeps the upstream alone for as long as it asks; 0 if it does not.
+func (c *circuit) wait(retryAfter time.Duration) {
+	if retryAfter <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notBefore = time.Now().Add(min(retryAfter, maxRetryAfter))
+}
+
+// still says whether a permit for ordinary calls, of which no end was told yet,
+// is good for another one, and how long the upstream wants to be left alone
+// before it.
+func (c *circuit) still(p permit) (wait time.Duration, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(0, time.Until(c.notBefore)), c.state == event.Closed && c.generation == p.generation
 }
 
 // maxRetryAfter bounds how long an upstream can keep us away.

@@ -56,16 +56,24 @@ type Config struct {
 // Source is a group of polls that share upstreams, credentials, a breaker per
 // upstream and one lease: at any time one poller polls all of it.
 type Source struct {
-	Driver    string                   `yaml:"driver" doc:"protocol of the upstreams: jsonrpc, or http for any request that is answered with JSON"`
-	Upstreams []string                 `yaml:"upstreams" doc:"URLs that answer alike; the first whose circuit is closed is asked"`
-	Headers   map[string]config.Secret `yaml:"headers" doc:"HTTP headers of every request, such as Authorization; write ${NAME} to take a value from the environment"`
-	Auth      Auth                     `yaml:"auth" doc:"credentials of every request, instead of a header Authorization"`
-	TLS       TLS                      `yaml:"tls" doc:"certificates, for upstreams asked over TLS"`
-	Timeout   time.Duration            `yaml:"timeout" doc:"how long a call may take, for polls that do not say; default 80 % of the interval, at most 10s"`
-	MaxAnswer config.Size              `yaml:"maxAnswer" doc:"longest answer that is read"`
-	Batch     bool                     `yaml:"batch" doc:"driver jsonrpc: polls of the same interval are asked at the same time, in one request; an upstream that takes no batches is asked call by call"`
-	Breaker   Breaker                  `yaml:"breaker" doc:"when an upstream is left alone"`
-	Polls     map[string]Poll          `yaml:"polls" doc:"the calls, by name; <source>.<poll> is the topic"`
+	Driver            string                   `yaml:"driver" doc:"protocol of the upstreams: jsonrpc, or http for any request that is answered with JSON"`
+	Upstreams         []string                 `yaml:"upstreams" doc:"URLs that answer alike; the first whose circuit is closed is asked, and when it fails the next"`
+	Headers           map[string]config.Secret `yaml:"headers" doc:"HTTP headers of every request, such as Authorization; write ${NAME} to take a value from the environment"`
+	Auth              Auth                     `yaml:"auth" doc:"credentials of every request, instead of a header Authorization"`
+	TLS               TLS                      `yaml:"tls" doc:"certificates, for upstreams asked over TLS"`
+	Timeout           time.Duration            `yaml:"timeout" doc:"how long the calls of a tick may take together, for polls that do not say; default 80 % of the interval, at most 10s"`
+	MaxAnswer         config.Size              `yaml:"maxAnswer" doc:"longest answer that is read"`
+	Batch             bool                     `yaml:"batch" doc:"driver jsonrpc: polls of the same interval are asked at the same time, in one request; an upstream that takes no batches is asked call by call"`
+	AttemptTimeout    time.Duration            `yaml:"attemptTimeout" doc:"how long one call may take, so that another can follow in the same tick; default its share of the poll's timeout"`
+	Retries           int                      `yaml:"retries" doc:"calls that a tick may repeat, after a pause, when all upstreams have failed, 0 to 5"`
+	Hedge             time.Duration            `yaml:"hedge" doc:"when the first upstream has not answered for so long, the next is asked too, and the first good answer is taken; 0s: never"`
+	MaxCallsPerMinute int                      `yaml:"maxCallsPerMinute" doc:"most calls that each upstream gets in a minute; 0: any number"`
+	Breaker           Breaker                  `yaml:"breaker" doc:"when an upstream is left alone"`
+	Polls             map[string]Poll          `yaml:"polls" doc:"the calls, by name; <source>.<poll> is the topic"`
+
+	// explicit says that SetDefaults has been here: what is zero now was written
+	// so, and is not filled but refused.
+	explicit bool
 }
 
 // Breaker says when a circuit opens and for how long.
@@ -80,16 +88,19 @@ func DefaultConfig() Config { return Config{Operations: DefaultOperations} }
 // SetDefaults fills what a source in a file starts from.
 func (s *Source) SetDefaults() {
 	*s = Source{
-		Driver: DefaultDriver, MaxAnswer: DefaultMaxAnswer,
+		explicit: true,
+		Driver:   DefaultDriver, MaxAnswer: DefaultMaxAnswer,
 		Breaker: Breaker{Failures: DefaultFailures},
 	}
 }
 
 // withDefaults is the source with its zero fields filled.
 func (s Source) withDefaults() Source {
-	s.Driver = cmp.Or(s.Driver, DefaultDriver)
-	s.MaxAnswer = cmp.Or(s.MaxAnswer, DefaultMaxAnswer)
-	s.Breaker.Failures = cmp.Or(s.Breaker.Failures, DefaultFailures)
+	if !s.explicit {
+		s.Driver = cmp.Or(s.Driver, DefaultDriver)
+		s.MaxAnswer = cmp.Or(s.MaxAnswer, DefaultMaxAnswer)
+		s.Breaker.Failures = cmp.Or(s.Breaker.Failures, DefaultFailures)
+	}
 	if s.Breaker.OpenFor == 0 {
 		s.Breaker.OpenFor = max(DefaultOpenFor, s.shortest())
 	}
@@ -114,11 +125,11 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 	}
 	for _, name := range sortedKeys(c.Sources) {
 		path := "sources." + name
+		s := c.Sources[name].withDefaults()
 		if err := topic.CheckToken(name); err != nil {
 			report(path, err.Error(), "use A-Z a-z 0-9 _ -")
-			continue
+			name = "source" // its polls need not hear of it
 		}
-		s := c.Sources[name].withDefaults()
 		s.check(name, func(sub, problem, fix string) { report(join(path, sub), problem, fix) })
 	}
 }
@@ -132,6 +143,7 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		report("batch", fmt.Sprintf("driver %s knows no batches", s.Driver), "remove it")
 	}
 	s.checkUpstreams(driver, report)
+	s.checkAttempts(report)
 	checkHeaders(s.Headers, report)
 	s.Auth.check(s.Headers, report)
 	s.TLS.check(slices.ContainsFunc(s.Upstreams, source.Encrypted), report)
@@ -208,7 +220,7 @@ func (s Source) checkUpstreams(driver source.Driver, report func(path, problem, 
 			report(path, fmt.Sprintf("scheme %q is not spoken", u.Scheme), write+" or "+schemes[len(schemes)-1]+"://…")
 		case u.Hostname() == "":
 			report(path, "it has no host", write)
-		case driver.Path == "" && (u.Port() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != ""):
+		case len(driver.Schemes) > 0 && driver.Path == "" && (u.Port() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != ""):
 			report(path, "host and port alone are asked", write)
 		case u.Fragment != "":
 			report(path, "a fragment (#…) is never sent", "remove it")

@@ -85,6 +85,9 @@ func TestConfigMistakes(t *testing.T) {
 		})
 	}
 	upstream := func(u ...string) Config { return source(func(s *Source) { s.Upstreams = u }) }
+	two := func(f func(*Source)) Config {
+		return source(func(s *Source) { s.Upstreams = []string{"http://u/", "http://v/"}; f(s) })
+	}
 	header := func(k, v string) Config {
 		return source(func(s *Source) { s.Headers = map[string]config.Secret{k: config.NewSecret(v)} })
 	}
@@ -164,6 +167,26 @@ func TestConfigMistakes(t *testing.T) {
 		{source(func(s *Source) { s.Breaker.OpenFor = time.Second }), "1s is shorter than the source's shortest interval"},
 		{poll(func(p *Poll) { p.Interval = time.Hour }), ""},
 		{source(func(s *Source) { s.Breaker.OpenFor = 25 * time.Hour }), "use 24h0m0s or less"},
+
+		// The timeout is 8s.
+		{source(func(s *Source) { s.Retries = 2 }), ""},
+		{source(func(s *Source) { s.Retries = -1 }), "sources.s.retries: -1 is out of range; use 0 to 5"},
+		{source(func(s *Source) { s.Retries, s.AttemptTimeout = 5, time.Second }), "sources.s.retries: 6 calls and the pauses between them do not fit into the timeout 8s of poll \"p\"; use 4, or a timeout of 9.1s or more, which takes an interval of 11.38s or more"},
+		{source(func(s *Source) { s.Retries, s.AttemptTimeout = 4, time.Second }), ""},
+		{source(func(s *Source) { s.Retries, s.Polls["x"] = 4, Poll{Method: "m", Interval: 100 * time.Millisecond} }), "do not fit into the timeout 80ms of poll \"x\"; use 3, or a timeout of 800ms or more, which takes an interval of 1s or more"},
+		{source(func(s *Source) { s.AttemptTimeout = time.Millisecond }), "sources.s.attemptTimeout: 1ms is too short for any call"},
+		{source(func(s *Source) { s.AttemptTimeout = 9 * time.Second }), "sources.s.attemptTimeout: 9s is longer than every poll's timeout; use 8s or less"},
+		{source(func(s *Source) { s.Hedge = time.Second }), "sources.s.hedge: there is no second upstream to ask"},
+		{two(func(s *Source) { s.Hedge = time.Second }), ""},
+		{two(func(s *Source) { s.Hedge = -time.Second }), "sources.s.hedge: -1s is no delay"},
+		{two(func(s *Source) { s.Hedge = 4 * time.Second }), "sources.s.hedge: 4s is not less than the 4s that the first call has, so that it would never come to it; use less than 4s"},
+		{source(func(s *Source) { s.MaxCallsPerMinute = -1 }), "sources.s.maxCallsPerMinute: -1 is no number of calls"},
+		{source(func(s *Source) { s.MaxCallsPerMinute = 6 }), ""},
+		{source(func(s *Source) { s.MaxCallsPerMinute = 5 }), "sources.s.maxCallsPerMinute: 5 are fewer than the polls may need in a minute, which is 6; use 6 or more, or an interval of 12s or more"},
+		{source(func(s *Source) { s.MaxCallsPerMinute, s.Retries = 18, 2 }), ""},
+		{source(func(s *Source) { s.MaxCallsPerMinute, s.Retries = 17, 2 }), "17 are fewer than the polls may need in a minute, which is 18 with 2 retries each; use 18 or more, or retries: 1, or an interval of 12s or more"},
+		{source(func(s *Source) { s.MaxCallsPerMinute, s.Polls["x"] = 10, Poll{Method: "m"} }), "10 are fewer than the polls may need in a minute, which is 18; use 18 or more, or intervals 2.0 times as long"},
+		{source(func(s *Source) { s.MaxCallsPerMinute, s.Polls["x"] = 1, Poll{Method: "m"} }), "use 18 or more; 2 polls cannot do with less than 2, whatever their intervals"},
 	} {
 		err := tt.c.err()
 		switch {
@@ -195,5 +218,49 @@ func TestConfigMistakes(t *testing.T) {
 	want := []string{"sources.s.driver", "sources.s.upstreams", "sources.s.polls.x.interval", "sources.s.breaker.failures"}
 	if !slices.Equal(paths, want) {
 		t.Errorf("mistakes at %q, want %q", paths, want)
+	}
+
+	// A bad name hides nothing, and is told once.
+	c.Sources["a.b"] = c.Sources["s"]
+	delete(c.Sources, "s")
+	paths = nil
+	c.Check(func(path, _, _ string) { paths = append(paths, path) })
+	want = []string{"sources.a.b", "sources.a.b.driver", "sources.a.b.upstreams", "sources.a.b.polls.x.interval", "sources.a.b.breaker.failures"}
+	if !slices.Equal(paths, want) {
+		t.Errorf("mistakes at %q, want %q", paths, want)
+	}
+}
+
+// What a file says is zero is not taken for unset.
+func TestConfigZeros(t *testing.T) {
+	var root struct {
+		Poller Config `yaml:"poller"`
+	}
+	err := config.Load(&root, config.Source{Data: []byte(`
+poller:
+  sources:
+    s:
+      upstreams: ["http://u/"]
+      driver: ""
+      maxAnswer: 0
+      breaker: {failures: 0}
+      polls:
+        p: {method: m, interval: 0s}
+        q: {method: m, maxKeys: 0, emit: ""}
+        r: {method: m, timeout: 0s, maxAge: 0s}
+`)})
+	if err == nil {
+		t.Fatal("no mistake is seen")
+	}
+	for _, want := range []string{
+		`driver: there is no driver ""`, "maxAnswer: 0 is out of range", "breaker.failures: 0 is out of range; use 1 to 100",
+		"polls.p.interval: 0s is out of range; use 100ms", "polls.q.maxKeys: 0 is out of range", `polls.q.emit: "" is unknown`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("have\n%v\nwant %s", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "polls.r") || strings.Count(err.Error(), "\n") != 5 {
+		t.Errorf("have\n%v\nwant 6 mistakes, none in r", err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // Poll is one call, repeated.
 type Poll struct {
 	Interval time.Duration `yaml:"interval" doc:"time from one call to the next, 100ms to 1h"`
-	Timeout  time.Duration `yaml:"timeout" doc:"how long the call may take, at most 80 % of the interval"`
+	Timeout  time.Duration `yaml:"timeout" doc:"how long the calls of a tick may take together, at most 80 % of the interval"`
 	Method   string        `yaml:"method" doc:"RPC method; with driver http that of HTTP, default GET"`
 	Params   any           `yaml:"params" doc:"parameters: a list or a map; texts may hold {{ jq }}, as in path, query and body"`
 
@@ -34,6 +34,8 @@ type Poll struct {
 	Deadband    map[string]float64 `yaml:"deadband" doc:"by how much a number may differ from the published one without being an event, by path as in ignore, . for the value itself"`
 	Emit        string             `yaml:"emit" doc:"changes, or always to make every reading an event"`
 	MustAdvance MustAdvance        `yaml:"mustAdvance" doc:"what must advance, or the value is stale (not_advancing) although the upstream answers"`
+
+	explicit bool // as Source's
 }
 
 // MustAdvance marks values that are answered but stand still.
@@ -50,16 +52,18 @@ const (
 
 // SetDefaults fills what a poll in a file starts from.
 func (p *Poll) SetDefaults() {
-	*p = Poll{Interval: DefaultInterval, MaxKeys: DefaultMaxKeys, Emit: emitChanges}
+	*p = Poll{explicit: true, Interval: DefaultInterval, MaxKeys: DefaultMaxKeys, Emit: emitChanges}
 }
 
 // withDefaults is the poll with its zero fields filled, as part of source s.
 func (p Poll) withDefaults(s Source) Poll {
-	p.Interval = cmp.Or(p.Interval, DefaultInterval)
+	if !p.explicit {
+		p.Interval = cmp.Or(p.Interval, DefaultInterval)
+		p.Emit = cmp.Or(p.Emit, emitChanges)
+		p.MaxKeys = cmp.Or(p.MaxKeys, DefaultMaxKeys)
+	}
 	p.Timeout = cmp.Or(p.Timeout, s.Timeout, min(longestTimeout(p.Interval), maxDefaultTimeout))
 	p.MaxAge = cmp.Or(p.MaxAge, 3*p.Interval)
-	p.Emit = cmp.Or(p.Emit, emitChanges)
-	p.MaxKeys = cmp.Or(p.MaxKeys, DefaultMaxKeys)
 	return p
 }
 

@@ -3,10 +3,10 @@
 //
 //	             config.go ─► poller.go (the door) ─► one runner.go per source
 //	                                                       │ lease.go: one poller owns it
-//	schedule.go ──► poll.go ──► breaker.go ──► source/ ──► upstream
-//	  when          one poll,    whether        how
-//	                its state       │
-//	                  │  ▲          └─► transitions.go ─┐
+//	schedule.go ──► poll.go ──► visit.go ──► breaker.go ──► source/ ──► upstream
+//	  when          one poll,    whom and     whether        how
+//	                its state    how often       │
+//	                  │  ▲                       └─► transitions.go ─┐
 //	  reading.go  ◄───┘  │ the outcome of a call        │
 //	  shape.go           │ jq: value, keys              │
 //	  lastgood.go        │ value, asOf, what is stored  │
@@ -16,8 +16,9 @@
 //	  freshness.go ──────┘ what to say ──► publish.go ──┴─► stream POLLCAST
 //
 // Reading order: poll.go with schedule.go (a poll is one goroutine that never
-// waits: at most one call and one publish are under way beside it), reading.go
-// and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
+// waits: at most one visit to its upstreams and one publish are under way beside
+// it), visit.go with pace.go and quota.go (one tick: fail-over, retries, hedge),
+// reading.go and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
 // publish.go, then runner.go with upstream.go and lease.go, poller.go, status.go and metrics.go.
 // feasibility.go computes what settings amount to, for pollcast check.
 //

@@ -24,6 +24,8 @@ type metrics struct {
 	polls          *prometheus.CounterVec
 	duration       *prometheus.HistogramVec
 	skipped        *prometheus.CounterVec
+	calls          *prometheus.CounterVec
+	withheld       *prometheus.CounterVec
 	transitions    *prometheus.CounterVec
 	publishedTotal *prometheus.CounterVec
 	publishErrors  *prometheus.CounterVec
@@ -53,14 +55,16 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 		polls: counter("polls_total", "Polls by outcome: ok, or the reason of the failure.", "poll", "outcome"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "poll_duration_seconds",
-			Help:    "How long calls to the upstream took, whatever their outcome.",
+			Help:    "How long the calls of a tick took together, whatever their outcome.",
 			Buckets: []float64{.005, .025, .1, .25, .5, 1, 2.5, 10},
 
 			NativeHistogramBucketFactor:     1.1,
 			NativeHistogramMaxBucketNumber:  100,
 			NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"poll"}),
-		skipped:        counter("skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, or the upstream had asked to wait.", "poll"),
+		skipped:        counter("skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, the upstream had asked to wait, or maxCallsPerMinute was reached.", "poll"),
+		calls:          counter("calls_total", "Calls to an upstream, by why they were made.", "source", "upstream", "kind"),
+		withheld:       counter("calls_withheld_total", "Calls that were not made because of maxCallsPerMinute.", "source", "upstream"),
 		transitions:    counter("breaker_transitions_total", "Changes of a circuit's state, by the new state.", "source", "upstream", "to"),
 		publishedTotal: counter("published_total", "Records stored in the stream, by kind.", "kind"),
 		publishErrors:  counter("publish_errors_total", "Records that the stream did not take at the first attempt, by kind.", "kind"),
@@ -84,7 +88,7 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 		m.publishErrors.WithLabelValues(kind)
 	}
 	all := []prometheus.Collector{
-		m.polls, m.duration, m.skipped, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges,
+		m.polls, m.duration, m.skipped, m.calls, m.withheld, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges,
 		m.reloads, m.reloadOK, m.reloadedAt, now,
 	}
 	for _, c := range all {

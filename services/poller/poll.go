@@ -30,6 +30,7 @@ type poll struct {
 	metrics  pollMetrics
 	status   atomic.Pointer[PollStatus] // for others to read
 	wake     chan struct{}              // a breaker changed, or NATS came back
+	calls    sync.WaitGroup             // to upstreams; those that lost a race outlive their tick
 	panicked sync.Once
 	same     bool // as before a reload, in a source that changed otherwise
 
@@ -55,6 +56,7 @@ type poll struct {
 
 	// When to ask.
 	calling bool
+	missed  bool      // the last tick that came meanwhile was skipped
 	slot    time.Time // of the next aligned tick, by the wall clock
 	tickAt  time.Time // when that is, by the monotonic clock
 	extraAt time.Time // an unaligned tick: the first, or after a recovery; may be zero
@@ -144,9 +146,10 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 		tick.Stop()
 		again.Stop()
 		wg.Wait() // the channels have room for what is under way
+		p.calls.Wait()
 		if len(readings) > 0 {
 			r := <-readings
-			r.tellCircuit()
+			r.tellCircuits()
 		}
 	}()
 	ask := func(k tickKind, slot time.Time) {
@@ -155,7 +158,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 			p.refused(k, err, time.Now())
 			return
 		}
-		p.calling = true
+		p.calling, p.missed = true, false
 		prev := p.before()
 		wg.Go(func() { readings <- p.read(hard, up, leave, k, slot, prev) })
 	}
@@ -193,9 +196,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 			}
 		case r := <-readings:
 			p.calling = false
-			if p.take(r) && !stopping {
-				ask(r.kind, r.slot)
-			}
+			p.take(r)
 		case d := <-puts:
 			p.putting = false
 			p.settle(d)
@@ -242,6 +243,7 @@ func (p *poll) tick(now time.Time) (tickKind, time.Time) {
 		missed := uint64(now.Sub(p.tickAt) / p.config.Interval)
 		if p.calling {
 			missed++
+			p.missed = true
 		}
 		p.skip(missed)
 		p.aim(now)
@@ -265,13 +267,12 @@ func (p *poll) skip(n uint64) {
 	p.metrics.skipped.Add(float64(n))
 }
 
-// take learns from a reading. A probe that failed while another upstream's
-// circuit is closed says nothing about the value; take reports whether to ask
-// again at once, if the probe was the poll's own tick.
-func (p *poll) take(r reading) (again bool) {
-	r.tellCircuit()
+// take learns from a reading. A tick for a probe that failed while another
+// upstream's circuit is closed says nothing about the value.
+func (p *poll) take(r reading) {
+	r.tellCircuits()
 	if r.abandoned {
-		return false
+		return
 	}
 	now := time.Now()
 	outcome, still := outcomeOK, false
@@ -288,12 +289,15 @@ func (p *poll) take(r reading) (again bool) {
 	p.metrics.duration.Observe(r.took.Seconds())
 	breaker, _, _ := p.source.breaker()
 	switch f := r.failure; {
-	case f != nil && r.leave.probe && f.Counts && breaker == event.Closed:
-		return r.kind != probeTick
+	case f != nil && r.kind == probeTick && f.Counts && breaker == event.Closed:
+		if p.missed { // the probe took the time of the poll's own tick
+			p.extraAt = now
+		}
+		return
 	case f != nil:
 		p.failures++
 		p.markStale(f.Reason, f.Detail, now)
-		return false
+		return
 	}
 	if p.shape.keyed() {
 		p.good.asOf = r.sent
@@ -310,13 +314,19 @@ func (p *poll) take(r reading) (again bool) {
 	default:
 		p.markFresh(now)
 	}
-	return false
 }
 
 // refused is a tick in which no upstream could be asked.
 func (p *poll) refused(k tickKind, err error, now time.Time) {
 	switch {
 	case k == probeTick: // another poll was first
+	case errors.Is(err, errQuota):
+		// The value is as good as its age. Readers would take it for stale by
+		// silence; the poller says it itself.
+		p.skip(1)
+		if now.Sub(p.good.asOf) > p.config.MaxAge {
+			p.markStale(event.PollerSilent, "not asked: "+err.Error(), now)
+		}
 	case errors.Is(err, errWait):
 		p.skip(1)
 		p.checkedAt, p.renew = stamp(now), p.renewalDue(now)

@@ -24,7 +24,7 @@ type stage struct {
 
 	mu     sync.Mutex
 	calls  map[string][]time.Time // by upstream's name
-	flying map[string]int         // by method
+	flying map[string]int         // by upstream and method
 	events []event.Event
 	fresh  []event.Freshness
 	logs   strings.Builder
@@ -57,13 +57,13 @@ func newStage(t *testing.T, c Source, answer func(ctx context.Context, upstream,
 		u.call = func(ctx context.Context, c source.Call) (json.RawMessage, error) {
 			s.mu.Lock()
 			s.calls[u.name] = append(s.calls[u.name], time.Now())
-			if s.flying[c.Method]++; s.flying[c.Method] > 1 {
+			if s.flying[u.name+c.Method]++; s.flying[u.name+c.Method] > 1 {
 				t.Errorf("poll %s overlaps itself", c.Method)
 			}
 			s.mu.Unlock()
 			defer func() {
 				s.mu.Lock()
-				s.flying[c.Method]--
+				s.flying[u.name+c.Method]--
 				s.mu.Unlock()
 			}()
 			v, err := answer(ctx, u.name, c.Method)

@@ -14,10 +14,11 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// reading is the outcome of one call.
+// reading is the outcome of one tick's calls.
 type reading struct {
-	up         *upstream
-	leave      permit
+	up         *upstream // that answered, or failed last
+	probe      bool      // its call was the probe
+	guests     []*guest  // all that were asked
 	kind       tickKind
 	slot, sent time.Time
 	took       time.Duration
@@ -57,45 +58,6 @@ func (p *poll) before() before {
 		}
 	}
 	return b
-}
-
-// read makes one call. Whoever gets the reading must tell the circuit.
-func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind, slot time.Time, prev before) (r reading) {
-	r = reading{up: up, leave: leave, kind: k, slot: slot}
-	call, cancel := context.WithTimeout(ctx, p.config.Timeout)
-	defer cancel()
-	start := time.Now()
-	r.sent = stamp(start)
-	var raw json.RawMessage
-	var ask source.Call
-	if ask, r.failure = p.ask(call, p.question, moment{now: start, slot: slot, prev: prev.good.value}, up); r.failure == nil {
-		raw, r.failure, r.abandoned = p.attempt(call, up, ask)
-	} else if leave.probe { // the next one comes a period later, not at once
-		r.failure.Counts, r.failure.Again = true, false
-	}
-	r.took = time.Since(start)
-	if r.failure == nil && !r.abandoned {
-		r.finished, r.failure = p.judge(ctx, raw, prev, up)
-		r.abandoned = r.failure != nil && ctx.Err() != nil
-	}
-	return r
-}
-
-// tellCircuit ends the call for its circuit.
-func (r reading) tellCircuit() {
-	c := r.up.circuit
-	switch f := r.failure; {
-	case r.abandoned, f != nil && f.Again:
-		c.end(r.leave, abandoned, false, "", 0)
-	case f == nil:
-		c.end(r.leave, success, false, "", 0)
-	case f.Counts:
-		c.end(r.leave, failure, f.Reason == event.Timeout, f.Detail, f.RetryAfter)
-	default:
-		// The request is wrong, or the value too long for NATS, but the upstream
-		// is there and answers: for the circuit that is a success.
-		c.end(r.leave, success, false, "", f.RetryAfter)
-	}
 }
 
 // attempt calls the driver. A panic in it is this poll's failure.

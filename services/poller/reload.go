@@ -224,6 +224,8 @@ func (r *runner) inherit(old *runner) {
 			if was.name == u.name {
 				u.circuit.free()
 				u.circuit, was.moved = was.circuit, true
+				u.quota = was.quota
+				u.quota.bound(r.config.MaxCallsPerMinute)
 				u.circuit.rebind(r.config.Breaker, r.announce)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // runner runs one source: it waits for the lease, polls while it holds it, and
@@ -69,6 +70,11 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 			u.free()
 			r.close()
 			return nil, fmt.Errorf("make circuit of source %s: %w", name, err)
+		}
+		u.quota = &quota{most: c.MaxCallsPerMinute}
+		u.withheld, u.calls = m.withheld.WithLabelValues(name, u.name), map[callKind]prometheus.Counter{}
+		for _, k := range callKinds {
+			u.calls[k] = m.calls.WithLabelValues(name, u.name, string(k))
 		}
 		for _, to := range []event.State{event.Closed, event.HalfOpen, event.Open} {
 			m.transitions.WithLabelValues(name, u.name, string(to))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // upstream is one endpoint.
@@ -17,10 +18,14 @@ type upstream struct {
 	// shows in records, metrics and logs.
 	name    string
 	circuit *circuit
-	call    source.Func
-	free    func()
-	secrets []string
-	moved   bool // the circuit belongs to a successor
+	quota   *quota
+	calls   map[callKind]prometheus.Counter
+	// withheld counts the calls that the quota did not let through.
+	withheld prometheus.Counter
+	call     source.Func
+	free     func()
+	secrets  []string
+	moved    bool // the circuit belongs to a successor
 }
 
 // detail makes words presentable that the driver has not seen.
@@ -44,32 +49,79 @@ func displayName(address string, seen map[string]int) string {
 	return name
 }
 
-// pick returns the upstream to ask and the leave to do so: one whose probe is
-// due, otherwise, unless only a probe is wanted, the first whose circuit is
-// closed. The error is errOpen or errWait.
+// pick returns the upstream that a tick asks first and the leave to do so: one
+// whose probe is due, otherwise, unless only a probe is wanted, the first whose
+// circuit is closed. The error is errOpen, errWait or errQuota.
 func (r *runner) pick(probeOnly bool) (*upstream, permit, error) {
+	nobody := func(*upstream) bool { return false }
+	up, leave, err := r.pickProbe(nobody)
+	if err != nil && !probeOnly {
+		up, leave, err = r.pickClosed(nobody)
+	}
+	return up, leave, err
+}
+
+// pickNext returns the upstream to ask beside or after those that were: the
+// first whose circuit is closed or, unless it must be, whose probe is due.
+func (r *runner) pickNext(asked func(*upstream) bool, mustBeClosed bool) (*upstream, permit, error) {
+	up, leave, err := r.pickClosed(asked)
+	if err != nil && !mustBeClosed {
+		up, leave, err = r.pickProbe(asked)
+	}
+	return up, leave, err
+}
+
+func (r *runner) pickProbe(asked func(*upstream) bool) (*upstream, permit, error) {
 	now := time.Now()
 	for _, u := range r.upstreams {
-		if c := u.circuit.look(); c.state == event.Open && !now.Before(c.probeAt) {
-			if leave, err := u.circuit.begin(); err == nil {
+		if c := u.circuit.look(); !asked(u) && c.state == event.Open && !now.Before(c.probeAt) {
+			if leave, err := u.begin(now); err == nil {
 				return u, leave, nil
 			}
 		}
 	}
+	return nil, permit{}, errOpen
+}
+
+func (r *runner) pickClosed(asked func(*upstream) bool) (*upstream, permit, error) {
 	refused := errOpen
-	if probeOnly {
-		return nil, permit{}, refused
-	}
 	for _, u := range r.upstreams {
-		leave, err := u.circuit.begin()
+		if asked(u) || u.circuit.look().state != event.Closed {
+			continue
+		}
+		leave, err := u.begin(time.Now())
 		if err == nil {
 			return u, leave, nil
 		}
-		if errors.Is(err, errWait) {
+		if !errors.Is(err, errOpen) {
 			refused = err
 		}
 	}
 	return nil, permit{}, refused
+}
+
+// begin asks for leave to make a call: of the circuit, and of the quota.
+func (u *upstream) begin(now time.Time) (permit, error) {
+	if !u.quota.take(now) {
+		u.withheld.Inc()
+		return permit{}, errQuota
+	}
+	leave, err := u.circuit.begin()
+	if err != nil {
+		u.quota.giveBack()
+	}
+	return leave, err
+}
+
+// unasked counts the upstreams that were not asked and may be.
+func (r *runner) unasked(asked func(*upstream) bool) (n int) {
+	now := time.Now()
+	for _, u := range r.upstreams {
+		if c := u.circuit.look(); !asked(u) && c.state == event.Closed && !now.Before(c.notBefore) {
+			n++
+		}
+	}
+	return n
 }
 
 // nextProbe is when the first of the open circuits wants its probe; zero when

@@ -1,0 +1,83 @@
+package poller
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// MaxRetries bounds Source.Retries.
+	MaxRetries = 5
+	// longestPause is the longest first pause before a retry; each later one is
+	// twice as long.
+	longestPause = 100 * time.Millisecond
+)
+
+// pace says how the calls of one tick share its time. A tick asks each upstream
+// of the source at most once and then, after pauses, those again that failed.
+type pace struct {
+	budget    time.Duration // of the tick: the poll's timeout
+	longest   time.Duration // of one call; 0: its share of the budget
+	upstreams int
+	retries   int
+	exact     bool // pauses without jitter: the calls of a batch meet again
+}
+
+func newPace(s Source, p Poll) pace {
+	return pace{budget: p.Timeout, longest: s.AttemptTimeout, upstreams: max(1, len(s.Upstreams)), retries: s.Retries, exact: s.Batch}
+}
+
+// calls is the most that a tick makes.
+func (c pace) calls() int { return c.upstreams + c.retries }
+
+// pause is the longest time before the n-th retry, counted from 1.
+func (c pace) pause(n int) time.Duration { return min(longestPause, c.budget/16) << (n - 1) }
+
+// jittered is a pause between a half and the whole of that.
+func (c pace) jittered(n int) time.Duration {
+	d := c.pause(n)
+	if half := d / 2; !c.exact && half > 0 {
+		d = half + rand.N(half)
+	}
+	return d
+}
+
+// pauses is the longest that all pauses from the n-th on take together.
+func (c pace) pauses(n int) (sum time.Duration) {
+	for ; n <= c.retries; n++ {
+		sum += c.pause(n)
+	}
+	return sum
+}
+
+// share is the least time that each call has, if all of them are made.
+func (c pace) share() time.Duration {
+	share := (c.budget - c.pauses(1)) / time.Duration(c.calls())
+	if c.longest > 0 {
+		return min(c.longest, c.budget)
+	}
+	return share
+}
+
+// fits says that every call of the tick has its time, whatever the others do.
+// Without retries a tick ends when its time does, whoever was not asked yet.
+func (c pace) fits() bool {
+	least := max(c.longest, MinTimeout)
+	return c.retries == 0 || c.pauses(1)+time.Duration(c.calls())*least <= c.budget
+}
+
+// tick is the longest that one can take.
+func (c pace) tick() time.Duration {
+	if c.longest == 0 {
+		return c.budget // the last call has what is left
+	}
+	return min(c.budget, c.pauses(1)+time.Duration(c.calls())*c.longest)
+}
+
+// reach is how many upstreams a tick gets to when none answers.
+func (c pace) reach() int {
+	if c.longest == 0 {
+		return c.upstreams
+	}
+	return min(c.upstreams, max(1, int((c.budget+c.longest-1)/c.longest)))
+}

@@ -1,0 +1,353 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// visit is one tick at the upstreams, within the poll's timeout: the first that
+// may be asked, when it fails the next, when all have failed those again for
+// which there are retries. With a hedge the next is asked, too, when the first
+// takes long. The first good answer ends it: a call that is still under way is
+// cancelled, and what it brings is looked at by nobody.
+//
+// Of an upstream a tick makes one success or one failure for its circuit, that
+// of its last call, however many there were. It belongs to one goroutine.
+type visit struct {
+	p        *poll
+	kind     tickKind
+	question source.Call // the same for all
+	pace     pace
+	deadline time.Time
+
+	guests  []*guest // in the order in which they were first asked
+	done    chan callDone
+	flying  int
+	retried int
+	final   bool // the request is wrong, or the answer no value: no more calls
+	last    *source.Failure
+}
+
+// guest is an upstream that this tick asks.
+type guest struct {
+	up      *upstream
+	leave   permit
+	failure *source.Failure // of its last call
+	done    bool            // its last call has ended
+	good    bool            // with a value
+	told    bool            // its circuit knows
+}
+
+// callDone is one call's end.
+type callDone struct {
+	guest     *guest
+	sent      time.Time
+	value     json.RawMessage
+	failure   *source.Failure
+	abandoned bool
+}
+
+// callKind is why a call is made, for the metrics.
+type callKind string
+
+const (
+	firstCall    callKind = "first"
+	failOverCall callKind = "failover"
+	retryCall    callKind = "retry"
+	hedgeCall    callKind = "hedge"
+	probeCall    callKind = "probe"
+)
+
+var callKinds = []callKind{firstCall, failOverCall, retryCall, hedgeCall, probeCall}
+
+// read makes a tick's calls, beginning with the upstream that was picked.
+// Whoever gets the reading must tell the circuits.
+func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind, slot time.Time, prev before) reading {
+	start := time.Now()
+	v := &visit{p: p, kind: k, pace: newPace(p.source.config, p.config), deadline: start.Add(p.config.Timeout)}
+	v.done = make(chan callDone, v.pace.calls()) // room for the late ones
+	r := reading{up: up, probe: leave.probe, kind: k, slot: slot, sent: stamp(start)}
+	tick, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	if f := v.compose(tick, moment{now: start, slot: slot, prev: prev.good.value}, up, leave); f != nil {
+		return v.close(r, start)
+	}
+	var hedge, again <-chan time.Time
+	if d := p.source.config.Hedge; d > 0 && k != probeTick && !leave.probe {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		hedge = t.C
+	}
+	pause := time.NewTimer(time.Hour)
+	defer pause.Stop()
+	v.ask(tick, up, leave, firstCall)
+	cut := ctx.Done()
+	for more := true; more; {
+		select {
+		case d := <-v.done:
+			if v.end(ctx, d, prev, &r) {
+				return v.close(r, start)
+			}
+			var wait time.Duration
+			if more, wait = v.goOn(tick); wait > 0 {
+				pause.Reset(wait)
+				again = pause.C
+			}
+		case <-again:
+			again = nil
+			more = v.retry(tick)
+		case <-hedge:
+			hedge = nil
+			if v.flying == 1 && len(v.guests) == 1 {
+				v.askNext(tick, hedgeCall)
+			}
+		case <-cut:
+			cut, again, hedge = nil, nil, nil
+			r.abandoned = true
+			more = v.flying > 0
+		}
+	}
+	return v.close(r, start)
+}
+
+// compose makes the request. That there is none is a failure of the poll.
+func (v *visit) compose(ctx context.Context, m moment, up *upstream, leave permit) *source.Failure {
+	ctx, cancel := context.WithDeadline(ctx, v.deadline)
+	defer cancel()
+	v.question, v.last = v.p.ask(ctx, v.p.question, m, up)
+	if f := v.last; f != nil {
+		if leave.probe { // the next one comes a period later, not at once
+			f.Counts, f.Again = true, false
+		}
+		up.quota.giveBack()
+		v.guests = append(v.guests, &guest{up: up, leave: leave, failure: f, done: true})
+	}
+	return v.last
+}
+
+// ask makes a call beside the visit, which the poll waits for at its end.
+func (v *visit) ask(ctx context.Context, up *upstream, leave permit, why callKind) {
+	g := &guest{up: up, leave: leave}
+	v.guests = append(v.guests, g)
+	v.call(ctx, g, why)
+}
+
+func (v *visit) call(ctx context.Context, g *guest, why callKind) {
+	if g.leave.probe {
+		why = probeCall
+	}
+	g.up.calls[why].Inc()
+	g.failure, g.done = nil, false
+	v.flying++
+	ctx, cancel := context.WithTimeout(ctx, v.limit(g))
+	v.p.calls.Go(func() {
+		defer cancel()
+		d := callDone{guest: g, sent: stamp(time.Now())}
+		d.value, d.failure, d.abandoned = v.p.attempt(ctx, g.up, v.question)
+		v.done <- d
+	})
+}
+
+// limit is how long a call may take: what is left, shared with the calls that
+// may have to follow.
+func (v *visit) limit(g *guest) time.Duration {
+	left := time.Until(v.deadline)
+	others := 0
+	if v.kind != probeTick {
+		others = v.p.source.unasked(v.asked) + v.pace.retries - v.retried
+	}
+	share := max((left-v.pace.pauses(v.retried+1))/time.Duration(others+1), min(left, MinTimeout))
+	switch longest := v.pace.longest; {
+	case longest > 0 && g.leave.probe: // it must leave time for those that answer
+		return min(longest, share)
+	case longest > 0:
+		return min(longest, left)
+	}
+	return share
+}
+
+func (v *visit) asked(up *upstream) bool {
+	for _, g := range v.guests {
+		if g.up == up {
+			return true
+		}
+	}
+	return false
+}
+
+// end takes a call's end in. It returns true for a good answer.
+func (v *visit) end(ctx context.Context, d callDone, prev before, r *reading) bool {
+	g := d.guest
+	v.flying--
+	g.done, g.failure = true, d.failure
+	if d.abandoned {
+		r.abandoned = true
+		return false
+	}
+	if g.failure == nil {
+		var out finished
+		if out, g.failure = v.p.judge(ctx, d.value, prev, g.up); g.failure == nil {
+			g.good = true
+			r.up, r.probe, r.sent, r.finished, r.failure = g.up, g.leave.probe, d.sent, out, nil
+			return true
+		}
+		if ctx.Err() != nil {
+			r.abandoned = true
+			return false
+		}
+	}
+	f := g.failure
+	g.up.circuit.wait(f.RetryAfter)
+	if !v.final || v.last == nil {
+		v.last = f
+	}
+	r.up, r.probe = g.up, g.leave.probe
+	v.final = v.final || !f.Counts
+	return false
+}
+
+// goOn makes the next call after a failure, or says how long to wait for it.
+func (v *visit) goOn(ctx context.Context) (more bool, wait time.Duration) {
+	switch {
+	case v.flying > 0: // it may bring the value
+		return true, 0
+	case v.final, v.kind == probeTick, ctx.Err() != nil:
+		return false, 0
+	case v.askNext(ctx, failOverCall):
+		return true, 0
+	case v.retried == v.pace.retries:
+		return false, 0
+	}
+	_, wait = v.candidate()
+	if pause := v.pace.jittered(v.retried + 1); wait >= 0 && wait < pause {
+		wait = pause
+	}
+	if wait < 0 || time.Until(v.deadline) < wait+MinTimeout {
+		return false, 0
+	}
+	return true, wait
+}
+
+// askNext asks the first upstream that this tick has not asked: one whose
+// circuit is closed or, unless it is for a hedge, whose probe is due.
+func (v *visit) askNext(ctx context.Context, why callKind) bool {
+	if time.Until(v.deadline) < MinTimeout {
+		return false
+	}
+	up, leave, err := v.p.source.pickNext(v.asked, why == hedgeCall)
+	if err != nil {
+		return false
+	}
+	for _, g := range v.guests {
+		if g.done && (g.leave.probe || v.pace.retries == v.retried) {
+			g.tell() // it will not be asked again
+		}
+	}
+	v.ask(ctx, up, leave, why)
+	return true
+}
+
+// candidate is the upstream to ask again, the first of those that want to be
+// left alone for the shortest time, and that time; negative if there is none.
+func (v *visit) candidate() (best *guest, wait time.Duration) {
+	wait = -1
+	for _, g := range v.guests {
+		if g.told || g.leave.probe || g.failure == nil {
+			continue
+		}
+		if w, ok := g.up.circuit.still(g.leave); ok && (best == nil || w < wait) {
+			best, wait = g, w
+		}
+	}
+	return best, wait
+}
+
+// retry asks again, if the circuits and the upstreams' quotas still let it.
+func (v *visit) retry(ctx context.Context) bool {
+	if v.askNext(ctx, failOverCall) { // it was closed meanwhile
+		return true
+	}
+	g, wait := v.candidate()
+	if g == nil || wait > 0 || time.Until(v.deadline) < MinTimeout || !g.up.quota.take(time.Now()) {
+		return false
+	}
+	v.retried++
+	v.call(ctx, g, retryCall)
+	return true
+}
+
+// close makes the reading of what is known.
+func (v *visit) close(r reading, start time.Time) reading {
+	r.took = time.Since(start)
+	r.guests = v.guests
+	switch {
+	case r.up != nil && v.good():
+		r.abandoned = false
+	case v.last != nil && !r.abandoned:
+		f := *v.last
+		f.Detail = v.detail(f.Detail)
+		r.failure = &f
+	default:
+		r.abandoned = true
+	}
+	return r
+}
+
+func (v *visit) good() bool {
+	for _, g := range v.guests {
+		if g.good {
+			return true
+		}
+	}
+	return false
+}
+
+// detail says who failed how when several did.
+func (v *visit) detail(only string) string {
+	if len(v.guests) < 2 {
+		return only
+	}
+	var parts []string
+	for _, g := range v.guests {
+		if g.failure != nil {
+			parts = append(parts, g.up.name+": "+g.failure.Detail)
+		}
+	}
+	return event.Detail(strings.Join(parts, "; "))
+}
+
+// tell ends the tick's calls for the upstream's circuit. A call that was
+// cancelled, because another upstream was faster or the poller stops, counts as
+// nothing.
+func (g *guest) tell() {
+	if g.told {
+		return
+	}
+	g.told = true
+	c := g.up.circuit
+	switch f := g.failure; {
+	case g.good:
+		c.end(g.leave, success, false, "", 0)
+	case !g.done, f == nil, f.Again:
+		c.end(g.leave, abandoned, false, "", 0)
+	case f.Counts:
+		c.end(g.leave, failure, f.Reason == event.Timeout, f.Detail, 0)
+	default:
+		// The request is wrong, or the value too long for NATS, but the upstream
+		// is there and answers: for the circuit that is a success.
+		c.end(g.leave, success, false, "", 0)
+	}
+}
+
+// tellCircuits ends the tick for the circuits of all that it asked.
+func (r reading) tellCircuits() {
+	for _, g := range r.guests {
+		g.tell()
+	}
+}
