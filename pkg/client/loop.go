@@ -281,7 +281,9 @@ func (l *loop) delay(err error) time.Duration {
 		hint, overloaded = ra.after, ra.overloaded
 	}
 	if ce, ok := errors.AsType[*CloseError](err); ok {
-		overloaded = ce.Code == wire.CloseOverloaded
+		if overloaded = ce.Code == wire.CloseOverloaded; overloaded {
+			hint = min(wire.RetryHint(ce.Reason), maxHint)
+		}
 	}
 	if overloaded {
 		l.attempt = max(l.attempt, overloadAttempt)

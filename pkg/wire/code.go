@@ -1,5 +1,11 @@
 package wire
 
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
 // CloseCode is a WebSocket close code (RFC 6455, section 7.4). Of the private
 // ones, 4000-4499 mean that reconnecting makes sense and 4500-4999 that it
 // does not. The table is proto/wire.md's; a test compares the two.
@@ -71,8 +77,26 @@ const (
 	CodeInvalid      ErrorCode = "invalid"       // another field has a value that is not allowed
 	CodeForbidden    ErrorCode = "forbidden"     // the token does not allow it
 	CodeRateLimited  ErrorCode = "rate_limited"  // too many frames
-	CodeUnavailable  ErrorCode = "unavailable"   // the gateway has not read the stream yet
+	CodeUnavailable  ErrorCode = "unavailable"   // the gateway cannot hold what was asked for now
 )
 
 // Retryable reports whether the same frame may succeed later.
 func (c ErrorCode) Retryable() bool { return c == CodeUnavailable || c == CodeRateLimited }
+
+// RetryIn is the reason of a close frame that asks the client to wait: why, and
+// "; retry in <n>s" with whole seconds.
+func RetryIn(why string, wait time.Duration) string {
+	return fmt.Sprintf("%s%s%ds", why, retryMark, int(wait.Seconds()))
+}
+
+const retryMark = "; retry in "
+
+// RetryHint is how long a close frame's reason asks to wait; 0 if it does not.
+func RetryHint(reason string) time.Duration {
+	_, wait, _ := strings.Cut(reason, retryMark)
+	d, err := time.ParseDuration(wait)
+	if err != nil || d < 0 {
+		return 0
+	}
+	return d
+}

@@ -15,11 +15,14 @@ type Config struct {
 	Operations      string        `yaml:"operations" doc:"address for operations: /metrics /healthz /readyz /debug/pprof; empty: none"`
 	AllowedOrigins  []string      `yaml:"allowedOrigins" doc:"origins of other sites whose pages may connect, such as https://app.example.com; * allows every site"`
 	MaxConnections  int           `yaml:"maxConnections" doc:"connections this gateway holds; further ones are closed with 1013"`
+	AcceptRate      int           `yaml:"acceptRate" doc:"connections taken in per second, with a burst of a quarter; those that would wait longer than 2s for their turn are answered 503 with Retry-After"`
+	MemoryBudget    config.Size   `yaml:"memoryBudget" doc:"memory for connections, feeds, values and history together, with 24MiB for the process itself; 0: half of what the container or machine has, 64MiB to 8GiB. Above 75% of it new connections are closed with 1013, above 85% the slowest with 4002"`
 	MaxTopics       int           `yaml:"maxTopicsPerConnection" doc:"topics and patterns one connection may hold"`
 	MaxStreamTopics int           `yaml:"maxTopics" doc:"topics this gateway serves; those beyond are refused and logged"`
-	History         int           `yaml:"history" doc:"events kept in memory, at most 32MiB of values, for clients that resume; older ones are read back from the stream"`
+	History         int           `yaml:"history" doc:"events kept in memory, at most 64MiB and an eighth of memoryBudget, for clients that resume; older ones are read back from the stream"`
 	MaxMessage      config.Size   `yaml:"maxMessage" doc:"longest message from a client; longer ones close the connection with 1009"`
 	MaxLag          config.Size   `yaml:"maxLag" doc:"how far a client may be behind before it is closed with 4002"`
+	MaxLagTime      time.Duration `yaml:"maxLagTime" doc:"for how long a client may be behind before it is closed with 4002"`
 	FrameRate       int           `yaml:"frameRate" doc:"frames per second a client may send, with a burst of twice as many"`
 	PingInterval    time.Duration `yaml:"pingInterval" doc:"how often each connection is pinged"`
 	DrainTime       time.Duration `yaml:"drainTime" doc:"over how long connections are closed when the gateway stops"`
@@ -31,11 +34,13 @@ func DefaultConfig() Config {
 		Listen:          ":12080",
 		Operations:      "127.0.0.1:12081",
 		MaxConnections:  50_000,
+		AcceptRate:      2_000,
 		MaxTopics:       256,
 		MaxStreamTopics: 200_000,
 		History:         65_536,
 		MaxMessage:      64 << 10,
 		MaxLag:          1 << 20,
+		MaxLagTime:      30 * time.Second,
 		FrameRate:       50,
 		PingInterval:    30 * time.Second,
 		DrainTime:       10 * time.Second,
@@ -69,11 +74,18 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 		}
 	}
 	between("maxConnections", c.MaxConnections, 1, 5_000_000)
+	between("acceptRate", c.AcceptRate, 1, 1_000_000)
+	if c.MemoryBudget != 0 {
+		size("memoryBudget", c.MemoryBudget, minBudget, 1<<40)
+	}
 	between("maxTopicsPerConnection", c.MaxTopics, 1, 10_000)
 	between("maxTopics", c.MaxStreamTopics, 1, 10_000_000)
 	between("history", c.History, 0, 10_000_000)
 	size("maxMessage", c.MaxMessage, 1<<10, 16<<20)
 	size("maxLag", c.MaxLag, 64<<10, 1<<30)
+	if c.MaxLagTime < time.Second || c.MaxLagTime > time.Hour {
+		report("maxLagTime", fmt.Sprintf("%v is out of range", c.MaxLagTime), "use 1s to 1h")
+	}
 	between("frameRate", c.FrameRate, 1, 100_000)
 	if c.PingInterval < time.Second || c.PingInterval > time.Hour {
 		report("pingInterval", fmt.Sprintf("%v is out of range", c.PingInterval), "use 1s to 1h; proxies in between often cut what is silent for 60s")

@@ -39,9 +39,11 @@ func (c *conn) conflate() {
 	}
 	if c.mid > 0 && len(c.priv) == 0 {
 		c.priv = append(c.priv, slices.Clone(c.cur.bytes()[:c.mid])) // the rest of that frame
+		c.owe(c.mid)
 	}
 	c.pulling = &pull{feed: c.reading.Load(), seen: seen, told: told}
 	c.cur = cursor{}
+	c.skipping.Store(true)
 	c.reading.Store(nil)
 	c.gw.metrics.conflations.Inc()
 }
@@ -143,6 +145,7 @@ func (c *conn) pullNext() {
 		c.cur, c.pos = p.feed.tip()
 		c.sent.Store(c.pos)
 		c.reading.Store(p.feed)
+		c.skipping.Store(false)
 	}
 	h.mu.Unlock()
 	c.pulled(frames, ok)
@@ -156,6 +159,7 @@ func (c *conn) pullUpTo(seq uint64) {
 	frames, ok := h.newest(c.pulling, seq)
 	h.mu.Unlock()
 	c.pulling = nil
+	c.skipping.Store(false)
 	c.pulled(frames, ok)
 }
 
@@ -167,5 +171,6 @@ func (c *conn) pulled(frames []byte, ok bool) {
 	}
 	if len(frames) > 0 {
 		c.priv = append(c.priv, frames)
+		c.owe(len(frames))
 	}
 }

@@ -42,6 +42,7 @@ type conn struct {
 	mid     int      // bytes left of a frame that is partly sent
 	away    bool     // drain has it; known to the writer alone
 	ended   bool     // the close frame is in priv: nothing follows
+	last    uint64   // where its client can resume, if it is closed as slow
 	pulling *pull    // set while it is out of its feed (conflate.go)
 	// forgotten: it cannot be conflated further and must be closed.
 	forgotten bool
@@ -69,6 +70,7 @@ type conn struct {
 	draining atomic.Bool          // drain has it, for others
 	gone     atomic.Bool
 
+	account
 	latest atomic.Bool   // delivery: skip rather than close
 	subs   subscriptions // the reader's
 }
@@ -92,6 +94,7 @@ func (c *conn) send(frames []byte) {
 	c.mu.Lock()
 	if c.closing == nil {
 		c.control = append(c.control, frames...)
+		c.owe(len(frames))
 	}
 	over := len(c.control) > maxControl
 	c.attention.Store(true)
@@ -108,6 +111,9 @@ func (c *conn) send(frames []byte) {
 func (c *conn) enter(steps []step) {
 	c.mu.Lock()
 	c.steps = append(c.steps, steps...)
+	for i := range steps {
+		c.owe(len(steps[i].data))
+	}
 	c.attention.Store(true)
 	c.mu.Unlock()
 }
@@ -125,6 +131,7 @@ func (c *conn) close(code wire.CloseCode, text string) {
 		text = code.String()
 	}
 	c.closing, c.code, c.over = c.format.closing(code, text), code, make(chan struct{})
+	c.closed.Store(time.Now().UnixNano())
 	c.attention.Store(true)
 	c.mu.Unlock()
 	if c.draining.Load() {
@@ -202,10 +209,11 @@ func (c *conn) attend() {
 	}
 	if c.closing != nil {
 		if !c.ended {
-			c.priv = append(c.priv, c.closing)
+			c.cutLoose()
 			c.ended = true
+			c.priv = append(c.priv, c.lastFrame())
+			c.owe(len(c.priv[len(c.priv)-1]))
 		}
-		c.cur, c.bounded, c.steps, c.pulling = cursor{}, false, nil, nil
 		return
 	}
 	for len(c.steps) > 0 {
@@ -242,6 +250,7 @@ func (c *conn) advance(b []byte, n int) {
 		c.mid = at - n
 	}
 	if len(c.priv) > 0 {
+		c.paid(n)
 		if c.priv[0] = c.priv[0][n:]; len(c.priv[0]) == 0 {
 			if c.priv = c.priv[1:]; len(c.priv) == 0 {
 				c.priv = nil
@@ -256,21 +265,3 @@ func (c *conn) advance(b []byte, n int) {
 
 // finished reports whether the close frame was sent. Owner's.
 func (c *conn) finished() bool { return c.ended && len(c.priv) == 0 }
-
-// lag is how many bytes of its feed the connection has yet to get.
-func (c *conn) lag() uint64 {
-	f := c.feed.Load()
-	if f == nil {
-		return 0
-	}
-	from := c.entered.Load()
-	if c.reading.Load() == f {
-		if sent := c.sent.Load(); c.reading.Load() == f {
-			from = sent
-		}
-	}
-	if end := f.end.Load(); end > from {
-		return end - from
-	}
-	return 0
-}

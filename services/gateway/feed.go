@@ -74,6 +74,8 @@ type feed struct {
 	tail   *chunk
 	size   int
 	snap   *opening
+	named  int64 // bytes of the key and the patterns
+	budget *budget
 	seq    uint64 // of the last event
 	told   uint64 // the hub's count at the last freshness
 	pace   *pacer // nil: every event at once
@@ -105,6 +107,7 @@ func (f *feed) append(frame []byte, seq uint64, now time.Time) {
 			f.size = max(f.size/2, minChunk)
 		}
 		next := newChunk(max(f.size, len(frame)), now, f.seq, f.told)
+		f.budget.grow(int64(len(next.buf)))
 		t.next.Store(next)
 		f.tail, t, n = next, next, 0
 	}

@@ -76,13 +76,14 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.http = &http.Server{
 		Handler:           mux,
-		ReadHeaderTimeout: 5 * time.Second,
+		ReadHeaderTimeout: 2 * requestWait, // sweepSockets comes first, and says so
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
+	g.server.watchSockets(g.http)
 	return g, nil
 }
 

@@ -138,27 +138,31 @@ func (s *server) upgrade() http.HandlerFunc {
 			http.Error(w, fmt.Sprintf("none of the subprotocols %q is known here; offer %s, or none", offered, strings.Join(protocols, " or ")), http.StatusBadRequest)
 			return
 		}
-		room := s.conns.reserve(s.cfg.MaxConnections)
+		reason, why := s.let(r.Context())
+		if reason == "queue" && r.Header.Get("Origin") == "" {
+			s.turnAway(w, reason, why)
+			return
+		}
 		ws, err := up.Upgrade(strictWriter{w}, r, nil)
-		if err != nil {
-			if room {
+		switch {
+		case err != nil: // answered by Upgrade
+			if reason == "" {
 				s.conns.release()
 			}
-			return // answered by Upgrade
-		}
-		if !room {
-			s.turnAway(ws)
+			return
+		case reason != "":
+			s.hangUp(ws, reason, why)
 			return
 		}
 		s.accept(ws, r, topics)
 	}
 }
 
-// turnAway closes a connection that there is no room for. A browser sees the
+// hangUp closes a connection that there is no room for. A browser sees the
 // code of a close frame, but not the status of a refused upgrade.
-func (s *server) turnAway(ws *websocket.Conn) {
-	s.metrics.refused.WithLabelValues("full").Inc()
-	msg := websocket.FormatCloseMessage(int(wire.CloseOverloaded), "as many connections as this gateway holds; wait before trying again")
+func (s *server) hangUp(ws *websocket.Conn, reason, why string) {
+	s.metrics.refused.WithLabelValues(reason).Inc()
+	msg := websocket.FormatCloseMessage(int(wire.CloseOverloaded), overloaded(why))
 	_ = ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second)) // the client is being turned away either way
 	_ = ws.Close()
 }
@@ -188,7 +192,8 @@ func (s *server) newConn(nc net.Conn, fm format) *conn {
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn() // nil on error: drain then writes
 	}
-	c.heard.Store(now.UnixNano())
+	c.begun = now.UnixNano()
+	c.heard.Store(c.begun)
 	// The first ping comes at a random part of the interval, so that pings of
 	// clients that came together do not stay together.
 	c.pinged.Store(now.UnixNano() - rand.Int64N(int64(s.cfg.PingInterval)))
@@ -210,6 +215,9 @@ func (s *server) begin(c *conn, r *http.Request, sub *wire.Subscribe) {
 	if sub != nil {
 		if werr := s.subscribe(c, 0, sub); werr != nil {
 			s.answer(c, 0, werr)
+			if werr.Retryable { // it may know of no frames to ask again with
+				c.close(wire.CloseOverloaded, overloaded(werr.Message))
+			}
 		}
 	}
 	if s.drained.Load() { // drain may have looked before add

@@ -6,9 +6,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// historyBytes bounds the values in the history. What is older is read back
-// from the stream.
-const historyBytes = 32 << 20
+// historyBytes bounds the history, beside an eighth of the memory budget. What
+// is older is read back from the stream.
+const historyBytes = 64 << 20
 
 // A past is an event that was.
 type past struct {
@@ -24,19 +24,21 @@ type history struct {
 	from  uint64 // it holds every event after this position
 	list  []past // of which the first gone are no longer there
 	gone  int
-	bytes int
+	bytes int // with eventCost each
+
+	maxBytes int
 }
 
 // restart empties the history: it begins after seq.
-func (h *history) restart(seq uint64) { *h = history{max: h.max, from: seq} }
+func (h *history) restart(seq uint64) { *h = history{max: h.max, maxBytes: h.maxBytes, from: seq} }
 
 // add appends an event.
 func (h *history) add(e *event.Event, seq uint64) {
 	h.list = append(h.list, past{e, seq})
-	h.bytes += len(e.Data)
-	for h.bytes > historyBytes || len(h.list)-h.gone > h.max {
+	h.bytes += len(e.Data) + eventCost
+	for h.bytes > h.maxBytes || len(h.list)-h.gone > h.max {
 		p := &h.list[h.gone]
-		h.from, h.bytes = p.seq, h.bytes-len(p.e.Data)
+		h.from, h.bytes = p.seq, h.bytes-len(p.e.Data)-eventCost
 		*p = past{}
 		h.gone++
 	}

@@ -38,6 +38,7 @@ type hub struct {
 	metrics   *metrics
 	log       *slog.Logger
 	maxTopics int
+	budget    *budget
 	now       func() time.Time
 
 	mu      sync.Mutex
@@ -53,6 +54,9 @@ type hub struct {
 	history history
 	told    uint64 // counts freshness told
 
+	valued     int   // topics that have a value
+	valueBytes int64 // of the last values
+
 	// onReset ends every connection: what they know is of another epoch.
 	onReset func()
 }
@@ -61,30 +65,23 @@ func newHub(writers []*writer, maxTopics, maxHistory int, m *metrics, log *slog.
 	h := &hub{
 		writers: writers, metrics: m, log: log, maxTopics: maxTopics, now: time.Now,
 		busDown: true, why: "starting", onReset: func() {},
-		feeds: map[string]*feed{}, history: history{max: maxHistory},
+		feeds: map[string]*feed{}, history: history{max: maxHistory, maxBytes: historyBytes}, budget: newBudget(maxBudget),
 	}
 	h.clear()
 	return h
 }
 
 func (h *hub) clear() {
+	h.valueBytes, h.valued = 0, 0
 	h.topics = map[string]*topicState{}
 	h.polls = map[string]*pollState{}
 	h.sources = map[string]*sourceState{}
 }
 
-// topic returns the state of a topic, made when it is not there, or nil when
-// there is no room for another.
+// topic returns the state of a topic, made when it is not there.
 func (h *hub) topic(name string) *topicState {
 	t := h.topics[name]
 	if t == nil {
-		if len(h.topics) >= h.maxTopics {
-			if !h.full {
-				h.full = true
-				h.log.Error("more topics than maxTopics: those beyond it are not served", "maxTopics", h.maxTopics, "topic", name)
-			}
-			return nil
-		}
 		t = &topicState{name: name, feeds: map[*feed]struct{}{}}
 		h.topics[name] = t
 		for _, f := range h.feeds {
@@ -94,6 +91,40 @@ func (h *hub) topic(name string) *topicState {
 		}
 	}
 	return t
+}
+
+// fits reports whether a topic may have a value: those beyond maxTopics are
+// not served, nor new ones once values take half of the memory budget.
+func (h *hub) fits(name string) bool {
+	if t := h.topics[name]; t != nil && t.last != nil {
+		return true
+	}
+	bound := "maxTopics"
+	if h.valued < h.maxTopics {
+		if h.valueBytes+int64(h.valued)*topicCost < h.budget.part(50) {
+			return true
+		}
+		bound = "memoryBudget"
+	}
+	if !h.full {
+		h.full = true
+		h.log.Error("more topics than this gateway can hold: those beyond it are not served", "bound", bound, "topics", h.valued, "value_bytes", h.valueBytes, "topic", name)
+	}
+	return false
+}
+
+// waited is how many topics are known only because somebody waits for them. Of
+// them, too, there are no more than maxTopics.
+func (h *hub) waited() int { return len(h.topics) - h.valued }
+
+// unknown is how many of the patterns name a topic that is not known.
+func (h *hub) unknown(patterns []string) (n int) {
+	for _, p := range patterns {
+		if h.topics[p] == nil && !topic.IsPattern(p) {
+			n++
+		}
+	}
+	return n
 }
 
 func (h *hub) poll(name string) *pollState {
@@ -140,11 +171,11 @@ func (h *hub) apply(m *bus.Message, heard, now time.Time) {
 }
 
 func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
-	t := h.topic(e.Topic)
-	if t == nil {
+	if !h.fits(e.Topic) {
 		h.metrics.topicsRefused.Inc()
 		return
 	}
+	t := h.topic(e.Topic)
 	p := h.poll(e.Poll)
 	p.heard = later(p.heard, heard)
 	if e.Topic == e.Poll && e.Position == nil { // trust says why
@@ -154,9 +185,17 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 		h.history.restart(seq - 1) // the stream has lost events in between
 	}
 	h.history.add(e, seq)
+	if t.last != nil {
+		h.valueBytes -= int64(len(t.last.Data))
+	} else {
+		h.valued++
+	}
+	h.valueBytes += int64(len(e.Data))
 	t.poll, t.last, t.seq = p, e, seq
 	h.tellEvent(t, now)
 	if e.Deleted {
+		h.valueBytes -= int64(len(e.Data))
+		h.valued--
 		t.last = nil
 		h.forget(t)
 	}
@@ -284,6 +323,7 @@ func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *
 	f := h.feeds[key]
 	if f == nil {
 		f = newFeed(key, patterns, fm, h.seq, h.told, now)
+		f.budget, f.named = h.budget, int64(2*len(key)+32*len(patterns))
 		if maxHz > 0 {
 			f.pace = newPacer(maxHz)
 			f.pace.seq = h.seq
@@ -296,7 +336,8 @@ func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *
 		for _, p := range patterns {
 			if topic.IsPattern(p) {
 				wild = true
-			} else if t := h.topic(p); t != nil {
+			} else {
+				t := h.topic(p)
 				t.feeds[f], f.topics[t] = struct{}{}, struct{}{}
 			}
 		}
@@ -318,7 +359,9 @@ func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *
 			}
 		}
 	}
-	f.conns++
+	if f.conns++; f.conns == 1 {
+		h.budget.grow(feedCost + f.named + int64(len(f.topics)+len(f.polls))*linkCost + minChunk)
+	}
 	return f
 }
 

@@ -39,3 +39,10 @@ func (h *hub) list() listing {
 	slices.SortFunc(out.Polls, func(a, b pollListing) int { return strings.Compare(a.Poll, b.Poll) })
 	return out
 }
+
+// listCost is about what a list takes, in bytes.
+func (h *hub) listCost() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return int64(len(h.topics))*128 + int64(len(h.polls))*2*frameCost
+}

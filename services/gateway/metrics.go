@@ -23,6 +23,10 @@ type metrics struct {
 	topicsRefused prometheus.Counter
 	feeds         prometheus.Gauge
 	ready         prometheus.Gauge
+	memory        prometheus.Gauge
+	memoryBudget  prometheus.Gauge
+	evicted       prometheus.Counter
+	waiting       prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -59,6 +63,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		topics:        gauge("topics", "Topics known or waited for."),
 		topicsRefused: counter("topics_refused_total", "Events of topics beyond maxTopics, which are not served."),
 		feeds:         gauge("feeds", "Different sets of subscriptions held now."),
+		memory:        gauge("memory_used_bytes", "What connections, feeds, values and history take of the memory budget."),
+		memoryBudget:  gauge("memory_budget_bytes", "The memory budget."),
+		evicted:       counter("memory_evictions_total", "Connections closed because the memory budget was nearly used up."),
+		waiting:       gauge("connections_waiting", "Clients that wait for their turn to connect."),
 		ready:         gauge("ready", "1 while the gateway can serve a snapshot and reaches NATS."),
 	}
 	m.behind = prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -33,9 +33,27 @@ func (s *server) read(c *conn) {
 		c.heard.Store(time.Now().UnixNano())
 		return nil
 	}
-	c.ws.SetPongHandler(alive)
+	limit := rate.NewLimiter(rate.Limit(s.cfg.FrameRate), 2*s.cfg.FrameRate)
+	bad := 0
+	// tooMany reports whether a frame comes too fast to be looked at.
+	tooMany := func(now time.Time) bool {
+		if limit.AllowN(now, 1) {
+			return false
+		}
+		s.metrics.frames.WithLabelValues("rate_limited").Inc()
+		if bad++; bad > maxBadFrames {
+			c.close(wire.CloseBadFrame, "too many frames")
+		}
+		return true
+	}
+	c.ws.SetPongHandler(func(payload string) error {
+		tooMany(time.Now()) // an answer that nobody asked for costs as much as a frame
+		return alive(payload)
+	})
 	c.ws.SetPingHandler(func(payload string) error {
-		c.send(controlFrame(opPong, []byte(payload)))
+		if !tooMany(time.Now()) {
+			c.send(controlFrame(opPong, []byte(payload)))
+		}
 		return alive(payload)
 	})
 	c.ws.SetCloseHandler(func(code int, text string) error {
@@ -46,16 +64,16 @@ func (s *server) read(c *conn) {
 		c.closeByClient(wire.CloseCode(code), text)
 		return nil
 	})
-	limit := rate.NewLimiter(rate.Limit(s.cfg.FrameRate), 2*s.cfg.FrameRate)
-	bad := 0
 	for {
-		kind, r, err := c.ws.NextReader()
-		var body []byte
-		if err == nil {
-			body, err = io.ReadAll(r)
-		}
+		kind, body, err := c.message()
 		if err != nil {
-			c.farewell(err)
+			if errors.Is(err, errUnfinished) {
+				s.metrics.frames.WithLabelValues("unfinished").Inc()
+				c.close(wire.ClosePingTimeout, fmt.Sprintf("a message was not finished within %v", messageWait))
+				c.seeOff()
+			} else {
+				c.farewell(err)
+			}
 			return
 		}
 		now := time.Now()
@@ -63,12 +81,7 @@ func (s *server) read(c *conn) {
 		if c.isClosing() {
 			continue
 		}
-		if !limit.AllowN(now, 1) {
-			s.metrics.frames.WithLabelValues("rate_limited").Inc()
-			if bad++; bad > maxBadFrames {
-				c.close(wire.CloseBadFrame, "too many frames")
-				continue
-			}
+		if tooMany(now) {
 			s.answer(c, 0, &wire.Error{
 				Code: wire.CodeRateLimited, Retryable: true,
 				Message: fmt.Sprintf("more than %d frames per second; the frame was not read", s.cfg.FrameRate),
@@ -221,6 +234,11 @@ func (c *conn) farewell(err error) {
 	default: // unless strictConn.Write has, in the library's words
 		c.close(wire.CloseProtocolError, "")
 	}
+	c.seeOff()
+}
+
+// seeOff waits until a closing connection's client has seen why, or could have.
+func (c *conn) seeOff() {
 	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
 	_, _ = io.CopyN(io.Discard, c.nc, farewellBytes) // ends by EOF, deadline or bound: all the same
 	c.mu.Lock()

@@ -19,6 +19,9 @@ type server struct {
 	cfg     Config
 	name    string
 	hub     *hub
+	budget  *budget
+	gate    *gate
+	sockets sockets
 	metrics *metrics
 	log     *slog.Logger
 	writers []*writer
@@ -26,14 +29,19 @@ type server struct {
 	conns   registry
 	nextID  atomic.Uint64
 	drained atomic.Bool // no new connections
+
+	counting sync.Mutex // of the budget
 }
 
 func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logger) *server {
-	s := &server{cfg: cfg, name: name, metrics: m, log: log}
+	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: newBudget(cfg.memory()), gate: newGate(cfg.AcceptRate)}
+	m.memoryBudget.Set(float64(s.budget.limit))
 	for range max(1, writers) {
 		s.writers = append(s.writers, newWriter(m))
 	}
 	s.hub = newHub(s.writers, cfg.MaxStreamTopics, cfg.History, m, log)
+	s.hub.budget = s.budget
+	s.hub.history.maxBytes = int(min(historyBytes, s.budget.limit/8))
 	s.hub.onReset = func() {
 		s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "the stream was made anew") })
 	}
@@ -48,6 +56,7 @@ func (s *server) run(ctx context.Context) {
 		wg.Go(func() { w.run(ctx) })
 	}
 	wg.Go(func() { s.sweep(ctx) })
+	wg.Go(func() { s.watch(ctx) })
 	wg.Wait()
 }
 

@@ -108,10 +108,8 @@ func (s *server) serveSSE(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, werr.Message)
 		return
 	}
-	if !s.conns.reserve(s.cfg.MaxConnections) {
-		s.metrics.refused.WithLabelValues("full").Inc()
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, "as many connections as this gateway holds; wait before trying again", http.StatusServiceUnavailable)
+	if reason, why := s.let(r.Context()); reason != "" {
+		s.turnAway(w, reason, why)
 		return
 	}
 	nc, buffered, err := http.NewResponseController(w).Hijack()
@@ -135,12 +133,18 @@ func (s *server) serveSSE(w http.ResponseWriter, r *http.Request) {
 	go s.readSSE(c) // drain waits for it, through the registry
 }
 
-// readSSE waits for the end of a connection whose client says nothing.
+// readSSE waits for the end of a connection whose client has nothing to say.
 func (s *server) readSSE(c *conn) {
 	defer s.forget(c)
 	buf := make([]byte, 64)
-	for {
-		if _, err := c.nc.Read(buf); err != nil {
+	for heard := 0; ; {
+		n, err := c.nc.Read(buf)
+		if err != nil {
+			return
+		}
+		if heard += n; heard > maxControl {
+			c.close(wire.CloseProtocolError, "a client of server-sent events says nothing")
+			c.seeOff()
 			return
 		}
 	}

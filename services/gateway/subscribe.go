@@ -34,7 +34,6 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	}
 	before := topic.Canonical(c.subs.patterns)
 	after := topic.Canonical(all)
-	c.subs.patterns = all
 	if req.Since != nil {
 		s.reached(req.Since)
 	}
@@ -44,12 +43,15 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	answer := wire.Subscribed{Topics: req.Topics, Epoch: h.epoch, Seq: h.seq}
 	old := c.feed.Load()
 	if old != nil && slices.Equal(before, after) { // nothing new
+		c.holds(all)
 		h.mu.Unlock()
 		c.say(&wire.ServerFrame{ID: id, Subscribed: &answer})
 		return nil
 	}
-	c.subs.maxHz = req.MaxHz
-	c.latest.Store(isLatest(req))
+	if n := h.unknown(req.Topics); n > 0 && h.waited()+n > h.maxTopics {
+		h.mu.Unlock()
+		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "as many topics that have no value are waited for as this gateway can hold; try again later"}
+	}
 	f := h.join(after, c.format, req.MaxHz, h.now())
 	h.settle(f, h.now())
 	var begin opening
@@ -61,6 +63,16 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		begin = h.snapshot(f, before, old == nil)
 	}
 	answer.Seq = begin.seq
+	done := s.budget.pass(begin.cost())
+	if done == nil {
+		h.leave(f)
+		h.mu.Unlock()
+		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: errShort.Error() + "; try again later"}
+	}
+	defer done()
+	c.holds(all)
+	c.subs.maxHz = req.MaxHz
+	c.latest.Store(isLatest(req))
 	var steps []step
 	if old != nil {
 		h.settle(old, h.now())
@@ -98,6 +110,21 @@ func (o *opening) frames(fm format) []byte {
 	}
 	return o.encode(fm, o.made)
 }
+
+// cost is about what its frames take, in bytes.
+func (o *opening) cost() int64 {
+	if o.data != nil {
+		return int64(len(o.data))
+	}
+	n := int64(len(o.fresh)) * frameCost
+	for i := range o.events {
+		n += int64(len(o.events[i].e.Data)) + frameCost
+	}
+	return n
+}
+
+// frameCost is about what a frame takes beside the value.
+const frameCost = 400
 
 // snapshot opens a feed with the last values of what its patterns match and
 // those before did not. With share, joiners of the same moment get the same
@@ -176,13 +203,25 @@ func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
 	return nil
 }
 
+// holds sets the connection's subscriptions. Reader's.
+func (c *conn) holds(patterns []string) {
+	size := func(list []string) (n int64) {
+		for _, p := range list {
+			n += int64(len(p)) + 32
+		}
+		return n
+	}
+	c.extra.Add(size(patterns) - size(c.subs.patterns))
+	c.subs.patterns = patterns
+}
+
 // unsubscribe takes patterns away. No frame of theirs follows the answer.
 // Reader's.
 func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Error {
 	all := slices.DeleteFunc(slices.Clone(c.subs.patterns), func(p string) bool { return slices.Contains(req.Topics, p) })
 	answer := encode(c.format, &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
 	before, after := topic.Canonical(c.subs.patterns), topic.Canonical(all)
-	c.subs.patterns = all
+	c.holds(all)
 	old := c.feed.Load()
 	if old == nil || slices.Equal(before, after) {
 		c.send(answer)

@@ -26,6 +26,9 @@ func (s *server) sweep(ctx context.Context) {
 			s.hub.sweep(now)
 			s.metrics.setReady(s.ready())
 			s.conns.each(func(c *conn) { s.check(c, now) })
+			s.sweepSockets(now)
+			s.recount()
+			s.metrics.waiting.Set(float64(s.gate.waiting.Load()))
 		}
 	}
 }
@@ -35,12 +38,22 @@ func (s *server) sweep(ctx context.Context) {
 func (s *server) check(c *conn, now time.Time) {
 	// Only one whose socket is full is slow: the others are about to be written
 	// to. With delivery latest it keeps nothing waiting (conflate.go).
-	if c.draining.Load() && !c.latest.Load() && c.lag() > uint64(s.cfg.MaxLag) {
+	if at := c.closed.Load(); at != 0 {
+		if now.UnixNano()-at > int64(closeLimit) {
+			c.fail() // whatever its client is waiting for
+		}
+		return
+	}
+	blocked := c.draining.Load()
+	if age := c.age(now.UnixNano()); blocked && !c.latest.Load() && (c.lag() > uint64(s.cfg.MaxLag) || age > s.cfg.MaxLagTime) {
 		c.close(wire.CloseSlowConsumer, "")
 		return
 	}
 	heard, pinged := c.heard.Load(), c.pinged.Load()
 	switch {
+	case blocked && c.latest.Load():
+		// It may be as slow as it likes, and no ping would get through. A dead
+		// peer is the kernel's to find.
 	case c.format != asSSE && pinged > heard && now.UnixNano()-pinged > int64(pongWait):
 		c.close(wire.ClosePingTimeout, "")
 	case now.UnixNano()-pinged > int64(s.cfg.PingInterval):

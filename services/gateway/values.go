@@ -52,6 +52,16 @@ func (s *server) serveValues(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("more than %d values match; ask for fewer topics", maxValues), http.StatusRequestEntityTooLarge)
 		return
 	}
+	cost := int64(len(answer.Fresh)) * frameCost
+	for _, v := range answer.Values {
+		cost += 2 * (int64(len(v.Data)) + frameCost)
+	}
+	done := s.budget.pass(cost)
+	if done == nil {
+		s.turnAway(w, "memory", errShort.Error())
+		return
+	}
+	defer done()
 	h := w.Header()
 	h.Set("ETag", tag)
 	h.Set("Cache-Control", "no-cache")
@@ -116,6 +126,12 @@ func (s *server) serveTopics(w http.ResponseWriter, r *http.Request) {
 	if !s.admit(w, r) {
 		return
 	}
+	done := s.budget.pass(s.hub.listCost())
+	if done == nil {
+		s.turnAway(w, "memory", errShort.Error())
+		return
+	}
+	defer done()
 	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, s.hub.list())
 }

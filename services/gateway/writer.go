@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -22,6 +21,9 @@ const (
 	blockedWrite = 100 * time.Millisecond
 	// closeWait is how long a closing connection may take to answer.
 	closeWait = 3 * time.Second
+	// closeLimit is how long closing may take in all, with what is sent before
+	// the close frame.
+	closeLimit = 10 * time.Second
 )
 
 // A group is the connections of one feed that one writer serves.
@@ -246,7 +248,13 @@ func (w *writer) handOff(c *conn) {
 // drain writes to a socket that takes little, until it has caught up.
 func (w *writer) drain(c *conn) {
 	for {
-		if c.latest.Load() {
+		closed := c.closed.Load()
+		switch {
+		case closed != 0:
+			c.mu.Lock()
+			c.cutLoose()
+			c.mu.Unlock()
+		case c.latest.Load():
 			c.conflate()
 		}
 		b := c.next()
@@ -258,12 +266,15 @@ func (w *writer) drain(c *conn) {
 		if len(b) == 0 {
 			return
 		}
-		wait := writeWait
-		if c.ended {
-			wait = closeWait
-		}
 		start := time.Now()
-		_ = c.nc.SetWriteDeadline(start.Add(wait)) // a dead socket shows in Write
+		until := start.Add(writeWait)
+		if closed != 0 {
+			until = time.Unix(0, closed).Add(closeLimit)
+		}
+		_ = c.nc.SetWriteDeadline(until) // a dead socket shows in Write
+		if closed == 0 && c.closed.Load() != 0 {
+			continue // close may have set its deadline before this one
+		}
 		n, err := c.nc.Write(b)
 		if n > 0 {
 			w.metrics.bytes.Add(float64(n))
@@ -274,8 +285,8 @@ func (w *writer) drain(c *conn) {
 		}
 		switch {
 		case err == nil:
-		case errors.Is(err, os.ErrDeadlineExceeded) && (n > 0 || !c.ended && c.isClosing()):
-			// It reads slowly, or close wants its frame sent.
+		case errors.Is(err, os.ErrDeadlineExceeded) && closed == 0 && (n > 0 || c.latest.Load() || c.closed.Load() != 0):
+			// It reads slowly, keeps nothing waiting, or close wants its frame sent.
 		default:
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				c.note(wire.CloseSlowConsumer)
@@ -284,30 +295,4 @@ func (w *writer) drain(c *conn) {
 			return
 		}
 	}
-}
-
-// isClosing reports whether close was called.
-func (c *conn) isClosing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing != nil
-}
-
-// note remembers why the connection ends, where no close frame can say it.
-func (c *conn) note(code wire.CloseCode) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closing == nil {
-		c.closing, c.code, c.over = c.format.closing(code, code.String()), code, make(chan struct{})
-	}
-}
-
-// linger waits for the client's answer to the close frame (the reader does)
-// and tells it that nothing more comes.
-func (c *conn) linger() {
-	if t, ok := c.nc.(*net.TCPConn); ok {
-		_ = t.CloseWrite() // the reader's deadline ends it if this fails
-	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
-	c.sentAll()
 }

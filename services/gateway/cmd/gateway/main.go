@@ -24,6 +24,7 @@ func main() {
 	daemon.Main(daemon.Service{
 		Name: "gateway", Config: &cfg, Log: &cfg.Log,
 		Run: func(ctx context.Context, logger *slog.Logger, registry *prometheus.Registry) error {
+			gateway.LimitMemory(cfg.Gateway)
 			g, err := gateway.New(gateway.Options{Config: cfg.Gateway, NATS: cfg.NATS, Logger: logger, Registry: registry})
 			if err != nil {
 				return err

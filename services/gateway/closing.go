@@ -1,0 +1,98 @@
+package gateway
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// isClosing reports whether close was called.
+func (c *conn) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing != nil
+}
+
+// note remembers why the connection ends, where no close frame can say it.
+func (c *conn) note(code wire.CloseCode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing == nil {
+		c.closing, c.code, c.over = c.format.closing(code, code.String()), code, make(chan struct{})
+		c.closed.Store(time.Now().UnixNano())
+	}
+}
+
+// linger waits for the client's answer to the close frame (the reader does)
+// and tells it that nothing more comes.
+func (c *conn) linger() {
+	if t, ok := c.nc.(*net.TCPConn); ok {
+		_ = t.CloseWrite() // the reader's deadline ends it if this fails
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
+	c.sentAll()
+}
+
+// cutLoose lets go of what a closing connection will not be sent any more, so
+// that it holds no memory while its client takes the rest of a frame. Owner's,
+// who holds the mutex.
+func (c *conn) cutLoose() {
+	dropped := 0
+	if len(c.priv) == 0 && c.cur.c != nil {
+		c.last = c.seqAt(c.mid)
+		if c.mid > 0 {
+			c.priv = [][]byte{slices.Clone(c.cur.bytes()[:c.mid])}
+			c.owe(c.mid)
+		}
+	}
+	c.cur, c.bounded, c.pulling = cursor{}, false, nil
+	if c.costly() && !c.ended {
+		for _, b := range c.priv {
+			dropped += len(b)
+		}
+		if dropped -= c.mid; dropped > 0 {
+			rest := c.priv[0][:c.mid]
+			if c.priv = nil; c.mid > 0 {
+				c.priv = [][]byte{slices.Clone(rest)}
+			}
+		}
+		dropped += len(c.control)
+		c.control = nil
+	}
+	for i := range c.steps {
+		dropped += len(c.steps[i].data)
+	}
+	c.steps = nil
+	c.paid(dropped)
+}
+
+// costly reports whether the connection is closed because of what it costs.
+func (c *conn) costly() bool {
+	return c.code == wire.CloseSlowConsumer || c.code == wire.CloseOverloaded
+}
+
+// seqAt is the sequence number of the last event sent, once the next more
+// bytes are sent as well. Owner's.
+func (c *conn) seqAt(more int) uint64 {
+	seq := c.cur.c.seq
+	for b, at := c.cur.c.buf, 0; at < c.cur.off+more; {
+		n := frameLen(c.format, b[at:])
+		if s, isEvent := eventSeq(c.format, b[at:at+n]); isEvent {
+			seq = s
+		}
+		at += n
+	}
+	return seq
+}
+
+// lastFrame is the close frame. A client that lived on its feed is told from
+// where it can resume. Owner's, who holds the mutex.
+func (c *conn) lastFrame() []byte {
+	if c.code == wire.CloseSlowConsumer && c.last > 0 && !c.latest.Load() {
+		return c.format.closing(c.code, fmt.Sprintf("%s; resume since seq %d", c.code, c.last))
+	}
+	return c.closing
+}
