@@ -1,6 +1,8 @@
 package poller
 
 import (
+	"fmt"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -8,6 +10,13 @@ import (
 
 // hystrix never ends the two goroutines of a circuit.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(scaleChild); dir != "" {
+		if err := runScaleChild(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("github.com/afex/hystrix-go/hystrix.(*metricExchange).Monitor"),
 		goleak.IgnoreAnyFunction("github.com/afex/hystrix-go/hystrix.(*poolMetrics).Monitor"),
