@@ -72,10 +72,12 @@ func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage
 	if c.Body != nil {
 		body = bytes.NewReader(c.Body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	// Without the URL, which need not be written out and read again.
+	req, err := http.NewRequestWithContext(ctx, method, "", body)
 	if err != nil {
 		return nil, rejected("request cannot be made")
 	}
+	req.URL, req.Host = u, u.Host
 	req.Header.Set("Accept", "application/json")
 	if c.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -111,14 +113,14 @@ func (a *answer) jsonValue() (json.RawMessage, error) {
 		return nil, f
 	}
 	body := bytes.TrimSpace(a.body)
-	var value json.RawMessage
-	switch err := json.Unmarshal(body, &value); {
+	switch {
 	case len(body) == 0:
 		return nil, badResponse("answer is empty")
-	case err != nil:
-		return nil, badResponse(notJSON(body, a.mediaType, err))
+	case !json.Valid(body):
+		var value json.RawMessage
+		return nil, badResponse(notJSON(body, a.mediaType, json.Unmarshal(body, &value)))
 	case !utf8.Valid(body):
 		return nil, badResponse("answer is not UTF-8")
 	}
-	return value, nil
+	return body, nil
 }
