@@ -177,6 +177,10 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		if ok {
 			q, _ := p.question()
 			driver.Check(q.sample(), func(key, problem, fix string) { report(join(path, key), problem, fix) })
+			if p.Follow != nil {
+				q, _ := p.headQuestion()
+				driver.Check(q.sample(), func(key, problem, fix string) { report(join(path, "follow.head."+key), problem, fix) })
+			}
 		}
 	}
 	s.Breaker.check(s.shortest(), report)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/config"
 )
 
@@ -65,6 +66,28 @@ poller:
 	}
 }
 
+func TestCheckHistory(t *testing.T) {
+	c := Config{Sources: map[string]Source{"s": {Upstreams: []string{"http://u/"}, Polls: map[string]Poll{
+		"p": {Interval: time.Second, Method: "m", Params: []any{"{{ $position }}"}, Follow: &Follow{Head: Head{Method: "h"}, MaxPerTick: 100}},
+	}}}}
+	b := bus.DefaultConfig()
+	_, err := New(t.Context(), Options{Config: c, NATS: b})
+	if want := "sources.s.polls.p.follow.maxPerTick: 100 positions in a tick are more than the 64 messages that the stream keeps of a topic (nats.history), so that a reader could miss some for good; use 64 or less, or nats.history of 100 or more"; !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), want) {
+		t.Errorf("have %v, want %s", err, want)
+	}
+	b.History = 100
+	p, err := New(t.Context(), Options{Config: c, NATS: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	for _, l := range Load(c) {
+		if l.PerMinute != 60*101 {
+			t.Errorf("%v calls a minute, want the head and 100 positions each second", l.PerMinute)
+		}
+	}
+}
+
 func TestConfigMistakes(t *testing.T) {
 	good := func() Source {
 		return Source{
@@ -76,6 +99,13 @@ func TestConfigMistakes(t *testing.T) {
 		s := good()
 		f(&s)
 		return Config{Sources: map[string]Source{"s": s}}
+	}
+	walk := func(f func(*Poll)) Config {
+		return source(func(s *Source) {
+			p := Poll{Interval: 10 * time.Second, Method: "m", Params: []any{"{{ $position }}"}, Follow: &Follow{Head: Head{Method: "h"}}}
+			f(&p)
+			s.Polls["p"] = p
+		})
 	}
 	poll := func(f func(*Poll)) Config {
 		return source(func(s *Source) {
@@ -162,6 +192,25 @@ func TestConfigMistakes(t *testing.T) {
 		{poll(func(p *Poll) { p.MustAdvance.Path = ".h" }), "sources.s.polls.p.mustAdvance.within: it is missing; write how long it may stand still, 10s or more"},
 		{poll(func(p *Poll) { p.MustAdvance.Within = time.Minute }), "sources.s.polls.p.mustAdvance.path: it is missing"},
 		{poll(func(p *Poll) { p.MustAdvance = MustAdvance{".h", time.Second} }), "1s is less than the interval 10s"},
+		{walk(func(*Poll) {}), ""},
+		{walk(func(p *Poll) { p.Emit, p.Select, p.MustAdvance.Within = emitAlways, ".x", time.Minute }), ""},
+		{walk(func(p *Poll) { p.Follow.Head.Method = "" }), "sources.s.polls.p.follow.head.method: it is missing"},
+		{walk(func(p *Poll) { p.Follow.Head.Params = []any{"{{ $position }}"} }), "sources.s.polls.p.follow.head.params[0]: in {{ … }}: at character 2: variable not defined: $position"},
+		{walk(func(p *Poll) { p.Follow.Head.Body = 1 }), "sources.s.polls.p.follow.head.body: a JSON-RPC call has none"},
+		{walk(func(p *Poll) { p.Follow.Head.Select = "fromhex |" }), "sources.s.polls.p.follow.head.select: jq: "},
+		{walk(func(p *Poll) { p.Follow.Start = "now" }), `sources.s.polls.p.follow.start: "now" is no position; use latest, or a number from 0`},
+		{walk(func(p *Poll) { p.Follow.Start = "17" }), ""},
+		{walk(func(p *Poll) { p.Follow.MaxPerTick = 2000 }), "sources.s.polls.p.follow.maxPerTick: 2000 is out of range; use 1 to 1000"},
+		{walk(func(p *Poll) { p.Follow.ID = ".hash" }), "sources.s.polls.p.follow.parent: without it"},
+		{walk(func(p *Poll) { p.Follow.Parent = ".hash" }), "sources.s.polls.p.follow.id: parent stands alone"},
+		{walk(func(p *Poll) { p.Follow.ID, p.Follow.Parent = ".hash", "}" }), "sources.s.polls.p.follow.parent: jq: at character 1"},
+		{walk(func(p *Poll) { p.Params = []any{1} }), "sources.s.polls.p.follow: nothing that the poll asks has the position in it"},
+		{walk(func(p *Poll) { p.Params = []any{"{{ $position + $prev.n }}"} }), "variable not defined: $prev"},
+		{walk(func(p *Poll) { p.Each, p.Key = ".[]", ".n" }), "sources.s.polls.p.each: with follow each position is one event, which is not split; remove it"},
+		{walk(func(p *Poll) { p.Ignore = []string{"a"} }), "sources.s.polls.p.ignore: with follow every position is an event"},
+		{walk(func(p *Poll) { p.Deadband = map[string]float64{"a": 1} }), "sources.s.polls.p.deadband: with follow"},
+		{walk(func(p *Poll) { p.MustAdvance = MustAdvance{".h", time.Minute} }), "sources.s.polls.p.mustAdvance.path: with follow it is the head that must advance; remove it"},
+		{walk(func(p *Poll) { p.MustAdvance.Within = time.Second }), "sources.s.polls.p.mustAdvance.within: 1s is less than the interval 10s"},
 		{source(func(s *Source) { s.Breaker.Failures = 101 }), "sources.s.breaker.failures: 101 is out of range; use 1 to 100"},
 		{source(func(s *Source) { s.Breaker.Failures = -1 }), "-1 is out of range"},
 		{source(func(s *Source) { s.Breaker.OpenFor = time.Second }), "1s is shorter than the source's shortest interval"},

@@ -35,6 +35,8 @@ type Poll struct {
 	Emit        string             `yaml:"emit" doc:"changes, or always to make every reading an event"`
 	MustAdvance MustAdvance        `yaml:"mustAdvance" doc:"what must advance, or the value is stale (not_advancing) although the upstream answers"`
 
+	Follow *Follow `yaml:"follow" doc:"makes the poll walk a growing sequence, position by position"`
+
 	explicit bool // as Source's
 }
 
@@ -64,6 +66,10 @@ func (p Poll) withDefaults(s Source) Poll {
 	}
 	p.Timeout = cmp.Or(p.Timeout, s.Timeout, min(longestTimeout(p.Interval), maxDefaultTimeout))
 	p.MaxAge = cmp.Or(p.MaxAge, 3*p.Interval)
+	if p.Follow != nil && !p.explicit {
+		f := p.Follow.withDefaults()
+		p.Follow = &f
+	}
 	return p
 }
 
@@ -102,6 +108,9 @@ func (p Poll) check(report func(path, problem, fix string)) {
 	p.checkShape(report)
 	_, bad := p.question()
 	reportTemplates(bad, report)
+	if p.Follow != nil {
+		p.checkFollow(report)
+	}
 }
 
 func reportTemplates(bad []keyError, report func(path, problem, fix string)) {
@@ -136,11 +145,11 @@ func (p Poll) checkShape(report func(path, problem, fix string)) {
 		report("emit", fmt.Sprintf("%q is unknown", p.Emit), "use changes or always")
 	}
 	switch m := p.MustAdvance; {
-	case m.Path == "" && m.Within != 0:
+	case m.Path == "" && m.Within != 0 && p.Follow == nil:
 		report("mustAdvance.path", "it is missing", "write what must advance, such as .height")
 	case m.Path != "" && m.Within == 0:
 		report("mustAdvance.within", "it is missing", fmt.Sprintf("write how long it may stand still, %v or more", p.Interval))
-	case m.Path != "" && m.Within < p.Interval:
+	case m.Within != 0 && m.Within < p.Interval:
 		report("mustAdvance.within", fmt.Sprintf("%v is less than the interval %v, so that nothing could advance in time", m.Within, p.Interval),
 			fmt.Sprintf("use %v or more", p.Interval))
 	}
@@ -149,10 +158,17 @@ func (p Poll) checkShape(report func(path, problem, fix string)) {
 // question is what the driver is asked, with its templates.
 func (p Poll) question() (*question, []keyError) {
 	variables := pollVariables
-	if p.Each != "" {
+	switch {
+	case p.Follow != nil:
+		variables = positionVariables
+	case p.Each != "":
 		variables = keyedVariables
 	}
-	return newQuestion(asking{p.Method, p.Params, p.Body, p.Path, p.Query, p.Headers}, variables, p.jqLimit())
+	return newQuestion(p.asking(), variables, p.jqLimit())
+}
+
+func (p Poll) asking() asking {
+	return asking{p.Method, p.Params, p.Body, p.Path, p.Query, p.Headers}
 }
 
 // jsonOf is v as JSON; nil for nothing.

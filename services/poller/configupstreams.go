@@ -2,6 +2,7 @@ package poller
 
 import (
 	"fmt"
+	"maps"
 	"sort"
 	"time"
 )
@@ -91,8 +92,15 @@ func (s Source) checkQuota(report func(path, problem, fix string)) {
 			fix += fmt.Sprintf(", or retries: %d", without.Retries)
 		}
 	}
-	if len(s.Polls)*(1+s.Retries) > most {
-		report("maxCallsPerMinute", problem, fix+fmt.Sprintf("; %d polls cannot do with less than %d, whatever their intervals", len(s.Polls), len(s.Polls)*(1+s.Retries)))
+	if n := s.fewerPositions(most); n > 0 {
+		fix += fmt.Sprintf(", or follow.maxPerTick of %d or less", n)
+	}
+	least := 0
+	for _, p := range s.Polls {
+		least += p.callsPerTick() + s.Retries
+	}
+	if least > most {
+		report("maxCallsPerMinute", problem, fix+fmt.Sprintf("; %d polls cannot do with less than %d, whatever their intervals", len(s.Polls), least))
 		return
 	}
 	// By tenths, as people write them.
@@ -113,8 +121,35 @@ func (s Source) checkQuota(report func(path, problem, fix string)) {
 // slowest is the shortest interval with which the only poll keeps to the quota.
 func (s Source) slowest(p Poll, most int) time.Duration {
 	const step = 10 * time.Millisecond
-	ticks := time.Duration(most / (1 + s.Retries))
+	ticks := time.Duration(most / (p.callsPerTick() + s.Retries))
 	return max(p.Interval, (time.Minute/ticks+step-1)/step*step)
+}
+
+// fewerPositions is the most that polls which follow may ask for in a tick to
+// keep to the quota; 0 if there are none, or no number is small enough.
+func (s Source) fewerPositions(most int) int {
+	fewer, longest := s, 0
+	fewer.Polls = maps.Clone(s.Polls)
+	for name, p := range s.Polls {
+		if p.Follow == nil {
+			continue
+		}
+		longest = max(longest, p.Follow.withDefaults().MaxPerTick)
+		f := *p.Follow
+		p.Follow = &f
+		fewer.Polls[name] = p
+	}
+	for n := longest - 1; n > 0; n-- {
+		for _, p := range fewer.Polls {
+			if p.Follow != nil {
+				p.Follow.MaxPerTick = n
+			}
+		}
+		if fewer.callsInAnyMinute(1) <= most {
+			return n
+		}
+	}
+	return 0
 }
 
 // callsInAnyMinute is the most that the polls ask of one upstream in a minute
@@ -123,7 +158,7 @@ func (s Source) slowest(p Poll, most int) time.Duration {
 func (s Source) callsInAnyMinute(stretch float64) (n int) {
 	for _, p := range s.Polls {
 		interval := max(MinInterval, time.Duration(stretch*float64(p.withDefaults(s).Interval)))
-		n += int((time.Minute+interval-1)/interval) * (1 + s.Retries)
+		n += int((time.Minute+interval-1)/interval) * (p.callsPerTick() + s.Retries)
 	}
 	return n
 }

@@ -28,7 +28,8 @@ type PollTiming struct {
 	// Recovered is from the moment in which the upstream is well again, after
 	// its circuit had opened, until the record that says fresh.
 	Recovered time.Duration
-	// CallsPerMinute is what the poll asks of an upstream that is well.
+	// CallsPerMinute is what the poll asks of an upstream that is well; at most,
+	// for one that follows a sequence.
 	CallsPerMinute float64
 }
 
@@ -72,7 +73,7 @@ func Feasibility(c Config) []PollTiming {
 				Poll: name + "." + pollName, Interval: p.Interval, Timeout: p.Timeout, MaxAge: p.MaxAge,
 				Stale: p.failureAt(1), Open: open, Probe: probe,
 				Recovered:      max(recovered, p.failureAt(1)),
-				CallsPerMinute: perMinute(p.Interval),
+				CallsPerMinute: perMinute(p.Interval) * float64(p.callsPerTick()),
 			})
 		}
 	}
@@ -128,7 +129,7 @@ func Load(c Config) []UpstreamCalls {
 		s := c.Sources[name].withDefaults()
 		calls := 0.0
 		for _, p := range s.Polls {
-			calls += perMinute(p.withDefaults(s).Interval)
+			calls += perMinute(p.withDefaults(s).Interval) * float64(p.callsPerTick())
 		}
 		seen := map[string]int{}
 		for i, address := range s.Upstreams {

@@ -85,7 +85,10 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 	if f := p.record(now); p.renew || !sameState(f, p.stored.fresh, t.fence) {
 		j.fresh = f
 	}
-	return j, j.event != nil || j.fresh != nil || len(j.keys) > 0
+	if p.follow != nil {
+		p.nextWalk(&j, t)
+	}
+	return j, j.event != nil || j.fresh != nil || len(j.keys) > 0 || j.look || len(j.steps) > 0
 }
 
 // unstored says that the stream does not hold the last good value.
@@ -106,7 +109,9 @@ func sameState(f, old *event.Freshness, fence uint64) bool {
 func (p *poll) settle(d putDone) {
 	now := time.Now()
 	p.stored = d.stored
-	if f := p.stored.found; f != nil {
+	if p.follow != nil {
+		p.settleWalk(d, now)
+	} else if f := p.stored.found; f != nil {
 		// The first look may have been at a replica that lagged behind.
 		p.good.restore(*f, p.stored.digest)
 		if f.freshSeq == 0 { // the stream was made anew, and holds no keys either

@@ -143,6 +143,7 @@ var (
 	staleDesc = prometheus.NewDesc(namespace+"_stale", "1 while the poll's value is not being confirmed. Only on the poller that owns the source.", []string{"poll"}, nil)
 	ageDesc   = prometheus.NewDesc(namespace+"_age_seconds", "Time since the request was sent that last confirmed the poll's value. Only on the poller that owns the source.", []string{"poll"}, nil)
 	stateDesc = prometheus.NewDesc(namespace+"_breaker_state", "0 closed, 1 half open, 2 open. Only on the poller that owns the source.", []string{"source", "upstream"}, nil)
+	headDesc  = prometheus.NewDesc(namespace+"_positions_behind", "Positions between the last one stored and the head, of polls that follow a sequence. Only on the poller that owns the source.", []string{"poll"}, nil)
 	ownedDesc = prometheus.NewDesc(namespace+"_lease_owned", "1 while this poller owns the source.", []string{"source"}, nil)
 )
 
@@ -150,7 +151,7 @@ var stateNumber = map[event.State]float64{event.Closed: 0, event.HalfOpen: 1, ev
 
 // Describe implements prometheus.Collector.
 func (s *state) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, ownedDesc} {
+	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, headDesc, ownedDesc} {
 		ch <- d
 	}
 }
@@ -178,6 +179,9 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 			gauge(staleDesc, number(st.Stale), p.topic)
 			if !st.AsOf.IsZero() {
 				gauge(ageDesc, now.Sub(st.AsOf).Seconds(), p.topic)
+			}
+			if st.Head != nil && st.Position != nil {
+				gauge(headDesc, float64(max(0, *st.Head-*st.Position)), p.topic)
 			}
 		}
 	}

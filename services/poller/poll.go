@@ -24,7 +24,8 @@ type poll struct {
 	ignore   []path
 	bands    []band
 	shape    *shape
-	always   bool // every reading is an event
+	follow   *follower // nil: it walks no sequence
+	always   bool      // every reading is an event
 	schedule schedule
 	log      *slog.Logger
 	metrics  pollMetrics
@@ -86,9 +87,13 @@ func (p *poll) resume(r remains) {
 	r = p.sort(r)
 	p.stored.learn(r, p.ignore)
 	p.stored.found = nil
-	p.good.restore(r, p.stored.digest)
+	if p.follow != nil {
+		p.follow.resume(r.event)
+	} else {
+		p.good.restore(r, p.stored.digest)
+	}
 	p.resumeKeys(r)
-	if f := r.fresh; p.shape.keyed() && f != nil && f.AsOf.After(p.good.asOf) {
+	if f := r.fresh; (p.shape.keyed() || p.follow != nil) && f != nil && f.AsOf.After(p.good.asOf) {
 		p.good.asOf = f.AsOf
 	}
 	if f := r.fresh; f != nil && f.CheckedAt.After(p.checkedAt) {
@@ -98,6 +103,9 @@ func (p *poll) resume(r remains) {
 	} else if f == nil && !p.known && !p.good.asOf.IsZero() {
 		p.known = true
 		p.stale, p.reason, p.staleSince = true, event.PollerSilent, p.good.asOf
+	}
+	if p.follow != nil && !p.known { // for the record that shuts others out
+		p.known, p.stale, p.reason, p.staleSince = true, true, event.PollerSilent, now
 	}
 	if breaker, _, _ := p.source.breaker(); p.stale && p.reason == event.BreakerOpen && breaker == event.Closed {
 		p.reason = event.UpstreamError // the circuit's memory is gone, as with a new URL
@@ -159,8 +167,17 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 			return
 		}
 		p.calling, p.missed = true, false
-		prev := p.before()
-		wg.Go(func() { readings <- p.read(hard, up, leave, k, slot, prev) })
+		prev, begin, from := p.before(), time.Now(), walkFrom{}
+		if p.follow != nil {
+			from = p.walkFrom(begin)
+		}
+		wg.Go(func() {
+			r := p.read(hard, up, leave, k, slot, prev)
+			if p.follow != nil && r.failure == nil && !r.abandoned {
+				p.walk(hard, &r, from, begin)
+			}
+			readings <- r
+		})
 	}
 	for {
 		now := time.Now()
@@ -279,6 +296,10 @@ func (p *poll) take(r reading) {
 	switch {
 	case r.failure != nil:
 		outcome = string(r.failure.Reason)
+	case p.follow != nil && p.config.MustAdvance.Within > 0:
+		if still = p.advanced.see(int(r.head), r.sent, p.config.MustAdvance.Within); still {
+			outcome = string(event.NotAdvancing)
+		}
 	case p.shape.advance != nil:
 		p.advanced.seed(r.seed, p.good.changedAt)
 		if still = p.advanced.see(r.mark, r.sent, p.config.MustAdvance.Within); still {
@@ -287,6 +308,10 @@ func (p *poll) take(r reading) {
 	}
 	p.count(outcome, now, r.took)
 	p.metrics.duration.Observe(r.took.Seconds())
+	if p.follow != nil {
+		p.follow.still = still
+		p.takeWalk(r, now)
+	}
 	breaker, _, _ := p.source.breaker()
 	switch f := r.failure; {
 	case f != nil && r.kind == probeTick && f.Counts && breaker == event.Closed:
@@ -299,9 +324,11 @@ func (p *poll) take(r reading) {
 		p.markStale(f.Reason, f.Detail, now)
 		return
 	}
-	if p.shape.keyed() {
+	switch {
+	case p.follow != nil: // reflectWalk
+	case p.shape.keyed():
 		p.good.asOf = r.sent
-	} else {
+	default:
 		p.good.take(r.value, r.digest, r.sent, r.slot, r.up.name, p.always)
 	}
 	p.takeKeys(r, now)
@@ -309,11 +336,17 @@ func (p *poll) take(r reading) {
 	switch {
 	case breaker != event.Closed: // the call began before the circuit opened
 		p.markStale(event.BreakerOpen, p.whyOpen(), now)
+	case p.follow != nil:
+		p.reflectWalk(now)
 	case still:
-		p.markStale(event.NotAdvancing, "answers, but has not advanced for more than "+p.config.MustAdvance.Within.String()+" (mustAdvance)", now)
+		p.markStale(event.NotAdvancing, p.standsStill(), now)
 	default:
 		p.markFresh(now)
 	}
+}
+
+func (p *poll) standsStill() string {
+	return "answers, but has not advanced for more than " + p.config.MustAdvance.Within.String() + " (mustAdvance)"
 }
 
 // refused is a tick in which no upstream could be asked.
@@ -360,13 +393,17 @@ func (p *poll) renewalDue(now time.Time) bool {
 }
 
 func (p *poll) publishStatus() {
-	p.status.Store(&PollStatus{
+	s := &PollStatus{
 		Poll: p.topic, IntervalMs: p.config.Interval.Milliseconds(), TimeoutMs: p.config.Timeout.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
 		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.detail, ConsecutiveFailures: p.failures,
 		AsOf: p.good.asOf, ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored() || len(p.keyJobs()) > 0,
 		LastOutcome: p.last.outcome, LastAt: stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
 		Skipped: p.skipped, Keys: p.live(),
-	})
+	}
+	if p.follow != nil {
+		p.follow.tell(s)
+	}
+	p.status.Store(s)
 }
 
 func age(now, then time.Time) time.Duration { return now.Sub(then).Round(time.Millisecond) }

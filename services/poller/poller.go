@@ -86,11 +86,17 @@ func New(_ context.Context, o Options) (*Poller, error) {
 		return nil, err
 	}
 	o.NATS = natsDefaults(o.NATS)
+	var err error
+	o.Config.CheckHistory(o.NATS.History, func(path, problem, fix string) {
+		err = errors.Join(err, fmt.Errorf("%w: %s: %s; %s", ErrConfig, path, problem, fix))
+	})
+	if err != nil {
+		return nil, err
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Poller{options: o, log: o.Logger, owner: o.Owner}
-	var err error
 	if p.names, err = bus.NewNames(o.NATS.Prefix); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}

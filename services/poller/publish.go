@@ -54,6 +54,8 @@ type job struct {
 	digest digest       // of the event
 	slot   time.Time
 	keys   []*keyJob
+	steps  []*step
+	look   bool             // only read back what the stream holds
 	fresh  *event.Freshness // or nil
 	known  stored
 	tenure *tenure
@@ -86,7 +88,7 @@ const headerRoom = 8 << 10
 // errSlotTaken that is worth keeping too.
 func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 	st := j.known
-	if st.unsure {
+	if st.unsure || j.look {
 		return p.reread(ctx, j)
 	}
 	if j.event != nil {
@@ -102,6 +104,13 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 			return st, err
 		}
 		st.version, st.digest, st.slot, st.has = j.event.Version, j.digest, j.slot, true
+	}
+	switch err := p.putSteps(ctx, j, &st); {
+	case errors.Is(err, errDuplicate), errors.Is(err, errRefused):
+		return p.reread(ctx, j)
+	case err != nil:
+		st.unsure = true
+		return st, err
 	}
 	if err := p.putKeys(ctx, j); errors.Is(err, errRefused) {
 		return p.reread(ctx, j)

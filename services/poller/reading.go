@@ -23,6 +23,7 @@ type reading struct {
 	slot, sent time.Time
 	took       time.Duration
 	finished                   // nothing after a failure
+	walked     walked          // of a poll that follows
 	failure    *source.Failure // nil for a value
 	abandoned  bool
 }
@@ -34,6 +35,7 @@ type finished struct {
 	items  []finishedItem // of a poll with keys
 	// mark is what must advance, seed what it was in the value before.
 	mark, seed any
+	head       int64 // of a poll that follows
 }
 
 type finishedItem struct {
@@ -101,6 +103,12 @@ func (p *poll) judge(ctx context.Context, raw json.RawMessage, prev before, up *
 		}
 	}()
 	var err error
+	if p.follow != nil {
+		if out.head, err = p.follow.headOf(ctx, raw); err != nil {
+			return bad(err.Error())
+		}
+		return out, nil
+	}
 	if p.shape.idle() {
 		if out.value, out.digest, err = p.finish(raw, prev.good); err != nil {
 			return bad(err.Error())

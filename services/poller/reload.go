@@ -248,8 +248,11 @@ func (p *poll) inherit(old *poll) {
 	if p.config.Interval != old.config.Interval {
 		p.slot = time.Time{}
 	}
-	if p.shape.keyed() != old.shape.keyed() {
+	if p.shape.keyed() != old.shape.keyed() || (p.follow == nil) != (old.follow == nil) {
 		return // the stream tells what there is
+	}
+	if p.follow != nil {
+		p.follow.inherit(old.follow)
 	}
 	p.stored, p.good, p.keys = old.stored, old.good, old.keys
 	// What counts as another value may have changed.

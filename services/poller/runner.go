@@ -28,6 +28,7 @@ type runner struct {
 	// What a tenure needs of the poller; tests of a runner bring their own.
 	put        func(context.Context, job) (stored, error)
 	maxPayload func() int64
+	past       func(ctx context.Context, topic string, each func(*event.Event)) error
 	complain   func(error)
 
 	lease    atomic.Pointer[lease] // nil until NATS was there
@@ -95,7 +96,13 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 			p.schedule.exact = true
 		}
 		var bad []keyError
-		if p.question, bad = pc.question(); len(bad) > 0 {
+		if pc.Follow != nil {
+			var err error
+			if p.follow, p.question, err = newFollower(pc); err != nil {
+				r.close()
+				return nil, fmt.Errorf("poll %s: %w", topic, err)
+			}
+		} else if p.question, bad = pc.question(); len(bad) > 0 {
 			r.close()
 			return nil, fmt.Errorf("poll %s: %s: %w", topic, bad[0].key, bad[0].err)
 		}
@@ -149,7 +156,7 @@ func (r *runner) owned() bool { return r.tenure.Load() != nil }
 // if that is not nil. If stop ends for errReplaced it returns the tenure that is
 // to go on.
 func (r *runner) run(stop context.Context, l *lease, t *tenure, pub *publisher) *tenure {
-	r.put, r.maxPayload = pub.put, pub.maxPayload
+	r.put, r.maxPayload, r.past = pub.put, pub.maxPayload, pub.past
 	r.lease.Store(l)
 	for {
 		if t == nil {

@@ -38,19 +38,25 @@ func secretsOf(c Source) []string {
 			}
 		}
 	}
-	for _, p := range c.Polls {
-		walk(plain(p.Params))
-		walk(plain(p.Body))
-		for _, v := range p.Query {
+	asked := func(a asking) {
+		walk(plain(a.params))
+		walk(plain(a.body))
+		for _, v := range a.query {
 			walk(v.Reveal())
 		}
-		for _, v := range p.Headers {
+		for _, v := range a.headers {
 			add(v.Reveal(), 4)
 		}
-		for _, text := range literals(p.Path) {
+		for _, text := range literals(a.path) {
 			for part := range strings.SplitSeq(text, "/") {
 				add(part, 12)
 			}
+		}
+	}
+	for _, p := range c.Polls {
+		asked(p.asking())
+		if p.Follow != nil {
+			asked(p.askingHead())
 		}
 	}
 	for _, address := range c.Upstreams {

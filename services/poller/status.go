@@ -65,6 +65,10 @@ type PollStatus struct {
 	Skipped     uint64    `json:"skipped"` // ticks without a call
 	// Keys counts the keys of the last good answer, of a poll that has keys.
 	Keys int `json:"keys,omitempty"`
+	// Position is the last that is stored, Head the last that the upstream said,
+	// of a poll that follows a sequence.
+	Position *int64 `json:"position,omitempty"`
+	Head     *int64 `json:"head,omitempty"`
 }
 
 // Status returns what the poller is doing now.

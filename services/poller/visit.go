@@ -61,9 +61,10 @@ const (
 	retryCall    callKind = "retry"
 	hedgeCall    callKind = "hedge"
 	probeCall    callKind = "probe"
+	positionCall callKind = "position"
 )
 
-var callKinds = []callKind{firstCall, failOverCall, retryCall, hedgeCall, probeCall}
+var callKinds = []callKind{firstCall, failOverCall, retryCall, hedgeCall, probeCall, positionCall}
 
 // read makes a tick's calls, beginning with the upstream that was picked.
 // Whoever gets the reading must tell the circuits.

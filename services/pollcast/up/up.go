@@ -42,6 +42,11 @@ type Config struct {
 	Log     daemon.Log     `yaml:"log"`
 }
 
+// Check holds the sections against each other.
+func (c *Config) Check(report func(path, problem, fix string)) {
+	c.Poller.CheckHistory(c.NATS.History, func(path, problem, fix string) { report("poller."+path, problem, fix) })
+}
+
 // DefaultConfig returns what an empty file means for `pollcast up`.
 func DefaultConfig() Config {
 	c := Config{

@@ -22,6 +22,11 @@ type settings struct {
 	HostRPC config.Other  `yaml:"hostrpc,omitempty"`
 }
 
+// Check holds the sections against each other.
+func (s *settings) Check(report func(path, problem, fix string)) {
+	s.Poller.CheckHistory(s.NATS.History, func(path, problem, fix string) { report("poller."+path, problem, fix) })
+}
+
 func defaults() settings {
 	return settings{NATS: bus.DefaultConfig(), Poller: poller.DefaultConfig(), Log: daemon.DefaultLog()}
 }

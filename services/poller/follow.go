@@ -1,0 +1,276 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// A poll that follows publishes every position of a sequence once, in order.
+// Where it is, only the stream knows: in the position of the topic's last
+// event. So a tick asks for nothing more while something is not stored, and a
+// new owner first makes the stream refuse the old one (its freshness record is
+// the guard of every event, see publish.go), then looks at the stream's leader,
+// and only then walks on. What was read and not stored is read again.
+
+// follower is what a poll that follows needs beside a poll.
+type follower struct {
+	config   Follow
+	first    int64     // to begin with; -1: the head
+	question *question // for a position; the poll's own is for the head
+	head     *expression
+	id       *expression // nil: positions have none
+	parent   *expression
+	limit    time.Duration
+
+	// It belongs to the poll's goroutine.
+	at    cursor  // stored
+	queue []*step // to be stored next, in this order
+	sure  bool    // this tenure has looked at what the stream's leader holds
+	// starved says that a tick could not walk for want of that look.
+	starved  bool
+	out      walked    // the last
+	asked    bool      // there was one
+	headAt   time.Time // when the head was asked for that the last walk reached; zero: it did not
+	still    bool      // the head stands still
+	lowSince time.Time // when the head was first below the position; zero: it is not
+}
+
+func newFollower(p Poll) (*follower, *question, error) {
+	f := &follower{config: p.Follow.withDefaults(), limit: p.jqLimit()}
+	var err error
+	if f.first, err = f.config.first(); err != nil {
+		return nil, nil, fmt.Errorf("follow.start: %w", err)
+	}
+	for _, e := range []struct {
+		name, text string
+		to         **expression
+	}{{"follow.head.select", f.config.Head.Select, &f.head}, {"follow.id", f.config.ID, &f.id}, {"follow.parent", f.config.Parent, &f.parent}} {
+		if e.text == "" {
+			continue
+		}
+		if *e.to, err = compile(e.name, e.text); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", e.name, err)
+		}
+	}
+	var bad []keyError
+	if f.question, bad = p.question(); len(bad) > 0 {
+		return nil, nil, fmt.Errorf("%s: %w", bad[0].key, bad[0].err)
+	}
+	head, bad := p.headQuestion()
+	if len(bad) > 0 {
+		return nil, nil, fmt.Errorf("follow.head.%s: %w", bad[0].key, bad[0].err)
+	}
+	return f, head, nil
+}
+
+// cursorOf is where an event stands.
+func (f *follower) cursorOf(ctx context.Context, e *event.Event) cursor {
+	if e == nil || e.Position == nil {
+		return cursor{}
+	}
+	c := cursor{known: true, position: *e.Position, version: e.Version}
+	switch {
+	case f.id == nil:
+	case e.Reorganised:
+		var v event.Reorganisation
+		if json.Unmarshal(e.Data, &v) == nil {
+			c.id = string(v.Reorganised.ID)
+		}
+	default:
+		c.id, _ = f.idOf(ctx, f.id, e.Data) // published by another configuration
+	}
+	return c
+}
+
+// resume takes the walk up under a new tenure. What was read and not stored is
+// read again.
+func (f *follower) resume(e *event.Event) {
+	f.queue, f.sure, f.starved, f.headAt, f.lowSince = nil, false, false, time.Time{}, time.Time{}
+	f.out = walked{}
+	f.learn(e)
+	f.sure = false
+}
+
+// inherit takes over where a walk with another configuration is.
+func (f *follower) inherit(old *follower) {
+	f.at, f.out, f.asked = old.at, old.out, old.asked
+	if f.config.ID != old.config.ID {
+		f.at.id = ""
+	}
+}
+
+// learn brings the walk to the last event that the stream holds. What memory
+// has above it, because the stream was made anew, stays.
+func (f *follower) learn(e *event.Event) {
+	f.sure = true
+	if e == nil || e.Position == nil {
+		return
+	}
+	// One of ours, whose acknowledgement was lost?
+	if i := slices.IndexFunc(f.queue, func(s *step) bool {
+		return s.event.Version == e.Version && *s.event.Position == *e.Position && s.event.Reorganised == e.Reorganised
+	}); i >= 0 {
+		f.advance(i + 1)
+		return
+	}
+	if !f.at.known || e.Version > f.at.version {
+		f.at, f.queue = f.cursorOf(context.Background(), e), nil
+	}
+}
+
+// advance moves over n steps of the queue, which are stored.
+func (f *follower) advance(n int) {
+	if n == 0 {
+		return
+	}
+	last := f.queue[n-1]
+	f.at = cursor{known: true, position: *last.event.Position, id: last.id, version: last.event.Version}
+	f.queue = f.queue[n:]
+}
+
+// walkFrom is what the next tick may walk.
+func (p *poll) walkFrom(now time.Time) walkFrom {
+	f := p.follow
+	from := walkFrom{at: f.at}
+	switch f.starved = !f.sure; {
+	case len(f.queue) > 0:
+		from.why = "what was found before is not stored yet"
+	case f.sure:
+		from.room = f.config.MaxPerTick
+	}
+	if !f.lowSince.IsZero() {
+		from.low = now.Sub(f.lowSince)
+	}
+	return from
+}
+
+// takeWalk keeps what a tick has found, also one that failed at a later
+// position.
+func (p *poll) takeWalk(r reading, now time.Time) {
+	f := p.follow
+	if r.walked.from != f.at { // the stream turned out to hold something else
+		return
+	}
+	f.out, f.headAt, f.asked = r.walked, time.Time{}, f.asked || r.failure == nil
+	f.queue = append(f.queue, r.walked.steps...)
+	f.out.steps = nil
+	if r.failure != nil {
+		return
+	}
+	switch {
+	case !r.walked.low:
+		f.lowSince = time.Time{}
+	case f.lowSince.IsZero():
+		f.lowSince = now
+	}
+	if r.walked.whole {
+		f.headAt = r.sent
+	}
+	for _, s := range r.walked.steps {
+		if s.event.Reorganised {
+			p.log.Warn("positions taken back: the sequence was reorganised or has shrunk", "to", *s.event.Position, "head", r.head)
+		}
+	}
+}
+
+// reflectWalk says what is so after a tick without a failure, and when what it
+// found is stored: the value is confirmed when the head was reached. One that
+// was confirmed within maxAge is good enough while the walk catches up.
+func (p *poll) reflectWalk(now time.Time) {
+	f := p.follow
+	if len(f.queue) == 0 && !f.headAt.IsZero() {
+		p.good.asOf, f.headAt = f.headAt, time.Time{}
+	}
+	if breaker, _, _ := p.source.breaker(); breaker != event.Closed || p.failures > 0 {
+		return
+	}
+	switch behind := now.Sub(p.good.asOf) > p.config.MaxAge; {
+	case f.still:
+		p.markStale(event.NotAdvancing, p.standsStill(), now)
+	case !behind:
+		p.markFresh(now)
+	case !f.headAt.IsZero(): // as soon as it is stored
+	case f.out.why != "":
+		p.markStale(event.NotAdvancing, "behind the head: "+f.out.why, now)
+	}
+}
+
+// settleWalk learns how publishing went.
+func (p *poll) settleWalk(d putDone, now time.Time) {
+	f := p.follow
+	n := 0
+	for n < len(f.queue) && f.queue[n].done {
+		n++
+	}
+	if n > 0 {
+		p.good.changedAt = f.queue[n-1].event.ChangedAt
+	}
+	f.advance(n)
+	if found := p.stored.found; found != nil {
+		f.learn(found.event)
+		p.stored.found = nil
+	}
+	if f.sure && f.starved {
+		f.starved, p.extraAt = false, now
+	}
+	if len(f.queue) == 0 && !f.headAt.IsZero() {
+		p.reflectWalk(now)
+	}
+}
+
+// nextWalk adds the walk's part to a job: first the fence, then a look at the
+// stream, then the steps, then, when they are stored, the freshness they make.
+func (p *poll) nextWalk(j *job, t *tenure) {
+	f := p.follow
+	switch fresh := p.stored.fresh; {
+	case fresh == nil || fresh.Fence != t.fence:
+	case !f.sure:
+		j.look = true
+	case len(f.queue) > 0:
+		j.steps, j.fresh = f.queue, nil
+	}
+}
+
+// tell adds to a status where the walk is.
+func (f *follower) tell(s *PollStatus) {
+	if f.at.known {
+		s.Position = new(f.at.position)
+	}
+	if f.asked {
+		s.Head = new(f.out.head)
+	}
+	s.Unpublished = s.Unpublished || len(f.queue) > 0
+}
+
+// putSteps publishes the steps of a job, one after the other.
+func (p *publisher) putSteps(ctx context.Context, j job, st *stored) error {
+	for _, s := range j.steps {
+		s.event.Version, s.event.Fence = st.version+1, j.tenure.fence
+		if _, err := p.send(ctx, "event", p.names.EventMsg(s.event, j.slot), p.names.InFresh(j.topic), st.guard, j.tenure); err != nil {
+			return err
+		}
+		s.done, st.version = true, s.event.Version
+	}
+	return nil
+}
+
+// past calls each for every event of a topic that the stream holds, oldest
+// first.
+func (p *publisher) past(ctx context.Context, topic string, each func(*event.Event)) error {
+	state, err := bus.State(ctx, p.js, p.names)
+	if err != nil {
+		return err
+	}
+	return p.names.Range(ctx, p.nc, p.names.In(topic), 1, state.LastSeq, func(m *nats.Msg) {
+		if d, err := p.names.Decode(m); err == nil && d.Event != nil {
+			each(d.Event)
+		}
+	})
+}

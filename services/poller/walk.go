@@ -1,0 +1,430 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/itchyny/gojq"
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// The part of a tick that follows a sequence: when the head is known, the
+// positions since the last stored one are asked for, each once, in order. What
+// is found goes to follow.go, which publishes it.
+
+// cursor is a place in a sequence: the last position that is published, or
+// about to be.
+type cursor struct {
+	known    bool
+	position int64
+	id       string // JSON of what follow.id gives; empty: unknown
+	version  uint64 // of the topic, there
+}
+
+// step is one event of a walk: a position, or that positions are taken back.
+type step struct {
+	event *event.Event // without version and fence until it is put
+	id    string
+	done  bool // stored
+}
+
+// walkFrom is where a tick's walk begins, and how far it may go.
+type walkFrom struct {
+	at   cursor
+	room int
+	why  string        // there is none
+	low  time.Duration // for how long the head has been below the position
+}
+
+// walked is what became of it.
+type walked struct {
+	from  cursor
+	steps []*step
+	head  int64
+	// whole says that there is nothing between the last step and the head; why
+	// says otherwise what is missing.
+	whole bool
+	why   string
+	low   bool // the head is below the position, and nothing says that it is right
+}
+
+// walking is one tick's walk.
+type walking struct {
+	p     *poll
+	f     *follower
+	ctx   context.Context
+	up    *upstream
+	slot  time.Time
+	from  walkFrom
+	at    cursor
+	begin time.Time
+	out   walked
+}
+
+// halt ends a walk for this tick: with a failure, because the poller stops, or
+// because the upstream may not be asked more often.
+type halt struct {
+	failure   *source.Failure
+	abandoned bool
+	held      bool
+}
+
+// walk asks for the positions up to the head that the reading brought. A
+// position that fails makes the reading fail; those before it are kept.
+func (p *poll) walk(ctx context.Context, r *reading, from walkFrom, begin time.Time) {
+	call, cancel := context.WithDeadline(ctx, begin.Add(p.config.Timeout))
+	defer cancel()
+	w := &walking{
+		p: p, f: p.follow, ctx: call, up: r.up, slot: r.slot, from: from, at: from.at, begin: begin,
+		out: walked{from: from.at, head: r.head},
+	}
+	h := w.run()
+	r.walked, r.took = w.out, time.Since(begin)
+	if r.abandoned = h.abandoned || ctx.Err() != nil; !r.abandoned && h.failure != nil {
+		r.failure = h.failure
+		r.blame(h.failure)
+	}
+}
+
+// blame makes the failure of a position that of the upstream that gave the
+// head: of a tick it is one success or one failure.
+func (r *reading) blame(f *source.Failure) {
+	r.up.circuit.wait(f.RetryAfter)
+	for _, g := range r.guests {
+		if g.up == r.up {
+			g.good, g.failure = false, f
+		}
+	}
+}
+
+// mayAsk says that there is time for another call: it begins in the first half
+// of the tick's time, so that it has at least as long as that.
+func (w *walking) mayAsk() bool { return time.Since(w.begin) < w.p.config.Timeout/2 }
+
+func (w *walking) run() halt {
+	if w.from.room == 0 {
+		w.out.why = w.from.why
+		return halt{}
+	}
+	head := w.out.head
+	if w.at.known && head < w.at.position {
+		if h, turned := w.below(); !turned {
+			return h
+		}
+	}
+	for {
+		next := head
+		switch {
+		case w.at.known:
+			next = w.at.position + 1
+		case w.f.first >= 0:
+			next = w.f.first
+		}
+		if next > head {
+			w.out.whole = true
+			return halt{}
+		}
+		w.out.why = fmt.Sprintf("position %d of %d is next", next, head)
+		n := min(int64(w.from.room-len(w.out.steps)), head-next+1)
+		if n <= 0 || !w.mayAsk() {
+			return halt{}
+		}
+		if !w.p.source.config.Batch {
+			n = 1
+		}
+		for _, a := range w.ask(next, int(n)) {
+			switch {
+			case a.halt != halt{}:
+				if a.held {
+					w.out.why += ", maxCallsPerMinute is reached"
+				}
+				return a.halt
+			case a.value == nil:
+				w.out.why = fmt.Sprintf("position %d is not there yet, the head is %d", a.position, head)
+				return halt{}
+			case w.f.parent != nil && w.at.known && w.at.id != "" && a.parent != w.at.id:
+				w.out.why = fmt.Sprintf("position %d does not follow the one before", a.position)
+				if len(w.out.steps) > 0 {
+					return halt{} // once these are stored, the stream knows them
+				}
+				if h, turned := w.turnBack(); !turned {
+					return h
+				}
+			default:
+				w.add(&event.Event{Data: a.value, Position: &a.position, AsOf: a.sent}, a.id)
+				continue
+			}
+			break // turned back: what else was asked for is not next any more
+		}
+	}
+}
+
+// add makes an event the next step.
+func (w *walking) add(e *event.Event, id string) {
+	e.Topic, e.Poll, e.Upstream, e.ChangedAt = w.p.topic, w.p.topic, w.up.name, e.AsOf
+	w.out.steps = append(w.out.steps, &step{event: e, id: id})
+	w.at = cursor{known: true, position: *e.Position, id: id}
+}
+
+// below is for a head below the position. It is believed at once if it has
+// another id than was published, never if it has the same, and otherwise when
+// it has stayed there for maxAge: one of several upstreams may just be behind.
+func (w *walking) below() (h halt, turned bool) {
+	head := w.out.head
+	w.out.why = fmt.Sprintf("the head is %d, and position %d is published", head, w.at.position)
+	if w.f.id != nil {
+		past, err := w.past()
+		if err != nil {
+			return halt{}, false
+		}
+		if id, ok := past[head]; ok {
+			a := w.ask(head, 1)[0]
+			switch {
+			case a.halt != halt{}:
+				return a.halt, false
+			case a.value == nil, a.id == id:
+				return halt{}, false
+			}
+			return w.turnBack()
+		}
+	}
+	if w.out.low = true; w.from.low <= w.p.config.MaxAge {
+		return halt{}, false
+	}
+	w.takeBack(head, "")
+	return halt{}, true
+}
+
+// turnBack finds the newest published position that the upstream still has,
+// and takes back those after it.
+func (w *walking) turnBack() (h halt, turned bool) {
+	past, err := w.past()
+	if err != nil {
+		return halt{}, false // the next tick tries again
+	}
+	var known []int64
+	for position := range past {
+		if position <= w.at.position {
+			known = append(known, position)
+		}
+	}
+	slices.Sort(known)
+	// Below the place where they part all are the same, above it none is.
+	parted := sort.Search(len(known), func(i int) bool {
+		if h != (halt{}) || known[i] > w.out.head {
+			return true
+		}
+		a := w.ask(known[i], 1)[0]
+		h = a.halt
+		return a.value == nil || a.id != past[known[i]]
+	})
+	switch {
+	case h != (halt{}):
+		return h, false
+	case len(known) == 0:
+		w.takeBack(w.at.position-1, "")
+	case parted == 0: // deeper than the stream's history
+		w.takeBack(known[0]-1, "")
+	case known[parted-1] == w.at.position:
+		return halt{}, false // it was between two answers, or the next tick asks another upstream
+	default:
+		w.takeBack(known[parted-1], past[known[parted-1]])
+	}
+	return halt{}, true
+}
+
+// takeBack makes it a step that what comes after to does not hold.
+func (w *walking) takeBack(to int64, id string) {
+	var v event.Reorganisation
+	v.Reorganised.From, v.Reorganised.To, v.Reorganised.ID = w.at.position, to, json.RawMessage(id)
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // numbers, and an id that was JSON
+	}
+	w.add(&event.Event{Data: data, Position: &to, Reorganised: true, AsOf: stamp(time.Now())}, id)
+}
+
+// past is the ids of the positions that the stream holds and that were not
+// taken back.
+func (w *walking) past() (map[int64]string, error) {
+	ids := map[int64]string{}
+	err := w.p.source.past(w.ctx, w.p.topic, func(e *event.Event) {
+		c := w.f.cursorOf(w.ctx, e)
+		if !c.known {
+			clear(ids)
+			return
+		}
+		for position := range ids {
+			if position > c.position {
+				delete(ids, position)
+			}
+		}
+		if c.id != "" {
+			ids[c.position] = c.id
+		}
+	})
+	if w.from.at.id != "" && err == nil {
+		ids[w.from.at.position] = w.from.at.id
+	}
+	return ids, err
+}
+
+// found is the answer to one position's call.
+type found struct {
+	position int64
+	sent     time.Time
+	value    json.RawMessage // nil: not there yet
+	id       string
+	parent   string
+	halt     // no value
+}
+
+// ask asks for n positions from the first on; several at once, so that they
+// make one batch.
+func (w *walking) ask(first int64, n int) []found {
+	all := make([]found, n)
+	var wg sync.WaitGroup
+	for i := range all {
+		wg.Go(func() { all[i] = w.one(first + int64(i)) })
+	}
+	wg.Wait()
+	counts := slices.ContainsFunc(all, func(a found) bool { return a.failure != nil && a.failure.Counts && !a.failure.Again })
+	for i := range all {
+		if f := all[i].failure; f != nil {
+			if counts || !f.Counts {
+				f.Again = false // whichever is told, the request has failed once
+			}
+			f.Detail = event.Detail(fmt.Sprintf("position %d: %s", all[i].position, f.Detail))
+		}
+	}
+	return all
+}
+
+func (w *walking) one(position int64) found {
+	a := found{position: position, sent: stamp(time.Now())}
+	if !w.up.quota.take(a.sent) {
+		w.up.withheld.Inc()
+		a.held = true
+		return a
+	}
+	var ask source.Call
+	if ask, a.failure = w.p.ask(w.ctx, w.f.question, moment{now: a.sent, slot: w.slot, position: position}, w.up); a.failure != nil {
+		return a
+	}
+	w.up.calls[positionCall].Inc()
+	var raw json.RawMessage
+	if raw, a.failure, a.abandoned = w.p.attempt(w.ctx, w.up, ask); a.failure != nil || a.abandoned {
+		return a
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			w.p.panics(v)
+			a.failure = &source.Failure{Reason: event.BadResponse, Detail: w.up.detail(fmt.Sprintf("panic: %v", v))}
+		}
+	}()
+	if err := w.shape(&a, raw); err != nil {
+		a.failure = &source.Failure{Reason: event.BadResponse, Detail: w.up.detail(err.Error())}
+	}
+	return a
+}
+
+// shape makes the value of an answer, and its ids.
+func (w *walking) shape(a *found, raw json.RawMessage) error {
+	if isNull(raw) {
+		return nil
+	}
+	if !w.p.shape.idle() {
+		s, err := w.p.shape.apply(w.ctx, raw)
+		if err != nil {
+			return err
+		}
+		if raw = s.value; isNull(raw) {
+			return nil
+		}
+	}
+	value, _, err := w.p.finish(raw, lastGood{})
+	if err != nil {
+		return err
+	}
+	if w.f.id != nil {
+		if a.id, err = w.f.idOf(w.ctx, w.f.id, value); err != nil {
+			return err
+		}
+		if a.parent, err = w.f.idOf(w.ctx, w.f.parent, value); err != nil {
+			return err
+		}
+	}
+	a.value = value
+	return nil
+}
+
+func isNull(raw json.RawMessage) bool { return strings.TrimSpace(string(raw)) == "null" }
+
+// idOf is what an expression gives for a value, as JSON.
+func (f *follower) idOf(ctx context.Context, e *expression, value json.RawMessage) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.limit)
+	defer cancel()
+	v, err := decode(value)
+	if err != nil {
+		return "", err
+	}
+	if v, err = e.one(ctx, v); err != nil {
+		return "", err
+	}
+	if v == nil {
+		return "", fmt.Errorf("%s gives null", e.name)
+	}
+	id, err := gojq.Marshal(v)
+	if len(id) > maxID {
+		return "", fmt.Errorf("%s gives more than %d bytes", e.name, maxID)
+	}
+	return string(id), err
+}
+
+const maxID = 1 << 10
+
+// headOf reads the head out of an answer.
+func (f *follower) headOf(ctx context.Context, raw json.RawMessage) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.limit)
+	defer cancel()
+	v, err := decode(raw)
+	if err != nil {
+		return 0, err
+	}
+	if f.head != nil {
+		if v, err = f.head.one(ctx, v); err != nil {
+			return 0, err
+		}
+	}
+	n := new(big.Int)
+	switch v := v.(type) {
+	case int:
+		n.SetInt64(int64(v))
+	case json.Number:
+		if _, ok := n.SetString(v.String(), 10); !ok {
+			return 0, fmt.Errorf("the head is %s, which is no position", short(v.String()))
+		}
+	case *big.Int:
+		n = v
+	case float64:
+		if big.NewFloat(v).IsInt() {
+			big.NewFloat(v).Int(n)
+		} else {
+			return 0, fmt.Errorf("the head is %v, which is no position", v)
+		}
+	default:
+		return 0, fmt.Errorf("the head is %s; a number is needed (follow.head.select)", gojq.TypeOf(v))
+	}
+	if n.Sign() < 0 || !n.IsInt64() || n.Int64() > maxPosition {
+		return 0, fmt.Errorf("the head is %s, which is no position", short(n.String()))
+	}
+	return n.Int64(), nil
+}
