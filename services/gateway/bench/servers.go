@@ -1,16 +1,20 @@
+//go:build linux
+
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/nats-io/nats.go"
@@ -19,22 +23,25 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// serve runs one of the servers until ctx ends. It prints its address first.
-func serve(ctx context.Context, kind, natsURL string) error {
-	if kind == "gateway" {
-		cfg := gateway.DefaultConfig()
-		cfg.Listen, cfg.Operations = "127.0.0.1:0", ""
-		natsConfig := bus.DefaultConfig()
-		natsConfig.URL = natsURL
-		g, err := gateway.New(gateway.Options{
-			Config: cfg, NATS: natsConfig, Registry: prometheus.NewRegistry(),
-			Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		})
+// serve runs one of the servers until ctx ends. It prints its address first,
+// and "ready" when it can serve. PROFILE=file writes a profile of its CPU time.
+func serve(ctx context.Context, kind, natsURL, prefix string) error {
+	if err := manyFiles(); err != nil {
+		return err
+	}
+	if name := os.Getenv("PROFILE"); name != "" {
+		f, err := os.Create(name + "." + kind)
 		if err != nil {
 			return err
 		}
-		fmt.Println(g.Addr())
-		return g.Run(ctx)
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	if kind == "gateway" {
+		return serveGateway(ctx, natsURL, prefix)
 	}
 	nc, err := nats.Connect(natsURL)
 	if err != nil {
@@ -45,20 +52,27 @@ func serve(ctx context.Context, kind, natsURL string) error {
 	if err != nil {
 		return err
 	}
-	var b baseline = new(floor)
+	var b baseline = &floor{clients: map[string][]syscall.RawConn{}}
 	if kind == "hub" {
-		b = new(hub)
+		b = &hub{clients: map[string][]chan []byte{}}
 	}
-	if _, err := nc.Subscribe("pollcast.live.bench.>", func(m *nats.Msg) { b.tell(m.Data) }); err != nil {
+	live := prefix + ".live."
+	_, err = nc.Subscribe(live+"bench.>", func(m *nats.Msg) {
+		if !strings.HasSuffix(m.Subject, "._fresh") {
+			b.tell(m.Subject[len(live):], m.Data)
+		}
+	})
+	if err != nil {
 		return err
 	}
 	up := websocket.Upgrader{ReadBufferSize: 256, WriteBufferSize: 512}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		topics := strings.Split(r.URL.Query().Get("topics"), ",")
 		ws, err := up.Upgrade(w, r, nil)
 		if err != nil {
 			return
 		}
-		b.add(ws)
+		b.add(ws, topics)
 		go func() { // the reader that every server must have
 			for {
 				if _, _, err := ws.NextReader(); err != nil {
@@ -67,34 +81,61 @@ func serve(ctx context.Context, kind, natsURL string) error {
 			}
 		}()
 	})}
-	fmt.Println(ln.Addr())
+	fmt.Printf("%s\nready\n", ln.Addr())
 	go srv.Serve(ln)
 	<-ctx.Done()
 	return srv.Close()
 }
 
-type baseline interface {
-	add(*websocket.Conn)
-	tell(payload []byte)
+func serveGateway(ctx context.Context, natsURL, prefix string) error {
+	cfg := gateway.DefaultConfig()
+	cfg.Listen, cfg.Operations, cfg.DrainTime = "127.0.0.1:0", "", 0
+	natsConfig := bus.DefaultConfig()
+	natsConfig.URL, natsConfig.Prefix = natsURL, prefix
+	g, err := gateway.New(gateway.Options{
+		Config: cfg, NATS: natsConfig, Registry: prometheus.NewRegistry(),
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println(g.Addr())
+	go func() {
+		for g.Ready() != nil && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		fmt.Println("ready")
+	}()
+	return g.Run(ctx)
 }
+
+// A baseline sends every event as it comes; everybody is the topic bench.>.
+type baseline interface {
+	add(ws *websocket.Conn, topics []string)
+	tell(topic string, payload []byte)
+}
+
+const everybody = "bench.>"
 
 // floor is one write(2) per client and event, and nothing else.
 type floor struct {
-	mu  sync.Mutex
-	raw []syscall.RawConn
+	mu      sync.Mutex
+	clients map[string][]syscall.RawConn
 }
 
-func (f *floor) add(ws *websocket.Conn) {
+func (f *floor) add(ws *websocket.Conn, topics []string) {
 	raw, err := ws.NetConn().(*net.TCPConn).SyscallConn()
 	if err != nil {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.raw = append(f.raw, raw)
+	for _, t := range topics {
+		f.clients[t] = append(f.clients[t], raw)
+	}
 }
 
-func (f *floor) tell(payload []byte) {
+func (f *floor) tell(topic string, payload []byte) {
 	frame := append([]byte{0x81, 126, byte(len(payload) >> 8), byte(len(payload))}, payload...)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -111,21 +152,25 @@ func (f *floor) tell(payload []byte) {
 		}
 		return true
 	}
-	for _, raw := range f.raw {
-		_ = raw.Write(write) // a client that left is none of the benchmark's
+	for _, t := range []string{everybody, topic} {
+		for _, raw := range f.clients[t] {
+			_ = raw.Write(write) // a client that left is none of the benchmark's
+		}
 	}
 }
 
 // hub is the textbook's: a buffered channel and a write pump per client.
 type hub struct {
-	mu    sync.Mutex
-	pumps []chan []byte
+	mu      sync.Mutex
+	clients map[string][]chan []byte
 }
 
-func (h *hub) add(ws *websocket.Conn) {
+func (h *hub) add(ws *websocket.Conn, topics []string) {
 	pump := make(chan []byte, 256)
 	h.mu.Lock()
-	h.pumps = append(h.pumps, pump)
+	for _, t := range topics {
+		h.clients[t] = append(h.clients[t], pump)
+	}
 	h.mu.Unlock()
 	go func() {
 		for payload := range pump {
@@ -136,32 +181,12 @@ func (h *hub) add(ws *websocket.Conn) {
 	}()
 }
 
-func (h *hub) tell(payload []byte) {
+func (h *hub) tell(topic string, payload []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, pump := range h.pumps {
-		pump <- payload // waits rather than drops: every server delivers everything
-	}
-}
-
-// dial makes a bare client connection: the handshake, and then frames to read.
-func dial(addr string) (net.Conn, *bufio.Reader, error) {
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		return nil, nil, err
-	}
-	_, err = io.WriteString(c, "GET /v1/ws?topics=bench.> HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
-	if err != nil {
-		return nil, nil, err
-	}
-	r := bufio.NewReaderSize(c, 4096)
-	for line := "-"; line != "\r\n"; {
-		if line, err = r.ReadString('\n'); err != nil {
-			return nil, nil, err
-		}
-		if strings.HasPrefix(line, "HTTP/1.1 ") && !strings.HasPrefix(line, "HTTP/1.1 101") {
-			return nil, nil, fmt.Errorf("handshake: %s", strings.TrimSpace(line))
+	for _, t := range []string{everybody, topic} {
+		for _, pump := range h.clients[t] {
+			pump <- payload // waits rather than drops: every server delivers everything
 		}
 	}
-	return c, r, nil
 }
