@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
@@ -25,8 +24,7 @@ const maxControl = 64 << 10
 // marked so.
 type conn struct {
 	id     uint64
-	name   string          // for logs: id and address
-	ws     *websocket.Conn // nil for SSE
+	name   string // for logs: id and address
 	nc     net.Conn
 	raw    syscall.RawConn // nil where the socket has none (TLS, pipes)
 	writer *writer
@@ -71,8 +69,15 @@ type conn struct {
 	gone     atomic.Bool
 
 	account
-	latest atomic.Bool   // delivery: skip rather than close
-	subs   subscriptions // the reader's
+	latest atomic.Bool // delivery: skip rather than close
+
+	// The reader's.
+	subs    subscriptions
+	in      inbound
+	held    int64 // bytes of in that are accounted for
+	pace    throttle
+	wrong   uint8 // frames that were none
+	hurried bool  // a message must end within messageWait
 }
 
 // A step is what a connection sends next: bytes, the end of the feed it is in,

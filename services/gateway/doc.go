@@ -15,7 +15,7 @@
 //	subscribe.go  how a connection enters a feed: snapshot (collect.go) or
 //	              replay (resume.go, history.go), then live
 //	writer.go     who is behind gets what lies between its cursor and the end
-//	conn.go       one connection; reader.go: what it says
+//	conn.go       one connection; receive.go, inbound.go, reader.go: what it says
 //	sweep.go      pings, deadlines and silence, in one clock
 //	handler.go    HTTP: upgrade, origin, caps; sse.go, values.go: without WebSocket
 //	server.go     all connections: drain, clean-up, the registry

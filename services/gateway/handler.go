@@ -143,7 +143,7 @@ func (s *server) upgrade() http.HandlerFunc {
 			s.turnAway(w, reason, why)
 			return
 		}
-		ws, err := up.Upgrade(strictWriter{w}, r, nil)
+		ws, err := up.Upgrade(w, r, nil)
 		switch {
 		case err != nil: // answered by Upgrade
 			if reason == "" {
@@ -172,9 +172,7 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
 	if ws.Subprotocol() == wire.ProtocolProto {
 		fm = asProto
 	}
-	strict := ws.NetConn().(*strictConn) // strictWriter's
-	c := s.newConn(strict.Conn, fm)
-	c.ws, strict.owner = ws, c
+	c := s.newConn(ws.NetConn(), fm) // the library has done its part: shaking hands
 	var sub *wire.Subscribe
 	if len(topics) > 0 {
 		sub = &wire.Subscribe{Topics: topics}

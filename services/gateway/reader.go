@@ -5,16 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"github.com/gorilla/websocket"
 	"github.com/pollcast/pollcast/pkg/wire"
-	"golang.org/x/time/rate"
 )
 
 // maxBadFrames is how many frames that are none a client may send before its
@@ -28,82 +24,94 @@ const farewellBytes = 4 << 20
 // read handles what the client sends, until the connection ends.
 func (s *server) read(c *conn) {
 	defer s.forget(c)
-	c.ws.SetReadLimit(int64(s.cfg.MaxMessage))
-	alive := func(string) error {
-		c.heard.Store(time.Now().UnixNano())
-		return nil
+	end := error(nil)
+	err := c.receive(func(b []byte) bool {
+		ended := false
+		end = c.in.feed(b, int(s.cfg.MaxMessage), func(op byte, body []byte) bool {
+			ended = ended || op < closeMessage
+			return s.hear(c, op, body)
+		})
+		c.hurry(ended)
+		return end == nil && !c.in.over
+	})
+	switch {
+	case end != nil:
+		c.breach(end)
+	case err == nil: // the client's close frame; the answer is on its way
+	case isTimeout(err) && c.closed.Load() == 0:
+		s.metrics.frames.WithLabelValues("unfinished").Inc()
+		c.close(wire.ClosePingTimeout, fmt.Sprintf("a message was not finished within %v", messageWait))
+	default:
+		return // it has gone
 	}
-	limit := rate.NewLimiter(rate.Limit(s.cfg.FrameRate), 2*s.cfg.FrameRate)
-	bad := 0
-	// tooMany reports whether a frame comes too fast to be looked at.
-	tooMany := func(now time.Time) bool {
-		if limit.AllowN(now, 1) {
-			return false
+	c.seeOff()
+}
+
+// hear takes one message or control frame, and reports whether the client may
+// go on.
+func (s *server) hear(c *conn, op byte, body []byte) bool {
+	now := time.Now()
+	c.heard.Store(now.UnixNano())
+	switch op {
+	case closeMessage:
+		code, text, err := parseClose(body)
+		if err != nil {
+			c.breach(err)
+		} else {
+			c.closeByClient(code, text) // RFC 6455, section 5.5.1: echo the status code
 		}
-		s.metrics.frames.WithLabelValues("rate_limited").Inc()
-		if bad++; bad > maxBadFrames {
-			c.close(wire.CloseBadFrame, "too many frames")
+		return false
+	case pongMessage:
+		s.tooMany(c, now) // an answer that nobody asked for costs as much as a frame
+		return true
+	case pingMessage:
+		if !s.tooMany(c, now) {
+			c.send(controlFrame(opPong, body))
 		}
 		return true
 	}
-	c.ws.SetPongHandler(func(payload string) error {
-		tooMany(time.Now()) // an answer that nobody asked for costs as much as a frame
-		return alive(payload)
-	})
-	c.ws.SetPingHandler(func(payload string) error {
-		if !tooMany(time.Now()) {
-			c.send(controlFrame(opPong, []byte(payload)))
-		}
-		return alive(payload)
-	})
-	c.ws.SetCloseHandler(func(code int, text string) error {
-		// RFC 6455, section 5.5.1: echo the status code.
-		if code == websocket.CloseNoStatusReceived {
-			code = int(wire.CloseNormal)
-		}
-		c.closeByClient(wire.CloseCode(code), text)
-		return nil
-	})
-	for {
-		kind, body, err := c.message()
-		if err != nil {
-			if errors.Is(err, errUnfinished) {
-				s.metrics.frames.WithLabelValues("unfinished").Inc()
-				c.close(wire.ClosePingTimeout, fmt.Sprintf("a message was not finished within %v", messageWait))
-				c.seeOff()
-			} else {
-				c.farewell(err)
-			}
-			return
-		}
-		now := time.Now()
-		c.heard.Store(now.UnixNano())
-		if c.isClosing() {
-			continue
-		}
-		if tooMany(now) {
-			s.answer(c, 0, &wire.Error{
-				Code: wire.CodeRateLimited, Retryable: true,
-				Message: fmt.Sprintf("more than %d frames per second; the frame was not read", s.cfg.FrameRate),
-			})
-			continue
-		}
-		if kind == websocket.TextMessage && !utf8.Valid(body) {
-			c.close(wire.CloseInvalidPayload, "text is not UTF-8")
-			continue
-		}
-		id, werr := s.handle(c, kind, body)
-		if werr == nil {
-			s.metrics.frames.WithLabelValues("ok").Inc()
-			continue
-		}
-		s.metrics.frames.WithLabelValues(string(werr.Code)).Inc()
-		s.answer(c, id, werr)
-		if werr.Code == wire.CodeBadFrame {
-			if bad++; bad > maxBadFrames {
-				c.close(wire.CloseBadFrame, "")
-			}
-		}
+	if c.isClosing() {
+		return true
+	}
+	if s.tooMany(c, now) {
+		s.answer(c, 0, &wire.Error{
+			Code: wire.CodeRateLimited, Retryable: true,
+			Message: fmt.Sprintf("more than %d frames per second; the frame was not read", s.cfg.FrameRate),
+		})
+		return true
+	}
+	if op == textMessage && !utf8.Valid(body) {
+		c.close(wire.CloseInvalidPayload, "text is not UTF-8")
+		return true
+	}
+	id, werr := s.handle(c, int(op), body)
+	if werr == nil {
+		s.metrics.frames.WithLabelValues("ok").Inc()
+		return true
+	}
+	s.metrics.frames.WithLabelValues(string(werr.Code)).Inc()
+	s.answer(c, id, werr)
+	if werr.Code == wire.CodeBadFrame {
+		c.bad(maxBadFrames, "")
+	}
+	return true
+}
+
+// tooMany reports whether a frame comes too fast to be looked at.
+func (s *server) tooMany(c *conn, now time.Time) bool {
+	if c.pace.allow(now, s.cfg.FrameRate) {
+		return false
+	}
+	s.metrics.frames.WithLabelValues("rate_limited").Inc()
+	c.bad(maxBadFrames, "too many frames")
+	return true
+}
+
+// bad counts a frame that was none, of which a client may send so many.
+func (c *conn) bad(most uint8, why string) {
+	if c.wrong++; c.wrong > most {
+		c.wrong = most
+		c.close(wire.CloseBadFrame, why)
 	}
 }
 
@@ -141,7 +149,7 @@ func decodeClient(fm format, kind int, body []byte) (f wire.ClientFrame, werr *w
 		return f, &wire.Error{Code: code, Message: fmt.Sprintf(format, args...), Retryable: code.Retryable()}
 	}
 	if fm == asProto {
-		if kind != websocket.BinaryMessage {
+		if kind != binMessage {
 			return bad(wire.CodeBadFrame, "a text message on a connection that speaks %s; send a binary ClientFrame", wire.ProtocolProto)
 		}
 		if err := f.UnmarshalProto(body); err != nil {
@@ -152,7 +160,7 @@ func decodeClient(fm format, kind int, body []byte) (f wire.ClientFrame, werr *w
 		}
 		return f, nil
 	}
-	if kind != websocket.TextMessage {
+	if kind != textMessage {
 		return bad(wire.CodeBadFrame, "a binary message on a connection that speaks %s; send JSON as text", wire.ProtocolJSON)
 	}
 	var keys map[string]json.RawMessage
@@ -215,42 +223,17 @@ func (c *conn) closeByClient(code wire.CloseCode, text string) {
 	}
 }
 
-// farewell ends a connection that can be read no more. Closing a socket with
-// unread data resets it, and a reset overtakes a close frame on its way to the
-// client, so what the client still sends is read and thrown away for a while.
-func (c *conn) farewell(err error) {
-	closing, handshake := errors.AsType[*websocket.CloseError](err)
-	breach, broken := errors.AsType[frameError](err)
-	switch {
-	case handshake && closing.Code == websocket.CloseAbnormalClosure: // it ended within a frame
-		return
-	case handshake: // the closing one; the answer is on its way
-	case errors.Is(err, websocket.ErrReadLimit):
+// breach closes a connection whose client broke the rules. Closing a socket
+// with unread data resets it, and a reset overtakes a close frame on its way to
+// the client, so what the client still sends is read and thrown away for a while.
+func (c *conn) breach(err error) {
+	if errors.Is(err, errTooBig) {
 		c.close(wire.CloseTooBig, "")
-	case broken:
-		c.close(wire.CloseProtocolError, string(breach))
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), isNetError(err):
 		return
-	default: // unless strictConn.Write has, in the library's words
-		c.close(wire.CloseProtocolError, "")
 	}
-	c.seeOff()
-}
-
-// seeOff waits until a closing connection's client has seen why, or could have.
-func (c *conn) seeOff() {
-	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
-	_, _ = io.CopyN(io.Discard, c.nc, farewellBytes) // ends by EOF, deadline or bound: all the same
-	c.mu.Lock()
-	over := c.over
-	c.mu.Unlock()
-	select {
-	case <-over:
-	case <-time.After(closeWait):
+	text := ""
+	if e, ok := errors.AsType[frameError](err); ok {
+		text = string(e)
 	}
-}
-
-func isNetError(err error) bool {
-	_, ok := errors.AsType[net.Error](err)
-	return ok
+	c.close(wire.CloseProtocolError, text)
 }

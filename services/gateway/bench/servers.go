@@ -89,7 +89,7 @@ func serve(ctx context.Context, kind, natsURL, prefix string) error {
 
 func serveGateway(ctx context.Context, natsURL, prefix string) error {
 	cfg := gateway.DefaultConfig()
-	cfg.Listen, cfg.Operations, cfg.DrainTime = "127.0.0.1:0", "", 0
+	cfg.Listen, cfg.Operations, cfg.DrainTime, cfg.AcceptRate = "127.0.0.1:0", "", 0, 100_000
 	natsConfig := bus.DefaultConfig()
 	natsConfig.URL, natsConfig.Prefix = natsURL, prefix
 	g, err := gateway.New(gateway.Options{

@@ -1,0 +1,140 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// messageWait is how long a client may take for one message, from its first
+// byte to its last, with control frames in between.
+const messageWait = 10 * time.Second
+
+// errUnfinished says that a client began a message and did not end it.
+var errUnfinished = errors.New("unfinished message")
+
+// readBuffers are for reads that bring something: a client that says nothing
+// has none.
+var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
+
+// A gulp reads from a socket what is there. While it waits, there is little on
+// the goroutine's stack, which therefore stays as small as stacks are.
+type gulp struct {
+	buf *[4 << 10]byte // nil while it waits
+	n   int
+	err error
+}
+
+// try is for RawConn.Read.
+func (g *gulp) try(fd uintptr) bool {
+	g.buf = readBuffers.Get().(*[4 << 10]byte)
+	for {
+		g.n, g.err = syscall.Read(int(fd), g.buf[:])
+		if g.err != syscall.EINTR {
+			break
+		}
+	}
+	if g.err == syscall.EAGAIN {
+		g.drop()
+		return false
+	}
+	return true
+}
+
+func (g *gulp) drop() {
+	readBuffers.Put(g.buf)
+	g.buf = nil
+}
+
+// receive hands what the client sends to hear until that returns false, which
+// is not an error, or the client can be read no more.
+func (c *conn) receive(hear func(b []byte) bool) error {
+	g := new(gulp)
+	try := g.try
+	for {
+		if c.raw != nil {
+			if err := c.raw.Read(try); err != nil {
+				return err
+			}
+		} else {
+			g.buf = readBuffers.Get().(*[4 << 10]byte)
+			g.n, g.err = c.nc.Read(g.buf[:])
+		}
+		more := true
+		if g.n > 0 {
+			more = hear(g.buf[:g.n])
+		}
+		err := g.err
+		if err == nil && g.n <= 0 {
+			err = io.EOF
+		}
+		g.drop()
+		if !more {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// hurry gives a client that has begun a message messageWait to end it. ended
+// says that it has ended another since the last call.
+func (c *conn) hurry(ended bool) {
+	unfinished := c.in.unfinished()
+	switch {
+	case unfinished && (ended || !c.hurried):
+		c.readBy(time.Now().Add(messageWait))
+	case !unfinished && c.hurried:
+		c.readBy(time.Time{})
+	}
+	c.hurried = unfinished
+	if more := int64(c.in.size()) - c.held; more != 0 {
+		c.held += more
+		c.extra.Add(more)
+		if more > 0 {
+			c.gw.budget.grow(more)
+		}
+	}
+}
+
+// readBy sets until when the client's next bytes must come. Closing has a
+// deadline of its own.
+func (c *conn) readBy(t time.Time) {
+	if c.closed.Load() == 0 {
+		_ = c.nc.SetReadDeadline(t) // a dead socket shows in Read
+	}
+}
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// seeOff waits until a closing connection's client has seen why, or could have.
+func (c *conn) seeOff() {
+	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
+	_, _ = io.CopyN(io.Discard, c.nc, farewellBytes) // ends by EOF, deadline or bound: all the same
+	c.mu.Lock()
+	over := c.over
+	c.mu.Unlock()
+	select {
+	case <-over:
+	case <-time.After(closeWait):
+	}
+}
+
+// A throttle is when the next frame would be in time, in unix nanoseconds.
+type throttle int64
+
+// allow reports whether one more is within perSecond, with a burst of twice as
+// many.
+func (p *throttle) allow(now time.Time, perSecond int) bool {
+	each := int64(time.Second) / int64(perSecond)
+	next := max(int64(*p), now.UnixNano())
+	if next-now.UnixNano() > each*int64(2*perSecond-1) {
+		return false
+	}
+	*p = throttle(next + each)
+	return true
+}
