@@ -42,6 +42,17 @@ type lease struct {
 	look chan struct{}
 	// holder is who holds it, as last seen, or nil.
 	holder atomic.Pointer[leaseValue]
+	// gave is who gave it back, and when, if nobody was seen to take it since.
+	gave atomic.Pointer[giver]
+	// The rest is nil or zero where a lease is not shared.
+	crew      *replicas
+	sources   func() int // of the poller
+	freeSince time.Time  // as seen by who waits
+}
+
+type giver struct {
+	owner string
+	at    time.Time
 }
 
 // tenure is one time of holding a lease.
@@ -54,6 +65,8 @@ type tenure struct {
 	value    []byte // of the entry
 	start    time.Time
 	kept     bool         // from the runner before
+	handed   bool         // from another poller that gave it back just now
+	why      string       // it is here
 	ends     atomic.Int64 // nanoseconds after start, by the monotonic clock
 }
 
@@ -96,7 +109,7 @@ func (l *lease) poke() {
 func (l *lease) acquire(ctx context.Context) (*tenure, error) {
 	var quick int // tries left that follow a poke closely
 	for {
-		t, err := l.try(ctx)
+		t, left, err := l.tryInTurn(ctx)
 		if t != nil {
 			return t, nil
 		}
@@ -110,10 +123,16 @@ func (l *lease) acquire(ctx context.Context) (*tenure, error) {
 			l.log.Debug("lease cannot be asked for", "error", errors.Join(err, l.repair(ctx)))
 		}
 		wait := l.ttl/3 - rand.N(l.ttl/10)
+		if l.orphaned() {
+			wait = l.ttl / 10 // it ends any moment
+		}
 		if quick > 0 {
 			// The word that a lease is released may come before the fact.
 			quick--
 			wait = 50 * time.Millisecond
+		}
+		if left > 0 {
+			wait = min(wait, left)
 		}
 		select {
 		case <-ctx.Done():
@@ -141,7 +160,7 @@ func (l *lease) try(ctx context.Context) (*tenure, error) {
 	defer cancel()
 	t := &tenure{start: time.Now()}
 	mine := l.self
-	mine.Since = stamp(t.start)
+	mine.Since, mine.Why = stamp(t.start), l.reason(t)
 	var err error
 	if t.value, err = json.Marshal(mine); err != nil {
 		return nil, fmt.Errorf("encode lease: %w", err)
@@ -249,6 +268,9 @@ func (l *lease) reclaim(ctx context.Context, value []byte) (revision uint64, err
 // the lease ends by itself.
 func (l *lease) release(ctx context.Context, t *tenure) error {
 	l.holder.Store(nil)
+	if l.crew != nil {
+		l.crew.drop(l.key)
+	}
 	if err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision)); err != nil {
 		return fmt.Errorf("release lease of %s: %w", l.key, err)
 	}

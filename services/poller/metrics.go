@@ -73,7 +73,7 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 			Help:    "Time until the stream acknowledged a record.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
 		}),
-		leaseChanges: counter("lease_changes_total", "Leases acquired, released and lost.", "source", "change"),
+		leaseChanges: counter("lease_changes_total", "Leases acquired, released at a stop, given to another poller that owned fewer, and lost.", "source", "change"),
 		reloads:      counter("reloads_total", "Times that the configuration was read again, by result: ok or refused.", "result"),
 		reloadOK:     gauge("config_last_reload_successful", "1 unless the last reload of the configuration was refused."),
 		reloadedAt:   gauge("config_last_reload_success_timestamp_seconds", "When the configuration in effect was taken over, since the Unix epoch."),
@@ -137,21 +137,25 @@ func (m *metrics) poll(name string) pollMetrics {
 }
 
 // state is the collector of what is so at scrape time.
-type state struct{ list func() []*runner }
+type state struct {
+	list   func() []*runner
+	others func() *replicas
+}
 
 var (
-	staleDesc = prometheus.NewDesc(namespace+"_stale", "1 while the poll's value is not being confirmed. Only on the poller that owns the source.", []string{"poll"}, nil)
-	ageDesc   = prometheus.NewDesc(namespace+"_age_seconds", "Time since the request was sent that last confirmed the poll's value. Only on the poller that owns the source.", []string{"poll"}, nil)
-	stateDesc = prometheus.NewDesc(namespace+"_breaker_state", "0 closed, 1 half open, 2 open. Only on the poller that owns the source.", []string{"source", "upstream"}, nil)
-	headDesc  = prometheus.NewDesc(namespace+"_positions_behind", "Positions between the last one stored and the head, of polls that follow a sequence. Only on the poller that owns the source.", []string{"poll"}, nil)
-	ownedDesc = prometheus.NewDesc(namespace+"_lease_owned", "1 while this poller owns the source.", []string{"source"}, nil)
+	staleDesc    = prometheus.NewDesc(namespace+"_stale", "1 while the poll's value is not being confirmed. Only on the poller that owns the source.", []string{"poll"}, nil)
+	ageDesc      = prometheus.NewDesc(namespace+"_age_seconds", "Time since the request was sent that last confirmed the poll's value. Only on the poller that owns the source.", []string{"poll"}, nil)
+	stateDesc    = prometheus.NewDesc(namespace+"_breaker_state", "0 closed, 1 half open, 2 open. Only on the poller that owns the source.", []string{"source", "upstream"}, nil)
+	headDesc     = prometheus.NewDesc(namespace+"_positions_behind", "Positions between the last one stored and the head, of polls that follow a sequence. Only on the poller that owns the source.", []string{"poll"}, nil)
+	ownedDesc    = prometheus.NewDesc(namespace+"_lease_owned", "1 while this poller owns the source.", []string{"source"}, nil)
+	replicasDesc = prometheus.NewDesc(namespace+"_replicas", "Pollers that share the sources, as far as this one hears of them, itself included.", nil, nil)
 )
 
 var stateNumber = map[event.State]float64{event.Closed: 0, event.HalfOpen: 1, event.Open: 2}
 
 // Describe implements prometheus.Collector.
 func (s *state) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, headDesc, ownedDesc} {
+	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, headDesc, ownedDesc, replicasDesc} {
 		ch <- d
 	}
 }
@@ -160,6 +164,10 @@ func (s *state) Describe(ch chan<- *prometheus.Desc) {
 func (s *state) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if c := s.others(); c != nil {
+		all, _ := c.all()
+		gauge(replicasDesc, float64(len(all)))
 	}
 	now := time.Now()
 	for _, r := range s.list() {

@@ -182,6 +182,9 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 	for {
 		now := time.Now()
 		p.reflect(now)
+		if stopping {
+			p.sayLast()
+		}
 		if j, ok := p.next(now, t); ok && (!stopping || !p.retry.failing()) {
 			p.putting = true
 			wg.Go(func() {

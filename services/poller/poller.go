@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,7 +52,8 @@ type Poller struct {
 	ending  bool // no more seats
 	seated  sync.WaitGroup
 	ctx     context.Context // of Run, for seats that a reload adds
-	pub     *publisher      // from before the first seat
+	pub     *publisher      // these from before the first seat
+	crew    *replicas
 
 	reloading sync.Mutex
 	reloads   reloadLog
@@ -104,7 +104,7 @@ func New(_ context.Context, o Options) (*Poller, error) {
 	if p.owner == "" {
 		p.owner = p.host + "-" + random()
 	}
-	st := &state{list: p.list}
+	st := &state{list: p.list, others: p.others}
 	if p.metrics, err = newMetrics(o.Registerer, st); err != nil {
 		return nil, err
 	}
@@ -150,14 +150,18 @@ func (p *Poller) Run(ctx context.Context) error {
 	if !p.prepare(ctx) {
 		return nil
 	}
-	if err := p.watchReleases(nc); err != nil {
+	crew := newReplicas(p.kv, p.owner, p.host, p.options.NATS.LeaseTime, p.log, p.list)
+	p.mu.Lock()
+	p.crew = crew
+	p.mu.Unlock()
+	if err := p.hearLeases(nc, crew); err != nil {
 		return err
 	}
 	p.pub = &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair, keepDeleted: keepDeleted}
 	p.seatAll(ctx)
 	p.ready.Store(true)
 	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.list()), "owner", p.owner)
-	<-ctx.Done()
+	crew.run(ctx)
 	p.unseat()
 	p.ready.Store(false)
 	return nil
@@ -227,28 +231,10 @@ func (p *Poller) repair(ctx context.Context) error {
 	return p.ensure(ctx)
 }
 
-// watchReleases listens for leases that are given back, so that they move at
-// once. It is only a hint: whoever waits asks again by itself.
-func (p *Poller) watchReleases(nc *nats.Conn) error {
-	prefix := "$KV." + p.names.LeaseBucket() + "."
-	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
-		if m.Header.Get("KV-Operation") == "" {
-			return
-		}
-		key := strings.TrimPrefix(m.Subject, prefix)
-		for _, r := range p.list() {
-			if l := r.lease.Load(); l != nil && l.key == key && !r.owned() {
-				l.poke()
-			}
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("watch leases: %w", err)
-	}
-	return nil
-}
-
 func (p *Poller) onState(connected bool) {
+	if c := p.others(); c != nil {
+		c.onState(connected)
+	}
 	if connected {
 		for _, r := range p.list() {
 			r.natsBack()

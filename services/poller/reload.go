@@ -49,6 +49,9 @@ func (p *Poller) Reload(_ context.Context, c Config) (Changes, error) {
 	if err != nil {
 		return Changes{}, p.Refuse(err)
 	}
+	if c := p.others(); c != nil {
+		c.say() // what there is to share is something else
+	}
 	p.metrics.reloads.WithLabelValues("ok").Inc()
 	p.metrics.reloadOK.Set(1)
 	p.metrics.reloadedAt.SetToCurrentTime()
@@ -213,7 +216,7 @@ func (r *runner) sayPolling(t *tenure, restored int) {
 		return
 	}
 	r.metrics.leaseChanges.WithLabelValues(r.name, "acquired").Inc()
-	r.log.Info("lease acquired, polling", "polls", len(r.polls), "values_restored", restored, "fence", t.fence)
+	r.log.Info("lease acquired, polling", "polls", len(r.polls), "values_restored", restored, "fence", t.fence, "why", t.why)
 }
 
 // inherit takes over what a former runner of the same source knows and the

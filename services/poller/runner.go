@@ -34,6 +34,7 @@ type runner struct {
 	lease    atomic.Pointer[lease] // nil until NATS was there
 	tenure   atomic.Pointer[tenure]
 	lost     atomic.Pointer[context.CancelCauseFunc] // ends the tenure
+	yield    atomic.Pointer[context.CancelCauseFunc] // ends it as a stop does
 	probes   atomic.Int64
 	breakers breakerQueue
 	orphans  map[string]remains // polls in the stream that the configuration lacks
@@ -182,6 +183,9 @@ func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) 
 	hard, lose := context.WithCancelCause(context.WithoutCancel(stop))
 	defer lose(nil)
 	r.lost.Store(&lose)
+	stop, yield := context.WithCancelCause(stop)
+	defer yield(nil)
+	r.yield.Store(&yield)
 	var holding sync.WaitGroup
 	holdCtx, endHold := context.WithCancel(context.WithoutCancel(stop))
 	defer endHold()
@@ -222,7 +226,11 @@ func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(stop), grace)
 	defer cancel()
 	if err := l.release(ctx, t); err == nil {
-		r.metrics.leaseChanges.WithLabelValues(r.name, "released").Inc()
+		change := "released"
+		if errors.Is(context.Cause(stop), errGiven) {
+			change = "given"
+		}
+		r.metrics.leaseChanges.WithLabelValues(r.name, change).Inc()
 		r.log.Info("lease released")
 	} else if cause == nil {
 		r.log.Warn("lease not released; it ends by itself", "error", err)
@@ -268,6 +276,9 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 				}
 				values += p.live()
 				delete(polls, p.topic)
+				if t.handed && !t.kept {
+					p.spare(time.Now())
+				}
 			}
 			r.orphans = polls
 			return values, breaker.Seq, nil

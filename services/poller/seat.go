@@ -28,6 +28,13 @@ func (p *Poller) list() []*runner {
 	return slices.Clone(p.sources)
 }
 
+// others is what is known of other pollers; nil before Run knows the bucket.
+func (p *Poller) others() *replicas {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.crew
+}
+
 // seatAll starts every source.
 func (p *Poller) seatAll(ctx context.Context) {
 	p.mu.Lock()
@@ -49,6 +56,7 @@ func (p *Poller) unseat() {
 // sit starts a source, with mu held.
 func (p *Poller) sit(ctx context.Context, r *runner) {
 	l := newLease(p.kv, r.name, p.owner, p.host, p.options.NATS.LeaseTime, r.log, p.repair)
+	l.crew, l.sources = p.crew, func() int { return len(p.list()) }
 	s := &seat{gone: make(chan struct{})}
 	p.seats[r.name] = s
 	p.seated.Go(func() { p.occupy(ctx, s, r, l) })

@@ -17,6 +17,18 @@ type Status struct {
 	Sources   []SourceStatus `json:"sources"`
 	// Reload is how the last reload went; nil before the first.
 	Reload *ReloadStatus `json:"reload,omitempty"`
+	// Pollers are all that share the sources, by name, this one included.
+	Pollers []PollerStatus `json:"pollers"`
+}
+
+// PollerStatus is one of the pollers that share the sources.
+type PollerStatus struct {
+	Owner   string    `json:"owner"`
+	Host    string    `json:"host"`
+	Since   time.Time `json:"since"`
+	Sources int       `json:"sources"` // that it owns
+	// OtherSet says that its configuration names other sources than this one's.
+	OtherSet bool `json:"otherSources,omitempty"`
 }
 
 // SourceStatus is one source.
@@ -25,12 +37,15 @@ type SourceStatus struct {
 	Driver string `json:"driver"`
 	// Owned says that this poller holds the lease; Owner is who does, as last
 	// seen.
-	Owned     bool             `json:"owned"`
-	Owner     string           `json:"owner,omitempty"`
-	Fence     uint64           `json:"fence,omitempty"`
-	Breaker   event.State      `json:"breaker"`
-	Upstreams []UpstreamStatus `json:"upstreams"`
-	Polls     []PollStatus     `json:"polls"` // as of when the source was last owned
+	Owned bool   `json:"owned"`
+	Owner string `json:"owner,omitempty"`
+	// OwnedSince and Why say since when the owner has it, and why it moved there.
+	OwnedSince time.Time        `json:"ownedSince,omitzero"`
+	Why        string           `json:"why,omitempty"`
+	Fence      uint64           `json:"fence,omitempty"`
+	Breaker    event.State      `json:"breaker"`
+	Upstreams  []UpstreamStatus `json:"upstreams"`
+	Polls      []PollStatus     `json:"polls"` // as of when the source was last owned
 }
 
 // UpstreamStatus is one circuit.
@@ -82,7 +97,13 @@ func (p *Poller) Status() Status {
 	if nc := p.nc.Load(); nc != nil {
 		s.Connected = nc.IsConnected()
 	}
-	s.Reload = p.reloads.last.Load()
+	s.Reload, s.Pollers = p.reloads.last.Load(), []PollerStatus{}
+	if c := p.others(); c != nil {
+		all, mine := c.all()
+		for _, o := range all {
+			s.Pollers = append(s.Pollers, PollerStatus{o.Owner, o.Host, o.Since, o.Sources, o.Set != mine})
+		}
+	}
 	for _, r := range p.list() {
 		s.Sources = append(s.Sources, r.look())
 	}
@@ -97,7 +118,7 @@ func (r *runner) look() SourceStatus {
 	}
 	if l := r.lease.Load(); l != nil {
 		if h := l.holder.Load(); h != nil {
-			s.Owner = h.Owner
+			s.Owner, s.OwnedSince, s.Why = h.Owner, h.Since, h.Why
 		}
 	}
 	for _, u := range r.upstreams {

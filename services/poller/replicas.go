@@ -1,0 +1,414 @@
+package poller
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Pollers share their sources evenly without a leader. Each keeps an entry in
+// the bucket of the leases that says how many sources it owns, and hears those
+// of the others. Two rules follow from that:
+//
+//   - A lease that is free is left for a moment to whoever owns fewer sources,
+//     so that those of a poller that died spread over all that are left.
+//   - When nothing has come or gone for two lease times, a poller that owns at
+//     least two sources more than another gives one back, again and again, until
+//     none does. Every such step makes the shares more even, and nothing else
+//     moves a source while its owner lives, so that it comes to an end.
+//
+// Neither is needed for safety, which is the leases' alone: a wrong idea of the
+// others makes the shares uneven, not a source polled twice or not at all.
+
+// errGiven ends a tenure for the sake of even shares.
+var errGiven = errors.New("another poller has fewer sources")
+
+// maxReplicas bounds the others that are remembered.
+const maxReplicas = 1000
+
+// presence is the entry of a poller.
+type presence struct {
+	Owner   string    `json:"owner"`
+	Host    string    `json:"host"`
+	Since   time.Time `json:"since"`
+	Sources int       `json:"sources"` // that it owns
+	// Set names the sources of its configuration: pollers with other ones, as
+	// in the middle of a change of all configurations, share nothing evenly.
+	Set string `json:"set"`
+}
+
+// replicas is what a poller knows of those that share its leases.
+type replicas struct {
+	kv   jetstream.KeyValue
+	self presence // without Sources
+	ttl  time.Duration
+	log  *slog.Logger
+	list func() []*runner
+
+	dirty chan struct{} // the presence is to be said again
+
+	mu     sync.Mutex
+	others map[string]*replica // by owner
+	claims map[string]bool     // by lease: true when it is owned, false while it is asked for
+	quiet  time.Time           // since when nobody has come or gone
+	given  map[string]bool     // leases given away that nobody was seen to take
+	kept   map[string]bool     // leases that nobody else wanted: not given again
+	away   bool                // NATS is
+	mine   string              // Set, as last said
+}
+
+type replica struct {
+	presence
+	heard time.Time
+}
+
+func newReplicas(kv jetstream.KeyValue, owner, host string, ttl time.Duration, log *slog.Logger, list func() []*runner) *replicas {
+	c := &replicas{
+		kv: kv, self: presence{Owner: owner, Host: host, Since: stamp(time.Now())}, ttl: ttl, log: log, list: list,
+		dirty: make(chan struct{}, 1), others: map[string]*replica{}, claims: map[string]bool{},
+		quiet: time.Now(), given: map[string]bool{}, kept: map[string]bool{},
+	}
+	c.mine = c.set()
+	return c
+}
+
+// presencePrefix begins the keys of presences. No source's name begins with _.
+const presencePrefix = "_poller."
+
+// presenceKey makes a KV key of a poller's name.
+func presenceKey(owner string) string {
+	var b strings.Builder
+	b.WriteString(presencePrefix)
+	for _, c := range []byte(owner) {
+		if c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "=%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// set names the sources of this poller.
+func (c *replicas) set() string {
+	h := fnv.New64a()
+	for _, r := range c.list() {
+		fmt.Fprintln(h, r.name)
+	}
+	return strconv.FormatUint(h.Sum64(), 36)
+}
+
+// run says that this poller is there, and evens the shares, until ctx ends.
+func (c *replicas) run(ctx context.Context) {
+	tick := time.NewTicker(c.ttl / 3)
+	defer tick.Stop()
+	for {
+		c.announce(ctx)
+		select {
+		case <-ctx.Done():
+			c.leave(ctx)
+			return
+		case <-tick.C:
+			c.even()
+		case <-c.dirty:
+			select { // what else changes now is said with it
+			case <-ctx.Done():
+			case <-time.After(min(50*time.Millisecond, c.ttl/20)):
+			}
+		}
+	}
+}
+
+func (c *replicas) announce(ctx context.Context) {
+	me := c.self
+	me.Set = c.set()
+	c.mu.Lock()
+	if me.Sources = c.owned(); c.mine != me.Set {
+		c.mine = me.Set
+		c.turned(time.Now())
+	}
+	c.mu.Unlock()
+	value, err := json.Marshal(me)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, c.ttl/3)
+		defer cancel()
+		_, err = c.kv.Put(ctx, presenceKey(me.Owner), value)
+	}
+	if err != nil && ctx.Err() == nil {
+		c.log.Debug("presence not said", "error", err)
+	}
+}
+
+func (c *replicas) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(grace, c.ttl/3))
+	defer cancel()
+	if err := c.kv.Delete(ctx, presenceKey(c.self.Owner)); err != nil {
+		c.log.Debug("presence not taken back", "error", err)
+	}
+}
+
+func (c *replicas) say() {
+	select {
+	case c.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// hear learns from an entry of a poller; a deletion says that it has gone.
+func (c *replicas) hear(m *nats.Msg, deleted bool) {
+	var p presence
+	if !deleted && (json.Unmarshal(m.Data, &p) != nil || p.Owner == "" || p.Owner == c.self.Owner) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if deleted {
+		for owner := range c.others {
+			if strings.HasSuffix(m.Subject, "."+presenceKey(owner)) {
+				c.remove(owner, now, "it has stopped")
+			}
+		}
+		return
+	}
+	if r := c.others[p.Owner]; r != nil {
+		if r.Set != p.Set {
+			c.turned(now)
+		}
+		r.presence, r.heard = p, now
+		return
+	}
+	if len(c.others) == maxReplicas {
+		return
+	}
+	c.others[p.Owner] = &replica{p, now}
+	c.turned(now)
+	c.log.Info("another poller has come", "owner", p.Owner, "host", p.Host, "pollers", 1+len(c.others))
+	c.say() // it should know of this one at once
+}
+
+// remove forgets another poller, with mu held. Whoever waits for a lease may
+// have its turn now.
+func (c *replicas) remove(owner string, now time.Time, why string) {
+	delete(c.others, owner)
+	c.turned(now)
+	c.log.Info("another poller has gone", "owner", owner, "why", why, "pollers", 1+len(c.others))
+	c.pokeAll()
+}
+
+// turned notes, with mu held, that somebody came or went.
+func (c *replicas) turned(now time.Time) {
+	c.quiet = now
+	clear(c.kept)
+	clear(c.given)
+}
+
+// pokeAll wakes whoever waits for a lease.
+func (c *replicas) pokeAll() {
+	for _, r := range c.list() {
+		if l := r.lease.Load(); l != nil && !r.owned() {
+			l.poke()
+		}
+	}
+}
+
+// onState keeps others from being taken for dead because NATS was.
+func (c *replicas) onState(connected bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if c.away = !connected; !c.away {
+		for _, r := range c.others {
+			r.heard = now
+		}
+		c.quiet = now
+		c.say()
+	}
+}
+
+// tidy removes, with mu held, whoever was not heard for a lease time.
+func (c *replicas) tidy(now time.Time) {
+	if c.away {
+		return
+	}
+	for owner, r := range c.others {
+		if now.Sub(r.heard) > c.ttl {
+			c.remove(owner, now, "it was silent for a lease time")
+		}
+	}
+}
+
+// suspect is told whose lease has run out: if it is silent too, it is dead.
+func (c *replicas) suspect(owner string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.others[owner]; r != nil && !c.away && time.Since(r.heard) > c.ttl/2 {
+		c.remove(owner, time.Now(), "its leases have run out")
+	}
+}
+
+// knows says that a poller is there: this one, or one that is heard of.
+func (c *replicas) knows(owner string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return owner == c.self.Owner || c.others[owner] != nil
+}
+
+func (c *replicas) owned() (n int) {
+	for _, owned := range c.claims {
+		if owned {
+			n++
+		}
+	}
+	return n
+}
+
+// peers are the others with the same sources, and how many the one with the
+// fewest and the one with the most own.
+func (c *replicas) peers() (n, least, most int) {
+	for _, r := range c.others {
+		if r.Set != c.mine {
+			continue
+		}
+		if n++; n == 1 || r.Sources < least {
+			least = r.Sources
+		}
+		most = max(most, r.Sources)
+	}
+	return n, least, most
+}
+
+// claim asks whether a lease that is free, as far as is known for some time,
+// may be taken; sources is how many there are. If so, it counts as ours until
+// drop; otherwise claim returns how long it is to be free before.
+func (c *replicas) claim(key string, free time.Duration, sources int) (wait time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tidy(time.Now())
+	if n, least, _ := c.peers(); n > 0 {
+		mine, share := len(c.claims), (sources+n)/(1+n) // rounded up
+		switch {
+		case mine >= share && mine > least:
+			wait = c.ttl / 3
+		case mine > least:
+			wait = min(time.Duration(mine-least)*50*time.Millisecond, c.ttl/10)
+		}
+	}
+	if free >= wait {
+		c.claims[key] = false
+		return 0
+	}
+	return wait
+}
+
+// got says that a claimed lease is ours.
+func (c *replicas) got(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.claims[key] = true
+	if c.given[key] {
+		delete(c.given, key)
+		c.kept[key] = true
+	}
+	c.say()
+}
+
+// drop ends a claim.
+func (c *replicas) drop(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.claims[key] {
+		c.say()
+	}
+	delete(c.claims, key)
+}
+
+// taken says that another poller has a lease.
+func (c *replicas) taken(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.given, key)
+}
+
+// surplus is how many sources to give back now: an eighth of what there is too
+// much, so that it goes quickly at first, and at least one.
+func (c *replicas) surplus(now time.Time) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tidy(now)
+	mine := c.owned()
+	n, least, most := c.peers()
+	if n == 0 || c.away || now.Sub(c.quiet) < 2*c.ttl || mine < least+2 || mine < most {
+		return 0
+	}
+	return 1 + (mine-least-2)/8
+}
+
+// even gives sources back if others have fewer: those that came last.
+func (c *replicas) even() {
+	n := c.surplus(time.Now())
+	if n == 0 {
+		return
+	}
+	list := slices.DeleteFunc(c.list(), func(r *runner) bool {
+		l := r.lease.Load()
+		if l == nil || !r.owned() {
+			return true
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.kept[l.key]
+	})
+	slices.SortFunc(list, func(a, b *runner) int { return cmp.Compare(b.sinceWhen(), a.sinceWhen()) })
+	for _, r := range list[:min(n, len(list))] {
+		c.mu.Lock()
+		c.given[r.lease.Load().key] = true
+		mine := c.owned()
+		_, least, _ := c.peers()
+		c.mu.Unlock()
+		r.log.Info("source given back: another poller has fewer", "sources", mine, "fewest", least)
+		r.give()
+	}
+}
+
+// all are the pollers that are known, by name, this one included.
+func (c *replicas) all() (out []presence, set string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tidy(time.Now())
+	me := c.self
+	me.Sources, me.Set = c.owned(), c.mine
+	out = append(out, me)
+	for _, r := range c.others {
+		out = append(out, r.presence)
+	}
+	slices.SortFunc(out, func(a, b presence) int { return strings.Compare(a.Owner, b.Owner) })
+	return out, c.mine
+}
+
+// sinceWhen orders the sources that a poller owns by when it got them.
+func (r *runner) sinceWhen() int64 {
+	if t := r.tenure.Load(); t != nil {
+		return t.start.UnixNano()
+	}
+	return 0
+}
+
+// give ends the tenure as a stop does: what is under way finishes.
+func (r *runner) give() {
+	if f := r.yield.Load(); f != nil {
+		(*f)(errGiven)
+	}
+}

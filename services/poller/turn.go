@@ -1,0 +1,152 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// How a lease is asked for, with regard to the other pollers (replicas.go), and
+// what is heard of it.
+
+// tryInTurn asks for the lease once, unless it should be left to another poller
+// for a time, which it returns.
+func (l *lease) tryInTurn(ctx context.Context) (t *tenure, left time.Duration, err error) {
+	if l.crew == nil {
+		t, err = l.try(ctx)
+		return t, 0, err
+	}
+	wait := l.crew.claim(l.key, 0, l.sources())
+	if wait > 0 {
+		free, err := l.free(ctx)
+		if !free || err != nil {
+			l.freeSince = time.Time{}
+			return nil, 0, err
+		}
+		if l.freeSince.IsZero() {
+			l.freeSince = time.Now()
+		}
+		if wait = l.crew.claim(l.key, time.Since(l.freeSince), l.sources()); wait > 0 {
+			return nil, wait - time.Since(l.freeSince), nil
+		}
+	}
+	l.freeSince = time.Time{}
+	if t, err = l.try(ctx); t == nil {
+		l.crew.drop(l.key)
+	} else {
+		l.gave.Store(nil)
+		l.crew.got(l.key)
+	}
+	return t, 0, err
+}
+
+// free looks whether somebody holds the lease. One that ran out makes its last
+// holder suspect.
+func (l *lease) free(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.ttl/3)
+	defer cancel()
+	entry, err := l.kv.Get(ctx, l.key)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		if h := l.holder.Load(); h != nil && l.gave.Load() == nil {
+			l.crew.suspect(h.Owner)
+		}
+		return true, nil
+	case err != nil:
+		return false, err
+	case l.ours(entry.Value()): // of a try whose answer was lost
+		return true, nil
+	}
+	l.seeHolder(entry.Value())
+	return false, nil
+}
+
+// orphaned says that the lease's holder has gone without giving it back.
+func (l *lease) orphaned() bool {
+	h := l.holder.Load()
+	return l.crew != nil && h != nil && l.gave.Load() == nil && !l.crew.knows(h.Owner)
+}
+
+// reason says why the lease is free, if it is, and whether its last holder gave
+// it to a new tenure just now.
+func (l *lease) reason(t *tenure) string {
+	t.why = "nobody held it"
+	h, g := l.holder.Load(), l.gave.Load()
+	switch {
+	case g != nil:
+		t.why = g.owner + " gave it back"
+		t.handed = t.start.Sub(g.at) < 2*time.Second
+	case h != nil && h.Owner != l.self.Owner:
+		t.why = h.Owner + " did not renew it"
+	}
+	return t.why
+}
+
+// hearLeases listens to the bucket of the leases, so that one that is given
+// back moves at once, and pollers know of each other. It is only a hint: whoever
+// waits for a lease asks again by itself.
+func (p *Poller) hearLeases(nc *nats.Conn, crew *replicas) error {
+	prefix := "$KV." + p.names.LeaseBucket() + "."
+	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
+		key, deleted := strings.TrimPrefix(m.Subject, prefix), m.Header.Get("KV-Operation") != ""
+		if strings.HasPrefix(key, presencePrefix) {
+			crew.hear(m, deleted)
+			return
+		}
+		for _, r := range p.list() {
+			if l := r.lease.Load(); l != nil && l.key == key && !r.owned() {
+				l.hear(m.Data, deleted)
+			}
+		}
+	})
+	if err != nil {
+		return errors.Join(errors.New("watch leases"), err)
+	}
+	return nil
+}
+
+// hear learns from an entry of the lease, while it is not ours.
+func (l *lease) hear(value []byte, deleted bool) {
+	if deleted {
+		if h := l.holder.Load(); h != nil && h.Owner != l.self.Owner {
+			l.gave.Store(&giver{h.Owner, time.Now()})
+		}
+		l.poke()
+		return
+	}
+	if l.ours(value) {
+		return
+	}
+	l.gave.Store(nil)
+	l.seeHolder(value)
+	l.crew.taken(l.key)
+}
+
+// spare leaves the first poll of a tenure out if the last owner, who gave the
+// lease back, has polled in this slot. Otherwise it is due now.
+func (p *poll) spare(now time.Time) {
+	f := p.stored.fresh
+	if f == nil {
+		return
+	}
+	asked := p.good.asOf
+	if f.Stale && f.CheckedAt.After(asked) {
+		asked = f.CheckedAt
+	}
+	p.extraAt = now
+	if slot := p.schedule.next(now).Add(-p.config.Interval); !asked.Before(slot) {
+		p.extraAt = time.Time{}
+	}
+}
+
+// sayLast makes the poll say, before it stops, when it was last confirmed, if
+// the stream does not know.
+func (p *poll) sayLast() {
+	if f := p.stored.fresh; f != nil && p.known && !p.stale && p.good.asOf.After(f.AsOf) {
+		p.renew = true
+	}
+}
