@@ -124,7 +124,7 @@ var (
 func (c *circuit) begin() (permit, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
+	now := clock()
 	switch {
 	case c.state == event.HalfOpen, c.state == event.Open && now.Before(c.probeAt):
 		return permit{}, errOpen
@@ -163,7 +163,7 @@ func (c *circuit) allowProbe() bool {
 func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAfter time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
+	now := clock()
 	if retryAfter > 0 {
 		c.notBefore = now.Add(min(retryAfter, maxRetryAfter))
 	}
@@ -231,7 +231,7 @@ func (c *circuit) turn(to event.State, cause string) {
 	from := c.state
 	c.state = to
 	c.generation++
-	c.changedAt = time.Now()
+	c.changedAt = clock()
 	b := event.Breaker{
 		Source: c.source, Upstream: c.upstream, From: from, To: to,
 		Cause: event.Detail(cause), Failures: c.streak, At: stamp(c.changedAt),
@@ -294,9 +294,11 @@ func (c *circuit) restore(last *event.Breaker) {
 	}
 	c.streak, c.cause = last.Failures, last.Cause
 	// A probe that was out went down with its poller: the next call is it.
-	c.probeAt = time.Now()
-	if wait := time.Until(last.NextProbeAt); last.To == event.Open && wait > 0 {
-		c.probeAt = c.probeAt.Add(min(wait, max(c.config.OpenFor, maxRetryAfter)))
+	c.probeAt = clock()
+	if wait := last.NextProbeAt.Sub(c.probeAt); last.To == event.Open && wait > 0 {
+		// No longer than it was to be, if the clock was set back meanwhile.
+		whole := last.NextProbeAt.Sub(last.At)
+		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor, maxRetryAfter)) + probeMargin)
 	}
 	c.state = event.Open
 	c.generation++

@@ -224,7 +224,7 @@ func TestCircuitRestore(t *testing.T) {
 		time.Sleep(2*time.Minute - 1)
 		b.poll(success)
 		b.wantState("before the probe", event.Open, 0)
-		time.Sleep(time.Nanosecond)
+		time.Sleep(probeMargin + time.Nanosecond)
 		b.poll(success)
 		b.wantState("probe", event.Closed, 1)
 		b.c.restore(&open)

@@ -52,7 +52,7 @@ func (p *poll) reflect(now time.Time) {
 func (p *poll) record(now time.Time) *event.Freshness {
 	breaker, probeAt, _ := p.source.breaker()
 	f := &event.Freshness{
-		Poll: p.topic, AsOf: p.good.asOf, CheckedAt: stamp(now),
+		Poll: p.topic, AsOf: told(p.good.asOf, now), CheckedAt: stamp(now),
 		Stale: p.stale, Reason: p.reason, Detail: p.detail,
 		Breaker: breaker, ConsecutiveFailures: p.failures,
 		IntervalMs: p.config.Interval.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
@@ -74,12 +74,12 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 	if p.putting || !p.known || p.retry.left(now) < idle {
 		return job{}, false
 	}
-	j := job{topic: p.topic, ignore: p.ignore, known: p.stored, tenure: t, sort: p.sort, keys: p.keyJobs()}
+	j := job{topic: p.topic, ignore: p.ignore, known: p.stored, tenure: t, sort: p.sort, keys: p.keyJobs(now)}
 	if p.unstored() {
 		j.digest, j.slot = p.good.digest, p.good.slot
 		j.event = &event.Event{
 			Topic: p.topic, Poll: p.topic, Data: p.good.value, Upstream: p.good.upstream,
-			ChangedAt: p.good.changedAt, AsOf: p.good.asOf,
+			ChangedAt: p.good.changedAt, AsOf: told(p.good.asOf, now),
 		}
 	}
 	if f := p.record(now); p.renew || !sameState(f, p.stored.fresh, t.fence) {
@@ -107,13 +107,13 @@ func sameState(f, old *event.Freshness, fence uint64) bool {
 
 // settle learns how a publish went.
 func (p *poll) settle(d putDone) {
-	now := time.Now()
+	now := clock()
 	p.stored = d.stored
 	if p.follow != nil {
 		p.settleWalk(d, now)
 	} else if f := p.stored.found; f != nil {
 		// The first look may have been at a replica that lagged behind.
-		p.good.restore(*f, p.stored.digest)
+		p.good.restore(*f, p.stored.digest, now)
 		if f.freshSeq == 0 { // the stream was made anew, and holds no keys either
 			for _, k := range p.keys {
 				k.held.has = false

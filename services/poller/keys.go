@@ -60,7 +60,7 @@ func (p *poll) takeKeys(r reading, now time.Time) {
 	for token, k := range p.keys {
 		if !seen[token] && !k.gone {
 			k.gone = true
-			k.good = lastGood{asOf: r.sent, changedAt: r.sent, slot: r.slot, upstream: r.up.name}
+			k.good = lastGood{asOf: r.sent, own: true, changedAt: stamp(r.sent), slot: r.slot, upstream: r.up.name}
 		}
 		if !k.gone {
 			continue
@@ -99,6 +99,7 @@ func (p *poll) forget(n int) {
 func (p *poll) resumeKeys(r remains) {
 	for _, k := range p.keys {
 		k.held.has, k.held.unsure = false, false // unless it is found below
+		k.good.own = false
 	}
 	for token, e := range r.keys {
 		k := p.keys[token]
@@ -119,14 +120,15 @@ func (k *keyed) found(e *event.Event, fresh *event.Freshness, ignore []path) {
 		return
 	}
 	r := remains{event: e, fresh: fresh}
-	if !k.good.asOf.IsZero() && !k.good.asOf.Before(r.asOf()) {
+	now := clock()
+	if !k.good.asOf.IsZero() && (k.good.own || !k.good.asOf.Before(anchor(r.asOf(), now))) {
 		return
 	}
 	if k.gone = e.Deleted; k.gone {
-		k.good = lastGood{asOf: e.AsOf, changedAt: e.ChangedAt, slot: e.ChangedAt, upstream: e.Upstream}
+		k.good = lastGood{asOf: anchor(e.AsOf, now), changedAt: e.ChangedAt, slot: e.ChangedAt, upstream: e.Upstream}
 		return
 	}
-	k.good.restore(r, k.held.digest)
+	k.good.restore(r, k.held.digest, now)
 }
 
 // unstored says that the stream does not hold what is known of the key.
@@ -138,7 +140,7 @@ func (k *keyed) unstored(always bool) bool {
 }
 
 // keyJobs is what there is to say of keys.
-func (p *poll) keyJobs() []*keyJob {
+func (p *poll) keyJobs(now time.Time) []*keyJob {
 	var jobs []*keyJob
 	for token, k := range p.keys {
 		if !k.unstored(p.always) {
@@ -148,7 +150,7 @@ func (p *poll) keyJobs() []*keyJob {
 			token: token, digest: k.good.digest, slot: k.good.slot, known: k.held,
 			event: &event.Event{
 				Topic: k.topic, Poll: p.topic, Key: k.key, Data: k.good.value, Deleted: k.gone,
-				Upstream: k.good.upstream, ChangedAt: k.good.changedAt, AsOf: k.good.asOf,
+				Upstream: k.good.upstream, ChangedAt: k.good.changedAt, AsOf: told(k.good.asOf, now),
 			},
 		})
 	}

@@ -13,8 +13,12 @@ type lastGood struct {
 	value  json.RawMessage // nil: there never was one
 	digest digest
 	// asOf is when the request was sent that last confirmed the value: the value
-	// is never younger than its age says.
-	asOf      time.Time
+	// is never younger than its age says. It has a monotonic reading; records
+	// carry what told makes of it.
+	asOf time.Time
+	// own says that this process has confirmed it since it got the lease: nobody
+	// knows better, whatever the clocks say.
+	own       bool
 	changedAt time.Time
 	// slot is that of the tick that first saw the value, or, where every reading
 	// is an event, of the last.
@@ -27,12 +31,12 @@ type lastGood struct {
 func (g *lastGood) take(value json.RawMessage, d digest, sent, slot time.Time, upstream string, always bool) {
 	if g.value == nil || g.digest != d {
 		g.value, g.digest = value, d
-		g.changedAt, g.slot, g.upstream = sent, slot, upstream
+		g.changedAt, g.slot, g.upstream = stamp(sent), slot, upstream
 	}
 	if always {
 		g.slot, g.upstream = slot, upstream
 	}
-	g.asOf = sent
+	g.asOf, g.own = sent, true
 }
 
 // held is what the stream holds of a topic, as far as this process knows.
@@ -77,6 +81,7 @@ type stored struct {
 // remains is what the stream gave back for one poll.
 type remains struct {
 	event    *event.Event
+	eventSeq uint64 // 0 if it is not known
 	fresh    *event.Freshness
 	freshSeq uint64
 	keys     map[string]*event.Event // by the last token of their topics
@@ -98,12 +103,21 @@ func (r remains) fence() uint64 {
 }
 
 // asOf is when the stored value was last confirmed: the event knows when it
-// was published, the freshness record what happened since.
+// was published, the freshness record what happened since. Which of the two is
+// the later one the stream says: by their times a clock that was set back would
+// make a value younger than it is.
 func (r remains) asOf() time.Time {
-	if r.event == nil {
+	switch {
+	case r.event == nil:
 		return time.Time{}
-	}
-	if r.fresh != nil && r.fresh.AsOf.After(r.event.AsOf) {
+	case r.fresh == nil, r.fresh.AsOf.IsZero():
+		return r.event.AsOf
+	case r.eventSeq != 0 && r.freshSeq != 0:
+		if r.freshSeq > r.eventSeq {
+			return r.fresh.AsOf
+		}
+		return r.event.AsOf
+	case r.fresh.AsOf.After(r.event.AsOf):
 		return r.fresh.AsOf
 	}
 	return r.event.AsOf
@@ -117,15 +131,16 @@ func (s *stored) learn(r remains, ignore []path) {
 
 // restore takes the stream's value unless the one in memory was confirmed
 // later, as it is when NATS was away longer than the lease.
-func (g *lastGood) restore(r remains, d digest) {
-	if r.event == nil || r.event.Deleted || g.value != nil && !g.asOf.Before(r.asOf()) {
+func (g *lastGood) restore(r remains, d digest, now time.Time) {
+	if r.event == nil || r.event.Deleted {
+		return
+	}
+	at := anchor(r.asOf(), now)
+	if g.value != nil && (g.own || !g.asOf.Before(at)) {
 		return
 	}
 	*g = lastGood{
-		value: r.event.Data, digest: d, asOf: r.asOf(),
+		value: r.event.Data, digest: d, asOf: at,
 		changedAt: r.event.ChangedAt, slot: r.event.ChangedAt, upstream: r.event.Upstream,
 	}
 }
-
-// stamp is a time as records carry it: UTC, in milliseconds, never later than t.
-func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }

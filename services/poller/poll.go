@@ -83,18 +83,19 @@ type putDone struct {
 // resume takes up the poll under a new tenure: from memory, or from what the
 // last owner left in the stream, whichever is later.
 func (p *poll) resume(r remains) {
-	now := time.Now()
+	now := clock()
 	r = p.sort(r)
 	p.stored.learn(r, p.ignore)
 	p.stored.found = nil
+	p.good.own = false
 	if p.follow != nil {
 		p.follow.resume(r.event)
 	} else {
-		p.good.restore(r, p.stored.digest)
+		p.good.restore(r, p.stored.digest, now)
 	}
 	p.resumeKeys(r)
 	if f := r.fresh; (p.shape.keyed() || p.follow != nil) && f != nil && f.AsOf.After(p.good.asOf) {
-		p.good.asOf = f.AsOf
+		p.good.asOf = anchor(f.AsOf, now)
 	}
 	if f := r.fresh; f != nil && f.CheckedAt.After(p.checkedAt) {
 		p.known, p.checkedAt = true, f.CheckedAt
@@ -112,9 +113,13 @@ func (p *poll) resume(r remains) {
 	}
 	// Readers take the value for stale since maxAge has passed without a record:
 	// the first record must not say otherwise before the upstream does.
-	if p.known && !p.stale && now.Sub(p.checkedAt) > p.config.MaxAge {
+	// Where the clock was set back nobody knows how long that is.
+	if silence := now.Sub(p.checkedAt); p.known && !p.stale && silence.Abs() > p.config.MaxAge {
 		p.stale, p.reason, p.staleSince = true, event.PollerSilent, p.checkedAt
-		p.detail = "no poller asked for " + now.Sub(p.checkedAt).Round(time.Second).String()
+		p.detail = "no poller asked for " + silence.Round(time.Second).String()
+		if silence < 0 {
+			p.staleSince, p.detail = now, "the clock was set back while no poller asked"
+		}
 		p.log.Warn("value is stale", "reason", p.reason, "detail", p.detail, "age", age(now, p.good.asOf))
 	}
 	p.putting, p.calling, p.renew = false, false, false
@@ -163,7 +168,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 	ask := func(k tickKind, slot time.Time) {
 		up, leave, err := p.source.pick(k == probeTick)
 		if err != nil {
-			p.refused(k, err, time.Now())
+			p.refused(k, err, clock())
 			return
 		}
 		p.calling, p.missed = true, false
@@ -180,7 +185,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 		})
 	}
 	for {
-		now := time.Now()
+		now := clock()
 		p.reflect(now)
 		if stopping {
 			p.sayLast()
@@ -192,7 +197,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 				puts <- putDone{j, st, err}
 			})
 		}
-		p.publishStatus()
+		p.publishStatus(now)
 		if stopping && !p.calling && !p.putting {
 			return
 		}
@@ -211,7 +216,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 			p.retry.at = time.Time{}
 		case <-again.C:
 		case <-tick.C:
-			if k, slot := p.tick(time.Now()); k != noTick && t.valid() {
+			if k, slot := p.tick(clock()); k != noTick && t.valid() {
 				ask(k, slot)
 			}
 		case r := <-readings:
@@ -294,7 +299,7 @@ func (p *poll) take(r reading) {
 	if r.abandoned {
 		return
 	}
-	now := time.Now()
+	now := clock()
 	outcome, still := outcomeOK, false
 	switch {
 	case r.failure != nil:
@@ -304,7 +309,7 @@ func (p *poll) take(r reading) {
 			outcome = string(event.NotAdvancing)
 		}
 	case p.shape.advance != nil:
-		p.advanced.seed(r.seed, p.good.changedAt)
+		p.advanced.seed(r.seed, anchor(p.good.changedAt, now))
 		if still = p.advanced.see(r.mark, r.sent, p.config.MustAdvance.Within); still {
 			outcome = string(event.NotAdvancing)
 		}
@@ -330,7 +335,7 @@ func (p *poll) take(r reading) {
 	switch {
 	case p.follow != nil: // reflectWalk
 	case p.shape.keyed():
-		p.good.asOf = r.sent
+		p.good.asOf, p.good.own = r.sent, true
 	default:
 		p.good.take(r.value, r.digest, r.sent, r.slot, r.up.name, p.always)
 	}
@@ -395,11 +400,11 @@ func (p *poll) renewalDue(now time.Time) bool {
 	return now.Sub(p.saidAt) >= every-p.config.Interval/2
 }
 
-func (p *poll) publishStatus() {
+func (p *poll) publishStatus(now time.Time) {
 	s := &PollStatus{
 		Poll: p.topic, IntervalMs: p.config.Interval.Milliseconds(), TimeoutMs: p.config.Timeout.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
 		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.detail, ConsecutiveFailures: p.failures,
-		AsOf: p.good.asOf, ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored() || len(p.keyJobs()) > 0,
+		AsOf: told(p.good.asOf, now), ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored() || len(p.keyJobs(now)) > 0,
 		LastOutcome: p.last.outcome, LastAt: stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
 		Skipped: p.skipped, Keys: p.live(),
 	}

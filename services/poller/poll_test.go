@@ -29,6 +29,7 @@ type stage struct {
 	fresh  []event.Freshness
 	logs   strings.Builder
 	down   bool // the stream
+	onPut  func(job)
 	stop   context.CancelFunc
 	cut    context.CancelFunc
 	wg     sync.WaitGroup
@@ -40,6 +41,11 @@ var errFake = &source.Failure{Reason: event.UpstreamError, Detail: "HTTP 503 Ser
 // does.
 func newStage(t *testing.T, c Source, answer func(ctx context.Context, upstream, method string) (string, error)) *stage {
 	t.Helper()
+	return newNamedStage(t, strings.ReplaceAll(t.Name(), "/", "-"), c, answer)
+}
+
+func newNamedStage(t *testing.T, name string, c Source, answer func(ctx context.Context, upstream, method string) (string, error)) *stage {
+	t.Helper()
 	s := &stage{T: t, calls: map[string][]time.Time{}, flying: map[string]int{}}
 	if len(c.Upstreams) == 0 {
 		c.Upstreams = []string{"http://one"}
@@ -49,7 +55,7 @@ func newStage(t *testing.T, c Source, answer func(ctx context.Context, upstream,
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(&lockedWriter{s: s}, nil))
-	if s.r, err = newRunner(strings.ReplaceAll(t.Name(), "/", "-"), c, log, m); err != nil {
+	if s.r, err = newRunner(name, c, log, m); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.r.close)
@@ -92,6 +98,9 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 	if s.down {
 		return st, errStream
 	}
+	if s.onPut != nil {
+		s.onPut(j)
+	}
 	if j.event != nil {
 		st.version++
 		st.digest, st.slot, st.has = j.digest, j.slot, true
@@ -114,15 +123,21 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 }
 
 // start begins a tenure, in the bubble.
-func (s *stage) start() {
-	t := &tenure{fence: 7, start: time.Now()}
+func (s *stage) start() { s.startFrom(7, nil, nil) }
+
+// startFrom begins it with what an earlier one left.
+func (s *stage) startFrom(fence uint64, left map[string]remains, b *event.Breaker) {
+	t := &tenure{fence: fence, start: time.Now()}
 	t.renewed(t.start, 1000*time.Hour)
 	stop, cancel := context.WithCancel(context.Background())
 	hard, cut := context.WithCancel(context.Background())
 	s.stop, s.cut = cancel, cut
+	for _, u := range s.r.upstreams {
+		u.circuit.restore(b)
+	}
 	for _, p := range s.r.polls {
 		p.wake = make(chan struct{}, 1) // a channel from outside stops the bubble's clock
-		p.resume(remains{})
+		p.resume(left[p.topic])
 		s.wg.Go(func() { p.run(stop, hard, t) })
 	}
 }

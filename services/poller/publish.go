@@ -203,7 +203,7 @@ func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
 	if err != nil {
 		return st, err
 	}
-	r := remains{event: ev.Event, fresh: fresh.Fresh, freshSeq: fresh.Seq}
+	r := remains{event: ev.Event, eventSeq: ev.Seq, fresh: fresh.Fresh, freshSeq: fresh.Seq}
 	if r.fence() > j.tenure.fence {
 		return st, errFenced
 	}
@@ -234,7 +234,12 @@ func (h *held) same(in *event.Event, want *event.Event, d digest, slot time.Time
 	if in == nil { // the id is remembered, the message is gone
 		return false
 	}
-	h.version = max(h.version, in.Version)
+	// An older one is no answer: the wall clock was set back, and comes by the
+	// same slots again.
+	if in.Version <= h.version {
+		return false
+	}
+	h.version = in.Version
 	if in.Deleted != want.Deleted {
 		return false
 	}
@@ -317,7 +322,7 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 				}
 				r.keys[token] = d.Event
 			} else {
-				r.event = d.Event
+				r.event, r.eventSeq = d.Event, d.Seq
 			}
 			polls[d.Event.Poll] = r
 		case d.Fresh != nil:

@@ -69,10 +69,10 @@ var callKinds = []callKind{firstCall, failOverCall, retryCall, hedgeCall, probeC
 // read makes a tick's calls, beginning with the upstream that was picked.
 // Whoever gets the reading must tell the circuits.
 func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind, slot time.Time, prev before) reading {
-	start := time.Now()
+	start := clock()
 	v := &visit{p: p, kind: k, pace: newPace(p.source.config, p.config), deadline: start.Add(p.config.Timeout)}
 	v.done = make(chan callDone, v.pace.calls()) // room for the late ones
-	r := reading{up: up, probe: leave.probe, kind: k, slot: slot, sent: stamp(start)}
+	r := reading{up: up, probe: leave.probe, kind: k, slot: slot, sent: start}
 	tick, cancel := context.WithCancel(ctx)
 	defer cancel()
 
@@ -149,7 +149,7 @@ func (v *visit) call(ctx context.Context, g *guest, why callKind) {
 	ctx, cancel := context.WithTimeout(ctx, v.limit(g))
 	v.p.calls.Go(func() {
 		defer cancel()
-		d := callDone{guest: g, sent: stamp(time.Now())}
+		d := callDone{guest: g, sent: clock()}
 		d.value, d.failure, d.abandoned = v.p.attempt(ctx, g.up, v.question)
 		v.done <- d
 	})

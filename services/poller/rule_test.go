@@ -1,0 +1,77 @@
+package poller
+
+import (
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// rule is the breaker of the design, section 5, written from its words alone:
+//
+//	Opens on N consecutive failures at any interval, stays open for openFor,
+//	then lets exactly one probe through; success closes at once, failure opens
+//	for another period; one failure between successes never opens it.
+//	Retry-After is honoured. A poller that restarts while the upstream is down
+//	goes on where the last one was.
+type rule struct {
+	failures int           // N
+	openFor  time.Duration // of its configuration
+
+	state  event.State
+	streak int
+	probe  time.Time // when open: not before
+	record time.Time // that, as the record of the opening tells it
+	wait   time.Time // Retry-After: not before
+}
+
+func (r *rule) lets(now time.Time) bool {
+	switch r.state {
+	case event.Open:
+		return !now.Before(r.probe)
+	case event.HalfOpen:
+		return false
+	}
+	return !now.Before(r.wait)
+}
+
+// begins is a call that was let through.
+func (r *rule) begins() {
+	if r.state == event.Open {
+		r.state = event.HalfOpen
+	}
+}
+
+// ends is its end; good also if the upstream calls the request wrong.
+func (r *rule) ends(now time.Time, good bool, retryAfter time.Duration) {
+	if retryAfter > 0 {
+		r.wait = now.Add(retryAfter)
+	}
+	if good {
+		r.state, r.streak = event.Closed, 0
+		return
+	}
+	r.streak++
+	if r.state == event.HalfOpen || r.streak >= r.failures {
+		r.state, r.probe = event.Open, now.Add(r.openFor)
+		if r.wait.After(r.probe) {
+			r.probe = r.wait
+		}
+		r.record = r.probe
+	}
+}
+
+// restarts is a new poller whose clock is ahead of the last one's by step. What
+// is left of the period it reads from the clock, at most a whole one. Of a
+// probe that went down with its poller nothing was learnt: the next call is it.
+// A wish to be left alone, or a streak, that opened nothing is in no record.
+func (r *rule) restarts(now time.Time, period, step time.Duration) {
+	r.wait = time.Time{}
+	r.record = r.record.Add(-step)
+	if r.state == event.Closed {
+		r.streak = 0
+	}
+	if r.state == event.HalfOpen {
+		r.state, r.record = event.Open, now
+	}
+	r.probe = now.Add(max(0, min(r.record.Sub(now), period)))
+}
