@@ -61,7 +61,12 @@ func openREST(e Endpoint) (Func, func(), error) {
 func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage, error) {
 	u := base
 	if c.Path != "" {
-		u = base.JoinPath(c.Path)
+		if u = base; u.Path == "" { // or the joined path would not begin with a slash
+			root := *base
+			root.Path = "/"
+			u = &root
+		}
+		u = u.JoinPath(c.Path)
 	}
 	if len(c.Query) > 0 {
 		with := *u
