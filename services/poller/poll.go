@@ -188,7 +188,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 		now := clock()
 		p.reflect(now)
 		if stopping {
-			p.sayLast()
+			p.sayLast(now)
 		}
 		if j, ok := p.next(now, t); ok && (!stopping || !p.retry.failing()) {
 			p.putting = true

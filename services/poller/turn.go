@@ -145,8 +145,8 @@ func (p *poll) spare(now time.Time) {
 
 // sayLast makes the poll say, before it stops, when it was last confirmed, if
 // the stream does not know.
-func (p *poll) sayLast() {
-	if f := p.stored.fresh; f != nil && p.known && !p.stale && p.good.asOf.After(f.AsOf) {
+func (p *poll) sayLast(now time.Time) {
+	if f := p.stored.fresh; f != nil && p.known && !p.stale && told(p.good.asOf, now).After(f.AsOf) {
 		p.renew = true
 	}
 }
