@@ -27,6 +27,7 @@ type pollState struct {
 	// asOfSeq. It is ahead of the record until the one of the same tick comes.
 	asOf    time.Time
 	asOfSeq uint64
+	walks   bool // the newest event has a position
 	// told is what clients were last told, so that only changes are sent.
 	told   event.Freshness
 	toldAt uint64 // the hub's count of freshness told, then
@@ -39,7 +40,10 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	if p.record != nil {
 		f = *p.record
 	}
-	if p.asOfSeq > p.seq && p.asOf.After(f.AsOf) { // the record of that tick is on its way
+	switch ahead := p.asOfSeq > p.seq && p.asOf.After(f.AsOf); {
+	case ahead && p.walks: // trust says why
+		f.AsOf = p.asOf
+	case ahead: // the record of that tick is on its way
 		f = answered(f, p.asOf)
 	}
 	switch {

@@ -178,8 +178,8 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	t := h.topic(e.Topic)
 	p := h.poll(e.Poll)
 	p.heard = later(p.heard, heard)
-	if e.Topic == e.Poll && e.Position == nil { // trust says why
-		p.asOf, p.asOfSeq = later(p.asOf, e.AsOf), seq
+	if e.Topic == e.Poll {
+		p.asOf, p.asOfSeq, p.walks = later(p.asOf, e.AsOf), seq, e.Position != nil
 	}
 	if t.last != nil && t.last.Version+1 != e.Version {
 		h.history.restart(seq - 1) // the stream has lost events in between

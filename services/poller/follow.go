@@ -38,6 +38,7 @@ type follower struct {
 	out      walked    // the last
 	asked    bool      // there was one
 	headAt   time.Time // when the head was asked for that the last walk reached; zero: it did not
+	reached  time.Time // the last such time of which all is stored
 	still    bool      // the head stands still
 	lowSince time.Time // when the head was first below the position; zero: it is not
 }
@@ -91,7 +92,10 @@ func (f *follower) cursorOf(ctx context.Context, e *event.Event) cursor {
 
 // resume takes the walk up under a new tenure. What was read and not stored is
 // read again.
-func (f *follower) resume(e *event.Event) {
+func (f *follower) resume(e *event.Event, fresh *event.Freshness) {
+	if fresh != nil && !fresh.Stale && fresh.AsOf.After(f.reached) {
+		f.reached = fresh.AsOf
+	}
 	f.queue, f.sure, f.starved, f.headAt, f.lowSince = nil, false, false, time.Time{}, time.Time{}
 	f.out = walked{}
 	f.learn(e)
@@ -100,7 +104,7 @@ func (f *follower) resume(e *event.Event) {
 
 // inherit takes over where a walk with another configuration is.
 func (f *follower) inherit(old *follower) {
-	f.at, f.out, f.asked = old.at, old.out, old.asked
+	f.at, f.out, f.asked, f.reached = old.at, old.out, old.asked, old.reached
 	if f.config.ID != old.config.ID {
 		f.at.id = ""
 	}
@@ -181,17 +185,17 @@ func (p *poll) takeWalk(r reading, now time.Time) {
 }
 
 // reflectWalk says what is so after a tick without a failure, and when what it
-// found is stored: the value is confirmed when the head was reached. One that
-// was confirmed within maxAge is good enough while the walk catches up.
+// found is stored: the value is fresh when the head was reached, and for maxAge
+// after that, while the walk catches up.
 func (p *poll) reflectWalk(now time.Time) {
 	f := p.follow
 	if len(f.queue) == 0 && !f.headAt.IsZero() {
-		p.good.asOf, f.headAt = f.headAt, time.Time{}
+		p.good.asOf, f.reached, f.headAt = f.headAt, f.headAt, time.Time{}
 	}
 	if breaker, _, _ := p.source.breaker(); breaker != event.Closed || p.failures > 0 {
 		return
 	}
-	switch behind := now.Sub(p.good.asOf) > p.config.MaxAge; {
+	switch behind := now.Sub(f.reached) > p.config.MaxAge; {
 	case f.still:
 		p.markStale(event.NotAdvancing, p.standsStill(), now)
 	case !behind:
@@ -210,11 +214,12 @@ func (p *poll) settleWalk(d putDone, now time.Time) {
 		n++
 	}
 	if n > 0 {
-		p.good.changedAt = f.queue[n-1].event.ChangedAt
+		p.good.changedAt, p.good.asOf = f.queue[n-1].event.ChangedAt, f.queue[n-1].event.AsOf
 	}
 	f.advance(n)
 	if found := p.stored.found; found != nil {
 		f.learn(found.event)
+		p.good.asOf = later(p.good.asOf, found.asOf())
 		p.stored.found = nil
 	}
 	if f.sure && f.starved {
@@ -236,6 +241,13 @@ func (p *poll) nextWalk(j *job, t *tenure) {
 	case len(f.queue) > 0:
 		j.steps, j.fresh = f.queue, nil
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // tell adds to a status where the walk is.

@@ -89,7 +89,8 @@ func (p *poll) resume(r remains) {
 	p.stored.found = nil
 	p.good.own = false
 	if p.follow != nil {
-		p.follow.resume(r.event)
+		p.follow.resume(r.event, r.fresh)
+		p.good.asOf = later(p.good.asOf, r.asOf())
 	} else {
 		p.good.restore(r, p.stored.digest, now)
 	}

@@ -63,6 +63,7 @@ type walking struct {
 	ctx   context.Context
 	up    *upstream
 	slot  time.Time
+	sent  time.Time // the call for the head: all that a tick finds is as of then
 	from  walkFrom
 	at    cursor
 	begin time.Time
@@ -83,7 +84,7 @@ func (p *poll) walk(ctx context.Context, r *reading, from walkFrom, begin time.T
 	call, cancel := context.WithDeadline(ctx, begin.Add(p.config.Timeout))
 	defer cancel()
 	w := &walking{
-		p: p, f: p.follow, ctx: call, up: r.up, slot: r.slot, from: from, at: from.at, begin: begin,
+		p: p, f: p.follow, ctx: call, up: r.up, slot: r.slot, sent: r.sent, from: from, at: from.at, begin: begin,
 		out: walked{from: from.at, head: r.head},
 	}
 	h := w.run()
@@ -159,7 +160,7 @@ func (w *walking) run() halt {
 					return h
 				}
 			default:
-				w.add(&event.Event{Data: a.value, Position: &a.position, AsOf: a.sent}, a.id)
+				w.add(&event.Event{Data: a.value, Position: &a.position}, a.id)
 				continue
 			}
 			break // turned back: what else was asked for is not next any more
@@ -169,7 +170,8 @@ func (w *walking) run() halt {
 
 // add makes an event the next step.
 func (w *walking) add(e *event.Event, id string) {
-	e.Topic, e.Poll, e.Upstream, e.ChangedAt = w.p.topic, w.p.topic, w.up.name, e.AsOf
+	e.Topic, e.Poll, e.Upstream = w.p.topic, w.p.topic, w.up.name
+	e.ChangedAt, e.AsOf = w.sent, w.sent
 	w.out.steps = append(w.out.steps, &step{event: e, id: id})
 	w.at = cursor{known: true, position: *e.Position, id: id}
 }
@@ -249,7 +251,7 @@ func (w *walking) takeBack(to int64, id string) {
 	if err != nil {
 		panic(err) // numbers, and an id that was JSON
 	}
-	w.add(&event.Event{Data: data, Position: &to, Reorganised: true, AsOf: stamp(time.Now())}, id)
+	w.add(&event.Event{Data: data, Position: &to, Reorganised: true}, id)
 }
 
 // past is the ids of the positions that the stream holds and that were not
@@ -280,7 +282,6 @@ func (w *walking) past() (map[int64]string, error) {
 // found is the answer to one position's call.
 type found struct {
 	position int64
-	sent     time.Time
 	value    json.RawMessage // nil: not there yet
 	id       string
 	parent   string
@@ -309,14 +310,14 @@ func (w *walking) ask(first int64, n int) []found {
 }
 
 func (w *walking) one(position int64) found {
-	a := found{position: position, sent: stamp(time.Now())}
-	if !w.up.quota.take(a.sent) {
+	a, now := found{position: position}, time.Now()
+	if !w.up.quota.take(now) {
 		w.up.withheld.Inc()
 		a.held = true
 		return a
 	}
 	var ask source.Call
-	if ask, a.failure = w.p.ask(w.ctx, w.f.question, moment{now: a.sent, slot: w.slot, position: position}, w.up); a.failure != nil {
+	if ask, a.failure = w.p.ask(w.ctx, w.f.question, moment{now: now, slot: w.slot, position: position}, w.up); a.failure != nil {
 		return a
 	}
 	w.up.calls[positionCall].Inc()

@@ -57,7 +57,8 @@ type eventFrame struct {
 	Seq, Version                        uint64
 	ChangedAt, AsOf                     time.Time
 	AgeMs                               int64
-	Stale                               bool
+	Stale, Reorganised                  bool
+	Position                            *int
 	Data                                json.RawMessage
 }
 
