@@ -56,11 +56,12 @@ type Config struct {
 // Source is a group of polls that share upstreams, credentials, a breaker per
 // upstream and one lease: at any time one poller polls all of it.
 type Source struct {
-	Driver            string                   `yaml:"driver" doc:"protocol of the upstreams: jsonrpc, or http for any request that is answered with JSON"`
+	Driver            string                   `yaml:"driver" doc:"protocol of the upstreams: jsonrpc, http for any request that is answered with JSON, or grpc for unary calls"`
 	Upstreams         []string                 `yaml:"upstreams" doc:"URLs that answer alike; the first whose circuit is closed is asked, and when it fails the next"`
 	Headers           map[string]config.Secret `yaml:"headers" doc:"HTTP headers of every request, such as Authorization; write ${NAME} to take a value from the environment"`
 	Auth              Auth                     `yaml:"auth" doc:"credentials of every request, instead of a header Authorization"`
 	TLS               TLS                      `yaml:"tls" doc:"certificates, for upstreams asked over TLS"`
+	Descriptors       string                   `yaml:"descriptors" doc:"driver grpc: file of a descriptor set, for upstreams without server reflection; read at start"`
 	Timeout           time.Duration            `yaml:"timeout" doc:"how long the calls of a tick may take together, for polls that do not say; default 80 % of the interval, at most 10s"`
 	MaxAnswer         config.Size              `yaml:"maxAnswer" doc:"longest answer that is read"`
 	Batch             bool                     `yaml:"batch" doc:"driver jsonrpc: polls of the same interval are asked at the same time, in one request; an upstream that takes no batches is asked call by call"`
@@ -139,6 +140,13 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 	if !ok {
 		report("driver", fmt.Sprintf("there is no driver %q", s.Driver), "use "+source.Names())
 	}
+	if s.Descriptors != "" && ok && !driver.Described {
+		report("descriptors", fmt.Sprintf("driver %s needs none", s.Driver), "remove it")
+	}
+	checkCall := func(source.Call, source.Report) {}
+	if ok {
+		checkCall = driver.Check(source.Endpoint{Descriptors: s.Descriptors}, report)
+	}
 	if s.Batch && ok && !driver.Batches {
 		report("batch", fmt.Sprintf("driver %s knows no batches", s.Driver), "remove it")
 	}
@@ -176,10 +184,10 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		p.check(func(sub, problem, fix string) { report(join(path, sub), problem, fix) })
 		if ok {
 			q, _ := p.question()
-			driver.Check(q.sample(), func(key, problem, fix string) { report(join(path, key), problem, fix) })
+			checkCall(q.sample(), func(key, problem, fix string) { report(join(path, key), problem, fix) })
 			if p.Follow != nil {
 				q, _ := p.headQuestion()
-				driver.Check(q.sample(), func(key, problem, fix string) { report(join(path, "follow.head."+key), problem, fix) })
+				checkCall(q.sample(), func(key, problem, fix string) { report(join(path, "follow.head."+key), problem, fix) })
 			}
 		}
 	}

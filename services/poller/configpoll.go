@@ -16,7 +16,7 @@ import (
 type Poll struct {
 	Interval time.Duration `yaml:"interval" doc:"time from one call to the next, 100ms to 1h"`
 	Timeout  time.Duration `yaml:"timeout" doc:"how long the calls of a tick may take together, at most 80 % of the interval"`
-	Method   string        `yaml:"method" doc:"RPC method; with driver http that of HTTP, default GET"`
+	Method   string        `yaml:"method" doc:"RPC method, with driver grpc package.Service/Method; with driver http that of HTTP, default GET"`
 	Params   any           `yaml:"params" doc:"parameters: a list or a map; texts may hold {{ jq }}, as in path, query and body"`
 
 	Path    string                   `yaml:"path" doc:"driver http: what goes behind the path of the upstream's URL"`

@@ -62,7 +62,7 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		u := &upstream{name: displayName(address, names), secrets: secrets}
 		u.call, u.free, err = source.Drivers[c.Driver].Open(source.Endpoint{
 			URL: address, Header: maps.Clone(header), TLS: certificates, MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
-			Batch: c.Batch, Notice: func(text string) { r.log.Info(text, "upstream", u.name) },
+			Batch: c.Batch, Descriptors: c.Descriptors, Notice: func(text string) { r.log.Info(text, "upstream", u.name) },
 		})
 		if err != nil {
 			r.close()

@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -27,24 +30,46 @@ type connections struct {
 	turn      atomic.Int64 // of the certificates
 	renewAt   atomic.Int64 // Unix time, ns
 	age       time.Duration
+	plain2    bool // speaks HTTP/2 without TLS
 	last      atomic.Pointer[secureConn]
+
+	mu       sync.Mutex
+	open     map[*tracked]struct{}
+	suspects atomic.Bool // there is one in open
 }
 
 // secureConn is a connection over TLS on which nothing was answered yet.
 type secureConn struct {
 	*tls.Conn
-	raw   *closable
+	raw   *tracked
 	asked bool // for a client certificate
 	shown bool
 }
 
-type closable struct {
+// tracked is a connection that knows when the other end was last heard of.
+type tracked struct {
 	net.Conn
-	closed atomic.Bool
+	of      *connections
+	heard   atomic.Int64 // Unix time, ns
+	closed  atomic.Bool
+	shared  bool  // by several calls at once, as in HTTP/2; this and
+	suspect int64 // since when it is one: under the mutex of of
 }
 
-func (c *closable) Close() error {
-	c.closed.Store(true)
+func (c *tracked) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Store(time.Now().UnixNano())
+	}
+	return n, err
+}
+
+func (c *tracked) Close() error {
+	if !c.closed.Swap(true) {
+		c.of.mu.Lock()
+		delete(c.of.open, c)
+		c.of.mu.Unlock()
+	}
 	return c.Conn.Close()
 }
 
@@ -52,13 +77,14 @@ func (c *closable) Close() error {
 // HTTP/2.
 func newConnections(e Endpoint, protocols *http.Protocols) *connections {
 	c := &connections{
-		endpoint: e, age: connAge,
+		endpoint: e, age: connAge, open: map[*tracked]struct{}{},
 		// Timeouts are the call's: its context bounds every phase.
 		dialer: net.Dialer{KeepAlive: 15 * time.Second, Resolver: e.Resolver},
 	}
 	settings, turn := e.TLS.Current()
 	c.turn.Store(int64(turn))
 	c.renewAt.Store(time.Now().Add(c.age).UnixNano())
+	c.plain2 = protocols != nil && protocols.UnencryptedHTTP2()
 	next := []string{"h2", "http/1.1"}
 	if protocols != nil && !protocols.HTTP1() {
 		next = next[:1]
@@ -92,11 +118,32 @@ func newConnections(e Endpoint, protocols *http.Protocols) *connections {
 }
 
 func (c *connections) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := c.dialer.DialContext(ctx, network, address)
-	if err == nil {
-		c.made.Add(1)
+	t, err := c.connect(ctx, network, address)
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	c.share(t, c.plain2)
+	return t, nil
+}
+
+func (c *connections) connect(ctx context.Context, network, address string) (*tracked, error) {
+	conn, err := c.dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c.made.Add(1)
+	t := &tracked{Conn: conn, of: c}
+	t.heard.Store(time.Now().UnixNano())
+	c.mu.Lock()
+	c.open[t] = struct{}{}
+	c.mu.Unlock()
+	return t, nil
+}
+
+func (c *connections) share(t *tracked, shared bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t.shared = shared
 }
 
 // dialTLS connects with the certificates as they are now.
@@ -111,11 +158,11 @@ func (c *connections) dialTLS(ctx context.Context, network, address string, next
 		}
 		settings.ServerName = host
 	}
-	conn, err := c.dial(ctx, network, address)
+	conn, err := c.connect(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	last := &secureConn{raw: &closable{Conn: conn}}
+	last := &secureConn{raw: conn}
 	settings.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		last.asked = true
 		for i := range settings.Certificates {
@@ -131,6 +178,7 @@ func (c *connections) dialTLS(ctx context.Context, network, address string, next
 		_ = conn.Close()
 		return nil, err
 	}
+	c.share(conn, last.ConnectionState().NegotiatedProtocol == "h2")
 	c.last.Store(last)
 	return last.Conn, nil
 }
@@ -179,16 +227,68 @@ func (e *afterAsking) detail() string {
 	return connectionDetail(e.error) + ", after the upstream had asked for a client certificate and got " + got
 }
 
-// renew lets kept connections go when they are old, or were made with other
-// certificates than those of now.
+// renew lets kept connections go when they are old, were made with other
+// certificates than those of now, or are dead.
 func (c *connections) renew(now time.Time) {
 	_, turn := c.endpoint.TLS.Current()
 	old, due := c.turn.Swap(int64(turn)) != int64(turn), c.renewAt.Load()
 	if old || now.UnixNano() >= due && c.renewAt.CompareAndSwap(due, now.Add(c.age).UnixNano()) {
 		c.transport.CloseIdleConnections()
 	}
+	if c.suspects.Load() {
+		c.cut(now)
+	}
 }
 
-// failed lets kept connections go after a failure of one: the next call looks
-// the name up again, and does not meet the other end of a broken connection.
-func (c *connections) failed() { c.transport.CloseIdleConnections() }
+// failed lets kept connections go after a failure: the next call looks the name
+// up again, and does not meet the other end of a broken connection. A shared
+// one stays, for others may wait for answers on it; net/http has sent a ping
+// with the end of the call, and what does not answer that is cut.
+func (c *connections) failed(start time.Time) {
+	c.transport.CloseIdleConnections()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for t := range c.open {
+		if t.shared && t.suspect == 0 && t.heard.Load() < time.Now().UnixNano()-int64(time.Since(start)/2) {
+			t.suspect = time.Now().UnixNano()
+			c.suspects.Store(true)
+		}
+	}
+}
+
+// pingTime is how long a ping may take.
+const pingTime = time.Second
+
+// cut closes connections that are dead.
+func (c *connections) cut(now time.Time) {
+	c.mu.Lock()
+	var dead []*tracked
+	left := false
+	for t := range c.open {
+		switch {
+		case t.suspect == 0:
+		case t.heard.Load() >= t.suspect:
+			t.suspect = 0
+		case now.UnixNano()-t.suspect >= int64(pingTime):
+			dead = append(dead, t)
+		default:
+			left = true
+		}
+	}
+	c.suspects.Store(left)
+	c.mu.Unlock()
+	for _, t := range dead {
+		_ = t.Close()
+	}
+}
+
+// close ends all connections.
+func (c *connections) close() {
+	c.transport.CloseIdleConnections()
+	c.mu.Lock()
+	all := slices.Collect(maps.Keys(c.open))
+	c.mu.Unlock()
+	for _, t := range all {
+		_ = t.Close()
+	}
+}

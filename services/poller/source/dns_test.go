@@ -108,7 +108,7 @@ func TestDNSChanges(t *testing.T) {
 	names.address.Store(&[4]byte{127, 0, 0, 1})
 	port, first := named(t)
 	h := openHTTP(Endpoint{URL: "http://upstream.test:" + port, MaxAnswer: 1 << 10, Resolver: names.resolver(t)})
-	t.Cleanup(h.transport.CloseIdleConnections)
+	t.Cleanup(h.close)
 	ask := func() string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -142,7 +142,7 @@ func TestDNSChanges(t *testing.T) {
 	}
 
 	names.address.Store(&[4]byte{127, 0, 0, 1})
-	h.failed()
+	h.failed(time.Now())
 	if have := ask(); have != `"one"` {
 		t.Errorf("have %s after a failure", have)
 	}

@@ -63,7 +63,7 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Heade
 	e.renew(start)
 	resp, err := e.client.Do(req)
 	if err != nil {
-		e.failed()
+		e.failed(start)
 		return nil, transportFailure(ctx, e.verdict(err), start)
 	}
 	defer resp.Body.Close()
@@ -87,7 +87,7 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Heade
 	}
 	a.body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		e.failed()
+		e.failed(start)
 		return nil, bodyFailure(ctx, err, start, len(a.body))
 	}
 	if int64(len(a.body)) > limit {

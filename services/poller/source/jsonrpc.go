@@ -64,10 +64,10 @@ func checkJSONRPC(c Call, report func(key, problem, fix string)) {
 
 func openJSONRPC(e Endpoint) (Func, func(), error) {
 	j := &jsonrpc{httpEndpoint: openHTTP(e)}
-	ask, free := j.call, j.transport.CloseIdleConnections
+	ask, free := j.call, j.close
 	if e.Batch {
 		b := &batcher{jsonrpc: j}
-		ask, free = b.ask, func() { b.running.Wait(); j.transport.CloseIdleConnections() }
+		ask, free = b.ask, func() { b.running.Wait(); j.close() }
 	}
 	call := func(ctx context.Context, c Call) (json.RawMessage, error) {
 		value, err := ask(ctx, c)

@@ -55,7 +55,7 @@ func openREST(e Endpoint) (Func, func(), error) {
 		}
 		return value, err
 	}
-	return call, r.transport.CloseIdleConnections, nil
+	return call, r.close, nil
 }
 
 func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage, error) {

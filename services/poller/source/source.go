@@ -2,8 +2,9 @@
 // as a Func, and one line in Drivers.
 //
 // Reading order: source.go (what a driver is), jsonrpc.go with batch.go and
-// rest.go with etag.go (the drivers jsonrpc and http), http.go (what drivers
-// over HTTP share), connections.go with certificates.go (what all drivers
+// rest.go with etag.go, grpc.go with grpcschema.go, grpcreflect.go and
+// grpcfailure.go (the drivers jsonrpc, http and grpc), http.go (what the first
+// two share), connections.go with certificates.go (what all drivers
 // share), classify.go (which failure an error is, and whether the circuit
 // breaker counts it). sourcetest holds what every driver must pass.
 package source
@@ -58,6 +59,9 @@ type Endpoint struct {
 	// Batch asks for calls that come together to be sent together, by drivers
 	// that can (Driver.Batches).
 	Batch bool
+	// Descriptors is a file that describes what the upstream's methods take and
+	// give, for drivers that need to know (Driver.Described); or "".
+	Descriptors string
 	// Notice, if set, is told what an operator should know of the upstream and
 	// is no failure. It must not block.
 	Notice func(string)
@@ -78,15 +82,27 @@ type Driver struct {
 	Path string
 	// Batches says that the driver knows what to do with Endpoint.Batch.
 	Batches bool
-	// Check reports what is wrong with a call, by the keys of a poll's
-	// configuration.
-	Check func(c Call, report func(key, problem, fix string))
+	// Described says that the driver knows what to do with Endpoint.Descriptors.
+	Described bool
+	// Check reports what is wrong with an endpoint of any URL, by the keys of a
+	// source's configuration, and returns what reports what is wrong with a call,
+	// by those of a poll.
+	Check func(e Endpoint, report Report) func(c Call, report Report)
+}
+
+// Report is told a mistake, and what to do.
+type Report = func(key, problem, fix string)
+
+// alike is a Check for drivers to which all endpoints are good.
+func alike(check func(c Call, report Report)) func(Endpoint, Report) func(Call, Report) {
+	return func(Endpoint, Report) func(Call, Report) { return check }
 }
 
 // Drivers holds every driver by the name that configurations use.
 var Drivers = map[string]Driver{
-	"http":    {Open: openREST, Schemes: webSchemes, Path: "/path", Check: checkREST},
-	"jsonrpc": {Open: openJSONRPC, Schemes: webSchemes, Path: "/path", Batches: true, Check: checkJSONRPC},
+	"grpc":    {Open: openGRPC, Schemes: grpcSchemes, Described: true, Check: checkGRPC},
+	"http":    {Open: openREST, Schemes: webSchemes, Path: "/path", Check: alike(checkREST)},
+	"jsonrpc": {Open: openJSONRPC, Schemes: webSchemes, Path: "/path", Batches: true, Check: alike(checkJSONRPC)},
 }
 
 var webSchemes = []string{"http", "https"}
@@ -137,7 +153,8 @@ type Failure struct {
 	Counts bool
 	// Again says that another call of the same request has the same failure: for
 	// the circuit breaker they are one.
-	Again bool
+	Again         bool
+	unknownMethod bool
 	// RetryAfter is how long the upstream asks to be left alone; 0 if it does
 	// not say.
 	RetryAfter time.Duration

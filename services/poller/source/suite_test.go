@@ -12,16 +12,16 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 )
 
-// Every driver there is must be here.
-var protocols = map[string]sourcetest.Protocol{
+// Drivers over HTTP; driver grpc is in grpcsuite_test.go.
+var overHTTP = map[string]sourcetest.HTTP{
 	"jsonrpc": {
 		Call:      source.Call{Method: "m", Params: json.RawMessage(`[1]`)},
-		Answer:    answerRPC,
+		Body:      answerRPC,
 		WrongType: `["not","an","object"]`,
 	},
 	"http": {
-		Call:   source.Call{Path: "/status"},
-		Answer: func(_ *http.Request, value string) string { return value },
+		Call: source.Call{Path: "/status"},
+		Body: func(_ *http.Request, value string) string { return value },
 	},
 }
 
@@ -45,15 +45,19 @@ func answerRPC(r *http.Request, value string) string {
 
 func TestSuite(t *testing.T) {
 	for name, driver := range source.Drivers {
-		p, ok := protocols[name]
+		if name == "grpc" {
+			t.Run(name, func(t *testing.T) { sourcetest.Run(t, overGRPC(driver)) })
+			continue
+		}
+		h, ok := overHTTP[name]
 		if !ok {
 			t.Errorf("driver %s is not tested", name)
 			continue
 		}
-		p.Driver = driver
-		t.Run(name, func(t *testing.T) { sourcetest.Run(t, p) })
-		if p.Batch = driver.Batches; p.Batch {
-			t.Run(name+" in batches", func(t *testing.T) { sourcetest.Run(t, p) })
+		h.Driver = driver
+		t.Run(name, func(t *testing.T) { sourcetest.RunHTTP(t, h) })
+		if h.Batch = driver.Batches; h.Batch {
+			t.Run(name+" in batches", func(t *testing.T) { sourcetest.RunHTTP(t, h) })
 		}
 	}
 }
