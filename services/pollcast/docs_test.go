@@ -23,6 +23,8 @@ import (
 	"github.com/pollcast/pollcast/services/poller"
 	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/descriptorpb"
 )
 
 // pages are what people read, by path from the root.
@@ -216,6 +218,18 @@ func certificates(t *testing.T) string {
 		if err := os.Rename(from, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	data, err := proto.Marshal(&descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{{
+		Name: new("shop.proto"), Package: new("shop.v1"), MessageType: []*descriptorpb.DescriptorProto{{Name: new("Request")}},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: new("Orders"), Method: []*descriptorpb.MethodDescriptorProto{
+			{Name: new("Count"), InputType: new(".shop.v1.Request"), OutputType: new(".shop.v1.Request")},
+		}}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "shop.binpb"), data, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }

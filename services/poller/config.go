@@ -211,7 +211,8 @@ func (b Breaker) check(shortest time.Duration, report func(path, problem, fix st
 func (s Source) checkUpstreams(driver source.Driver, report func(path, problem, fix string)) {
 	schemes := driver.Schemes
 	if len(schemes) == 0 { // no such driver, which is reported already
-		schemes = source.AllSchemes()
+		driver = source.Drivers[DefaultDriver]
+		schemes = append(slices.Clone(driver.Schemes), source.AllSchemes()...)
 	}
 	write := "write " + schemes[0] + "://host:port" + driver.Path
 	if len(s.Upstreams) == 0 {
