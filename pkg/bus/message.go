@@ -46,7 +46,7 @@ const (
 
 // EventMsg makes the message of an event. slot is the poll's slot in time: an
 // event of the same topic and slot is stored once (Nats-Msg-Id), whoever sends
-// it. An event with a position is stored once per version instead.
+// it. An event with a position is stored once per owner and version instead.
 func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 	typ, id := event.TypeEvent, ""
 	switch {
@@ -56,7 +56,7 @@ func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 		typ = event.TypeReorganised
 	}
 	if e.Position != nil {
-		id = e.Topic + ":" + strconv.FormatInt(*e.Position, 10) + "@" + strconv.FormatUint(e.Version, 10)
+		id = e.Topic + ":" + strconv.FormatInt(*e.Position, 10) + "@" + strconv.FormatUint(e.Fence, 10) + "." + strconv.FormatUint(e.Version, 10)
 	} else {
 		id = slotID(e.Topic, slot)
 	}

@@ -92,13 +92,13 @@ func (f *follower) cursorOf(ctx context.Context, e *event.Event) cursor {
 
 // resume takes the walk up under a new tenure. What was read and not stored is
 // read again.
-func (f *follower) resume(e *event.Event, fresh *event.Freshness) {
-	if fresh != nil && !fresh.Stale && fresh.AsOf.After(f.reached) {
-		f.reached = fresh.AsOf
+func (f *follower) resume(r remains, now time.Time) {
+	if r.fresh != nil && !r.fresh.Stale {
+		f.reached = later(f.reached, anchor(r.fresh.AsOf, now))
 	}
 	f.queue, f.sure, f.starved, f.headAt, f.lowSince = nil, false, false, time.Time{}, time.Time{}
 	f.out = walked{}
-	f.learn(e)
+	f.learn(r.event)
 	f.sure = false
 }
 
@@ -214,12 +214,12 @@ func (p *poll) settleWalk(d putDone, now time.Time) {
 		n++
 	}
 	if n > 0 {
-		p.good.changedAt, p.good.asOf = f.queue[n-1].event.ChangedAt, f.queue[n-1].event.AsOf
+		p.good.changedAt, p.good.asOf = f.queue[n-1].event.ChangedAt, f.queue[n-1].sent
 	}
 	f.advance(n)
 	if found := p.stored.found; found != nil {
 		f.learn(found.event)
-		p.good.asOf = later(p.good.asOf, found.asOf())
+		p.good.asOf = later(p.good.asOf, anchor(found.asOf(), now))
 		p.stored.found = nil
 	}
 	if f.sure && f.starved {
@@ -232,7 +232,7 @@ func (p *poll) settleWalk(d putDone, now time.Time) {
 
 // nextWalk adds the walk's part to a job: first the fence, then a look at the
 // stream, then the steps, then, when they are stored, the freshness they make.
-func (p *poll) nextWalk(j *job, t *tenure) {
+func (p *poll) nextWalk(j *job, now time.Time, t *tenure) {
 	f := p.follow
 	switch fresh := p.stored.fresh; {
 	case fresh == nil || fresh.Fence != t.fence:
@@ -240,6 +240,10 @@ func (p *poll) nextWalk(j *job, t *tenure) {
 		j.look = true
 	case len(f.queue) > 0:
 		j.steps, j.fresh = f.queue, nil
+		for _, s := range j.steps {
+			s.event.AsOf = told(s.sent, now)
+			s.event.ChangedAt = s.event.AsOf
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type chain struct {
 	fork   int            // of what is grown next
 	lag    int            // the node does not have the newest, but counts them
 	fails  map[int]string // by position: "503", "reject", "hang"
+	delay  time.Duration
 	down   bool
 	asked  map[int]int
 	most   int // positions in one HTTP request
@@ -129,6 +130,11 @@ func (c *chain) answer(r *http.Request, call chainCall) (string, int) {
 		return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"error":{"code":-32602,"message":"no number"}}`, call.ID), 200
 	}
 	c.asked[int(n)]++
+	if c.delay > 0 {
+		c.mu.Unlock()
+		time.Sleep(c.delay)
+		c.mu.Lock()
+	}
 	switch c.fails[int(n)] {
 	case "503":
 		return "", 503

@@ -86,7 +86,7 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 		j.fresh = f
 	}
 	if p.follow != nil {
-		p.nextWalk(&j, t)
+		p.nextWalk(&j, now, t)
 	}
 	return j, j.event != nil || j.fresh != nil || len(j.keys) > 0 || j.look || len(j.steps) > 0
 }

@@ -89,8 +89,8 @@ func (p *poll) resume(r remains) {
 	p.stored.found = nil
 	p.good.own = false
 	if p.follow != nil {
-		p.follow.resume(r.event, r.fresh)
-		p.good.asOf = later(p.good.asOf, r.asOf())
+		p.follow.resume(r, now)
+		p.good.asOf = later(p.good.asOf, anchor(r.asOf(), now))
 	} else {
 		p.good.restore(r, p.stored.digest, now)
 	}
@@ -173,7 +173,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 			return
 		}
 		p.calling, p.missed = true, false
-		prev, begin, from := p.before(), time.Now(), walkFrom{}
+		prev, begin, from := p.before(), clock(), walkFrom{}
 		if p.follow != nil {
 			from = p.walkFrom(begin)
 		}

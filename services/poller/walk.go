@@ -31,7 +31,8 @@ type cursor struct {
 
 // step is one event of a walk: a position, or that positions are taken back.
 type step struct {
-	event *event.Event // without version and fence until it is put
+	event *event.Event // without times, version and fence until it is put
+	sent  time.Time    // when the head was asked for, before it
 	id    string
 	done  bool // stored
 }
@@ -171,8 +172,7 @@ func (w *walking) run() halt {
 // add makes an event the next step.
 func (w *walking) add(e *event.Event, id string) {
 	e.Topic, e.Poll, e.Upstream = w.p.topic, w.p.topic, w.up.name
-	e.ChangedAt, e.AsOf = w.sent, w.sent
-	w.out.steps = append(w.out.steps, &step{event: e, id: id})
+	w.out.steps = append(w.out.steps, &step{event: e, sent: w.sent, id: id})
 	w.at = cursor{known: true, position: *e.Position, id: id}
 }
 
@@ -310,7 +310,7 @@ func (w *walking) ask(first int64, n int) []found {
 }
 
 func (w *walking) one(position int64) found {
-	a, now := found{position: position}, time.Now()
+	a, now := found{position: position}, clock()
 	if !w.up.quota.take(now) {
 		w.up.withheld.Inc()
 		a.held = true
