@@ -14,7 +14,12 @@ type account struct {
 	begun   int64        // unix nanoseconds
 	closed  atomic.Int64 // when close was called; 0: it was not
 
+	loose    atomic.Bool // since then, it holds no more than the rest of a frame
 	skipping atomic.Bool // it is out of its feed (conflate.go)
+
+	// Where it stands in what its feeds allocated: the one that it reads, and the
+	// one that it goes to.
+	own, enteredOwn atomic.Uint64
 
 	// The mark is what there was to send at behind; who has not got it by
 	// maxLagTime later is too old.
@@ -28,6 +33,13 @@ type account struct {
 func (c *conn) owe(n int) {
 	c.private.Add(int64(n))
 	c.gw.budget.grow(int64(n))
+}
+
+// holdsOwn notes where it stands in what its feed allocated. Owner's.
+func (c *conn) holdsOwn() {
+	if own := c.cur.owned(); own != c.own.Load() {
+		c.own.Store(own)
+	}
 }
 
 // paid counts private bytes that were sent or dropped.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -20,12 +21,15 @@ import (
 // was measured, so that the budget holds.
 const (
 	baseCost   = 24 << 20 // the process without clients and values: code, runtime, NATS's buffers
-	connCost   = 12 << 10 // a connection: its goroutine, buffers and bookkeeping
+	connCost   = 8 << 10  // a connection: its goroutine, buffers and bookkeeping
 	socketCost = 20 << 10 // a socket whose request is not answered yet
 	topicCost  = 1 << 10  // a topic, beside its value
 	feedCost   = 1 << 10  // a feed, beside its frames
 	linkCost   = 128      // a topic in a feed
 	eventCost  = 512      // an event in the history, beside its value
+
+	fileCost = 16 << 20 // of baseCost, what Go's runtime does not count: the program's own pages
+	cheap    = 4 << 10  // a connection that is not worth closing
 )
 
 // Parts of the budget, in percent. Above refuseAt nobody new is let in; above
@@ -44,30 +48,40 @@ type budget struct {
 	limit   int64
 	swept   atomic.Int64
 	grown   atomic.Int64  // since the last sweep
-	passing atomic.Int64  // answers of HTTP requests being made
+	passing atomic.Int64  // answers being made
+	shared  atomic.Int64  // big frames, which any number of feeds may hold, until they are collected
 	kick    chan struct{} // wants a sweep now
 
-	last  atomic.Pointer[usage]
-	short bool // connections are being closed, and it was said; the sweep's
+	last      atomic.Pointer[usage]
+	hopeless  atomic.Int64 // when there was nothing to be done, in unix nanoseconds
+	collected time.Time    // garbage, by relieve
+	short     bool         // connections are being closed, and it was said; the sweep's
 }
 
 func newBudget(limit config.Size) *budget {
 	return &budget{limit: int64(limit), kick: make(chan struct{}, 1)}
 }
 
-func (b *budget) used() int64            { return b.swept.Load() + b.grown.Load() + b.passing.Load() }
+func (b *budget) used() int64 {
+	return b.swept.Load() + b.grown.Load() + b.passing.Load() + b.shared.Load()
+}
 func (b *budget) part(percent int) int64 { return b.limit / 100 * int64(percent) }
 
 // grow counts bytes that something took since the last sweep.
 func (b *budget) grow(n int64) {
 	b.grown.Add(n)
-	if b.used() > b.part(evictAt) {
+	if b.over() {
 		select {
 		case b.kick <- struct{}{}:
 		default:
 		}
 	}
 }
+
+// over reports whether connections must be closed, tight whether nothing should
+// be taken that can be done without.
+func (b *budget) over() bool  { return b.used() > b.part(evictAt) }
+func (b *budget) tight() bool { return b.used() > b.part(refuseAt) }
 
 // room reports whether there is room for n bytes more of something that can be
 // refused.
@@ -83,6 +97,17 @@ func (b *budget) pass(n int64) (done func()) {
 	return func() { b.passing.Add(-n) }
 }
 
+// share counts a big frame for as long as somebody holds it.
+func (b *budget) share(frame []byte) {
+	if len(frame) < bigFrame {
+		return
+	}
+	n := int64(cap(frame))
+	b.shared.Add(n)
+	runtime.AddCleanup(&frame[0], func(n int64) { b.shared.Add(-n) }, n)
+	b.grow(0)
+}
+
 // usage is what takes how much of the budget, in bytes.
 type usage struct {
 	Base        int64 `json:"base"`
@@ -90,6 +115,7 @@ type usage struct {
 	Sockets     int64 `json:"sockets"`     // without an answer yet
 	Private     int64 `json:"private"`     // snapshots, replays and answers on their way
 	Feeds       int64 `json:"feeds"`       // with what slow clients keep alive
+	Frames      int64 `json:"frames"`      // big ones, shared by feeds
 	Values      int64 `json:"values"`
 	History     int64 `json:"history"`
 }
@@ -130,8 +156,9 @@ func (s *server) tally(conns []*conn) {
 	for _, n := range kept {
 		u.Feeds += int64(n)
 	}
-	b.last.Store(&u)
 	b.swept.Store(u.sum())
+	u.Frames = b.shared.Load()
+	b.last.Store(&u)
 	b.grown.Add(-grown)
 	s.metrics.memory.Set(float64(b.used()))
 }
@@ -149,29 +176,39 @@ func (c *conn) letGo() bool {
 
 // keeps notes how much of each feed the connection keeps alive.
 func (c *conn) keeps(kept map[*feed]uint64) {
-	if !c.draining.Load() {
-		return // about to be written to
-	}
 	reading, of, to, ahead := c.lags()
 	if of > 0 {
-		kept[reading] = max(kept[reading], of)
+		kept[reading] = max(kept[reading], less(reading.owned.Load(), c.own.Load()))
 	}
 	if ahead > 0 {
-		kept[to] = max(kept[to], ahead)
+		kept[to] = max(kept[to], less(to.owned.Load(), c.enteredOwn.Load()))
 	}
 }
 
-// cost is what closing the connection may free.
-func (c *conn) cost() int64 { return int64(c.lag()) + c.private.Load() + c.extra.Load() }
+// cost is what closing the connection may free, in bytes. One whose socket
+// takes what there is costs nothing by being behind.
+func (c *conn) cost() int64 {
+	n := c.private.Load() + c.extra.Load()
+	if c.draining.Load() {
+		n += int64(c.lag())
+	}
+	return n
+}
 
 // relieve closes the dearest connections while the budget is nearly used up.
 func (s *server) relieve() (closed int) {
 	b := s.budget
-	if b.used() <= b.part(evictAt) {
-		b.short = b.short && b.used() > b.part(refuseAt)
+	if !b.over() {
+		b.short = b.short && b.tight()
 		return 0
 	}
+	if now := time.Now(); b.shared.Load() > b.limit/8 && now.Sub(b.collected) > time.Second {
+		b.collected = now
+		runtime.GC() // some of the big frames may be held by nobody any more
+		time.Sleep(time.Millisecond)
+	}
 	conns := slices.DeleteFunc(s.conns.all(), (*conn).isClosing)
+	var evicted []*conn
 	for b.used() > b.part(evictTo) && len(conns) > 0 {
 		type item struct {
 			c    *conn
@@ -179,7 +216,7 @@ func (s *server) relieve() (closed int) {
 		}
 		items := make([]item, 0, len(conns))
 		for _, c := range conns {
-			if n := c.cost(); n > 0 {
+			if n := c.cost(); n > cheap {
 				items = append(items, item{c, n})
 			}
 		}
@@ -195,9 +232,13 @@ func (s *server) relieve() (closed int) {
 			}
 			s.metrics.evicted.Inc()
 			closed++
+			evicted = append(evicted, i.c)
 		}
 		conns = slices.DeleteFunc(conns, (*conn).isClosing)
 		s.tally(s.conns.all())
+	}
+	for end := time.Now().Add(looseWait); !allLoose(evicted) && time.Now().Before(end); {
+		time.Sleep(200 * time.Microsecond)
 	}
 	if !b.short {
 		b.short = true
@@ -205,6 +246,13 @@ func (s *server) relieve() (closed int) {
 	}
 	return closed
 }
+
+func allLoose(conns []*conn) bool {
+	return !slices.ContainsFunc(conns, func(c *conn) bool { return !c.loose.Load() && !c.gone.Load() })
+}
+
+// looseWait is how long the gateway waits for those that it closes to let go.
+const looseWait = 20 * time.Millisecond
 
 // watch relieves the budget between sweeps, until ctx ends.
 func (s *server) watch(ctx context.Context) {
@@ -223,6 +271,22 @@ func (s *server) watch(ctx context.Context) {
 			return
 		case <-time.After(pause):
 		}
+	}
+}
+
+// makeRoom relieves the budget before more is taken in. If nobody can be closed
+// it gives the writers time to catch up, unless it is not their doing.
+func (s *server) makeRoom() {
+	b := s.budget
+	if time.Since(time.Unix(0, b.hopeless.Load())) < 50*time.Millisecond {
+		return
+	}
+	for end := time.Now().Add(looseWait); s.recount() == 0 && b.over() && time.Now().Before(end); {
+		if u := b.last.Load(); u.Feeds+u.Frames < b.part(10) {
+			b.hopeless.Store(time.Now().UnixNano())
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -248,7 +312,7 @@ func (c *Config) memory() config.Size {
 // for the main of a process that is a gateway and nothing else.
 func LimitMemory(c Config) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(c.memory()))
+		debug.SetMemoryLimit(int64(c.memory()) - fileCost)
 	}
 }
 

@@ -49,6 +49,7 @@ func (c *conn) cutLoose() {
 		}
 	}
 	c.cur, c.bounded, c.pulling = cursor{}, false, nil
+	c.loose.Store(true)
 	if c.costly() && !c.ended {
 		for _, b := range c.priv {
 			dropped += len(b)

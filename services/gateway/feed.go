@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,8 @@ const (
 	minChunk  = 2 << 10
 	maxChunk  = 64 << 10
 	chunkTime = time.Second
+	// bigFrame is what is worth a chunk of its own rather than a copy.
+	bigFrame = 4 << 10
 )
 
 // A chunk is a piece of a feed: whole frames, ready for the socket. One
@@ -24,6 +27,9 @@ type chunk struct {
 	n    atomic.Int64
 	next atomic.Pointer[chunk] // set once, when the chunk is full for good
 	made time.Time
+	big  bool // buf is a frame that others may hold too
+	// owned is how much the feed had allocated before this chunk.
+	owned uint64
 	// Where the feed stood when the chunk was made: the last event's sequence
 	// number, and the hub's count of freshness told.
 	seq, told uint64
@@ -37,6 +43,14 @@ func newChunk(size int, now time.Time, seq, told uint64) *chunk {
 type cursor struct {
 	c   *chunk
 	off int
+}
+
+// owned is where the cursor stands in what its feed allocated.
+func (cu *cursor) owned() uint64 {
+	if cu.c == nil {
+		return math.MaxUint64
+	}
+	return cu.c.owned
 }
 
 // bytes returns what is published after the cursor in its chunk, moving it
@@ -81,7 +95,9 @@ type feed struct {
 	pace   *pacer // nil: every event at once
 
 	// end counts the bytes ever appended: a connection's lag is a subtraction.
-	end    atomic.Uint64
+	end atomic.Uint64
+	// owned counts the bytes of chunks ever allocated, without big frames.
+	owned  atomic.Uint64
 	groups []*group // one per writer; fixed when the feed is made
 }
 
@@ -92,7 +108,8 @@ func newFeed(key string, patterns []string, fm format, seq, told uint64, now tim
 	}
 }
 
-// append adds a whole frame: an event's if seq is set. The caller holds the
+// append adds a whole frame: an event's if seq is set. One of bigFrame or more
+// is kept, not copied, since many feeds may hold it. The caller holds the
 // hub's mutex.
 func (f *feed) append(frame []byte, seq uint64, now time.Time) {
 	if f.snap != nil && now.Sub(f.snap.made) > snapshotShare {
@@ -100,13 +117,29 @@ func (f *feed) append(frame []byte, seq uint64, now time.Time) {
 	}
 	t := f.tail
 	n := int(t.n.Load())
+	if len(frame) >= bigFrame {
+		next := &chunk{buf: frame, made: now, big: true, owned: f.owned.Load(), seq: f.seq, told: f.told}
+		next.n.Store(int64(len(frame)))
+		f.seq = max(f.seq, seq)
+		t.next.Store(next)
+		f.tail = next
+		f.grown(len(frame))
+		return
+	}
 	if n+len(frame) > len(t.buf) {
-		if now.Sub(t.made) < chunkTime {
+		switch {
+		case t.big:
+			f.size = minChunk // as much as comes between big frames
+		case f.budget.tight():
+			f.size = minChunk
+		case now.Sub(t.made) < chunkTime:
 			f.size = min(2*f.size, maxChunk)
-		} else {
+		default:
 			f.size = max(f.size/2, minChunk)
 		}
 		next := newChunk(max(f.size, len(frame)), now, f.seq, f.told)
+		next.owned = f.owned.Load()
+		f.owned.Add(uint64(len(next.buf)))
 		f.budget.grow(int64(len(next.buf)))
 		t.next.Store(next)
 		f.tail, t, n = next, next, 0
@@ -114,7 +147,12 @@ func (f *feed) append(frame []byte, seq uint64, now time.Time) {
 	f.seq = max(f.seq, seq)
 	copy(t.buf[n:], frame)
 	t.n.Store(int64(n + len(frame)))
-	f.end.Add(uint64(len(frame)))
+	f.grown(len(frame))
+}
+
+// grown has the feed's connections sent n bytes more.
+func (f *feed) grown(n int) {
+	f.end.Add(uint64(n))
 	for _, g := range f.groups {
 		g.wake()
 	}

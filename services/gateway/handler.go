@@ -181,12 +181,20 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
 	go s.read(c) // drain waits for it, through the registry
 }
 
+// sendBuffer is how many bytes the kernel may hold for a client. By itself it
+// would take megabytes of one that does not read, which no budget counts, and
+// which are out of date when they are read.
+const sendBuffer = 256 << 10
+
 // newConn makes a connection of a socket.
 func (s *server) newConn(nc net.Conn, fm format) *conn {
 	now := time.Now()
 	c := &conn{id: s.nextID.Add(1), nc: nc, gw: s, format: fm}
 	c.name = fmt.Sprintf("%s-%d", s.name, c.id)
 	c.writer = s.writers[c.id%uint64(len(s.writers))]
+	if t, ok := nc.(*net.TCPConn); ok {
+		_ = t.SetWriteBuffer(sendBuffer) // the kernel's own choice otherwise
+	}
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn() // nil on error: drain then writes
 	}

@@ -57,6 +57,8 @@ type hub struct {
 	valued     int   // topics that have a value
 	valueBytes int64 // of the last values
 
+	// onShort makes room in the budget.
+	onShort func()
 	// onReset ends every connection: what they know is of another epoch.
 	onReset func()
 }
@@ -64,7 +66,7 @@ type hub struct {
 func newHub(writers []*writer, maxTopics, maxHistory int, m *metrics, log *slog.Logger) *hub {
 	h := &hub{
 		writers: writers, metrics: m, log: log, maxTopics: maxTopics, now: time.Now,
-		busDown: true, why: "starting", onReset: func() {},
+		busDown: true, why: "starting", onReset: func() {}, onShort: func() {},
 		feeds: map[string]*feed{}, history: history{max: maxHistory, maxBytes: historyBytes}, budget: newBudget(maxBudget),
 	}
 	h.clear()
@@ -244,8 +246,18 @@ func (h *hub) tell(feeds map[*feed]struct{}, frame *wire.ServerFrame, now time.T
 	}
 	o := once{frame: frame}
 	for f := range feeds {
-		f.append(o.as(f.format), 0, now)
+		f.append(h.framed(&o, f.format), 0, now)
 	}
+}
+
+// framed encodes a frame for feeds.
+func (h *hub) framed(o *once, fm format) []byte {
+	first := o.bytes[fm] == nil
+	b := o.as(fm)
+	if first {
+		h.budget.share(b)
+	}
+	return b
 }
 
 // tellEvent tells clients of a topic's last event.
@@ -264,7 +276,7 @@ func (h *hub) tellEvent(t *topicState, now time.Time) {
 			frame := h.liveFrame(past{t.last, t.seq}, now)
 			o.frame = &frame
 		}
-		f.append(o.as(f.format), t.seq, now)
+		f.append(h.framed(&o, f.format), t.seq, now)
 	}
 }
 
@@ -281,7 +293,7 @@ func (h *hub) tellFresh(p *pollState, fr event.Freshness, now time.Time) {
 		if f.pace != nil && h.holdFresh(f, p, fr, changed, now) {
 			continue
 		}
-		f.append(o.as(f.format), 0, now)
+		f.append(h.framed(&o, f.format), 0, now)
 		f.told = h.told
 	}
 }

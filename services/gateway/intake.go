@@ -28,7 +28,7 @@ func (in intake) Reset(epoch string) {
 
 // Snapshot implements bus.Log.
 func (in intake) Snapshot(msgs []bus.Message, seq uint64) {
-	in.take(msgs, seq, true)
+	in.take(msgs, seq, true, false)
 	in.mu.Lock()
 	in.history.restart(seq) // last values only: what was between them is not here
 	topics, polls := len(in.topics), len(in.polls)
@@ -37,9 +37,9 @@ func (in intake) Snapshot(msgs []bus.Message, seq uint64) {
 }
 
 // Append implements bus.Log.
-func (in intake) Append(msgs []bus.Message, seq uint64, late bool) { in.take(msgs, seq, late) }
+func (in intake) Append(msgs []bus.Message, seq uint64, late bool) { in.take(msgs, seq, late, true) }
 
-func (in intake) take(msgs []bus.Message, seq uint64, late bool) {
+func (in intake) take(msgs []bus.Message, seq uint64, late, ordered bool) {
 	now := in.now()
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -49,6 +49,14 @@ func (in intake) take(msgs []bus.Message, seq uint64, late bool) {
 			heard = now.Add(-age)
 		}
 		in.apply(&msgs[i], heard, now)
+		// Here it waits, but for memory, not for clients: those who hold most are
+		// closed before there is more to hold. The position must be true meanwhile.
+		if ordered && in.budget.over() {
+			in.seq = msgs[i].Seq
+			in.mu.Unlock()
+			in.onShort()
+			in.mu.Lock()
+		}
 		if !late {
 			in.metrics.behind.Observe(max(0, now.Sub(msgs[i].Stored).Seconds()))
 		}

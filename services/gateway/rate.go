@@ -74,7 +74,7 @@ func (h *hub) tick(f *feed, now time.Time) {
 	})
 	for _, t := range held {
 		frame := h.liveFrame(past{t.last, t.seq}, now)
-		f.append(encode(f.format, &frame), t.seq, now)
+		f.append(h.framed(&once{frame: &frame}, f.format), t.seq, now)
 		p.sent[t] = past{t.last, t.seq}
 	}
 	for poll, fr := range p.polls {

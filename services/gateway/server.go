@@ -42,6 +42,7 @@ func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logge
 	s.hub = newHub(s.writers, cfg.MaxStreamTopics, cfg.History, m, log)
 	s.hub.budget = s.budget
 	s.hub.history.maxBytes = int(min(historyBytes, s.budget.limit/8))
+	s.hub.onShort = s.makeRoom
 	s.hub.onReset = func() {
 		s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "the stream was made anew") })
 	}

@@ -80,6 +80,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		h.leave(old)
 	}
 	c.entered.Store(begin.pos)
+	c.enteredOwn.Store(begin.cur.owned())
 	c.feed.Store(f)
 	h.mu.Unlock()
 
@@ -238,6 +239,7 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 		cur, pos := f.tip()
 		steps = append(steps, step{feed: f, cur: cur, pos: pos})
 		c.entered.Store(pos)
+		c.enteredOwn.Store(cur.owned())
 	}
 	c.feed.Store(f)
 	h.mu.Unlock()

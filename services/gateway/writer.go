@@ -200,6 +200,7 @@ func (w *writer) regroup(c *conn, to *group) {
 func (w *writer) flush(c *conn) {
 	for budget := passBytes; budget > 0; {
 		b := c.next()
+		c.holdsOwn()
 		if len(b) == 0 {
 			if c.finished() {
 				c.linger()
@@ -258,6 +259,7 @@ func (w *writer) drain(c *conn) {
 			c.conflate()
 		}
 		b := c.next()
+		c.holdsOwn()
 		if c.forgotten {
 			c.forgotten = false
 			c.close(wire.CloseSlowConsumer, "")
