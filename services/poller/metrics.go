@@ -169,7 +169,7 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 		all, _ := c.all()
 		gauge(replicasDesc, float64(len(all)))
 	}
-	now := time.Now()
+	now := clock()
 	for _, r := range s.list() {
 		owned := r.owned()
 		gauge(ownedDesc, number(owned), r.name)
@@ -186,7 +186,7 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 			}
 			gauge(staleDesc, number(st.Stale), p.topic)
 			if !st.AsOf.IsZero() {
-				gauge(ageDesc, now.Sub(st.AsOf).Seconds(), p.topic)
+				gauge(ageDesc, max(0, now.Sub(st.AsOf)).Seconds(), p.topic)
 			}
 			if st.Head != nil && st.Position != nil {
 				gauge(headDesc, float64(max(0, *st.Head-*st.Position)), p.topic)

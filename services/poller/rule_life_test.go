@@ -82,6 +82,8 @@ type world struct {
 	event   *event.Event    // the last one
 	breaker *event.Breaker  // the last transition
 	version uint64
+	said    time.Time // the last of either
+	burst   int       // how many at that moment
 	// Of the stream, and of the last two in it.
 	seq, eventSeq, freshSeq uint64
 }
@@ -263,6 +265,11 @@ func (w *world) read(j job) {
 		stored.Version = w.version
 		w.seq++
 		w.event, w.eventSeq = &stored, w.seq
+	}
+	if w.burst++; !w.said.Equal(now) {
+		w.said, w.burst = now, 0
+	} else if w.burst > 100 {
+		panic("the poll says one thing after the other without a pause")
 	}
 	f := j.fresh
 	if f == nil {
