@@ -15,12 +15,23 @@ import (
 
 // Direct get (NATS ADR-31) reads the stream without a consumer: any gateway can
 // read any range at any time, and the server keeps nothing about it.
+//
+// On a cluster any replica may answer, also one that lags behind: it knows only
+// part of what the leader has stored, and says nothing of it. So nothing here
+// takes the end of an answer for the end of the stream before that is proved.
 const (
 	// maxMultiLast is the most subjects a server answers in one multi_last.
 	maxMultiLast = 1024
 	// rangeBatch and rangeBytes bound one answer of a range read.
 	rangeBatch = 1000
 	rangeBytes = 4 << 20
+	// answerWait is how long a replica may be silent before another is asked.
+	answerWait = 2 * time.Second
+	// lagPause is how long to wait for a replica that lags, and lagPauses how
+	// often, until the stream is believed not to hold what it is said to have
+	// stored last.
+	lagPause  = 50 * time.Millisecond
+	lagPauses = 40
 )
 
 // directGet is the request, in the server's field names.
@@ -35,109 +46,250 @@ type directGet struct {
 
 var errTooManySubjects = errors.New("more subjects than one direct get answers")
 
-// read sends one request and calls each for every message of the answer. It
-// returns how many more messages the range holds.
-func (n Names) read(ctx context.Context, nc *nats.Conn, req directGet, each func(*nats.Msg)) (pending int, err error) {
+// answer is what the end of a direct get says.
+type answer struct {
+	pending int    // messages that the range holds beyond
+	upTo    uint64 // position of the replica; only of multi_last
+	none    bool   // there was no message at all
+}
+
+// read sends one request and calls each for every message of the answer.
+func (n Names) read(ctx context.Context, nc *nats.Conn, req directGet, each func(*nats.Msg)) (a answer, err error) {
+	fail := func(err error) (answer, error) { return a, fmt.Errorf("direct get: %w", err) }
 	body, err := json.Marshal(req)
 	if err != nil {
-		return 0, err
+		return fail(err)
 	}
 	inbox := nc.NewRespInbox()
 	sub, err := nc.SubscribeSync(inbox)
 	if err != nil {
-		return 0, fmt.Errorf("direct get: %w", err)
+		return fail(err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is gone, and the subscription with it
 	if err := nc.PublishRequest("$JS.API.DIRECT.GET."+n.Stream(), inbox, body); err != nil {
-		return 0, fmt.Errorf("direct get: %w", err)
+		return fail(err)
 	}
 	for {
-		m, err := sub.NextMsgWithContext(ctx)
+		wait, cancel := context.WithTimeout(ctx, answerWait)
+		m, err := sub.NextMsgWithContext(wait)
+		cancel()
 		if err != nil {
-			return 0, fmt.Errorf("direct get: %w", err)
+			return fail(err)
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":
 			each(m)
 		case "204": // end of batch
-			pending, err := strconv.Atoi(m.Header.Get("Nats-Num-Pending"))
-			if err != nil {
-				return 0, fmt.Errorf("direct get: number of pending messages: %w", err)
+			if a.pending, err = strconv.Atoi(m.Header.Get("Nats-Num-Pending")); err != nil {
+				return fail(fmt.Errorf("number of pending messages: %w", err))
 			}
-			return pending, nil
+			if at := m.Header.Get("Nats-UpTo-Sequence"); at != "" {
+				if a.upTo, err = strconv.ParseUint(at, 10, 64); err != nil {
+					return fail(fmt.Errorf("position: %w", err))
+				}
+			}
+			return a, nil
 		case "404": // nothing there
-			return 0, nil
+			a.none = true
+			return a, nil
 		case "413":
-			return 0, errTooManySubjects
+			return a, errTooManySubjects
 		case "503":
-			return 0, fmt.Errorf("direct get: %w", nats.ErrNoResponders)
+			return fail(nats.ErrNoResponders)
 		default:
-			return 0, fmt.Errorf("direct get: status %s %s", status, m.Header.Get("Description"))
+			return fail(fmt.Errorf("status %s %s", status, m.Header.Get("Description")))
 		}
 	}
 }
 
 // Range calls each for every stored message from..to (both included) whose
-// subject matches filter, in the stream's order.
+// subject matches filter, in the stream's order. The stream must have stored
+// the message to, which it may have deleted since.
 func (n Names) Range(ctx context.Context, nc *nats.Conn, filter string, from, to uint64, each func(*nats.Msg)) error {
-	for from <= to {
+	for pauses := 0; from <= to; {
 		last := uint64(0)
-		pending, err := n.read(ctx, nc, directGet{
+		a, err := n.read(ctx, nc, directGet{
 			Seq: from, NextFor: filter, Batch: rangeBatch, MaxBytes: rangeBytes,
 		}, func(m *nats.Msg) {
 			seq, err := strconv.ParseUint(first(m, hdrNatsSequence), 10, 64)
-			if err != nil {
-				return // a server that numbers nothing; the range then ends below
+			if err != nil || seq < from {
+				return // a server that numbers nothing
 			}
-			last = seq
+			last, from = seq, seq+1
 			if seq <= to {
 				each(m)
 			}
 		})
-		if err != nil {
+		if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
 			return err
 		}
-		if pending == 0 || last == 0 || last >= to {
+		if last >= to {
 			return nil
 		}
-		from = last + 1
+		if err != nil || a.pending > 0 && last > 0 {
+			continue // go on, where the answer broke off at another replica
+		}
+		// Either the stream holds no more of these, or the replica does not yet.
+		m, seq, err := n.next(ctx, nc, filter, from)
+		switch {
+		case err != nil:
+			return err
+		case m != nil && seq <= to:
+			each(m)
+			from = seq + 1
+		case m == nil && filter == n.InAll() && pauses < lagPauses:
+			// Nothing at all after what was read, although the stream has stored to:
+			// whoever said so may have been the leader once.
+			pauses++
+			if err := pause(ctx); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
 	}
 	return nil
 }
 
-// LastPerSubject calls each for the last message at or before upTo of every
-// subject that the filter matches, in no particular order. It pages where the
-// subjects are more than one answer holds.
-func (n Names) LastPerSubject(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, filter string, upTo uint64, each func(*nats.Msg)) error {
-	last := func(subjects []string) error {
-		pending, err := n.read(ctx, nc, directGet{MultiLast: subjects, UpToSeq: upTo, Batch: maxMultiLast, MaxBytes: 1 << 30}, each)
-		if err == nil && pending > 0 {
-			err = fmt.Errorf("direct get: %d messages missing from the answer", pending)
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("direct get: %w", ctx.Err())
+	case <-time.After(lagPause):
+		return nil
+	}
+}
+
+// next asks the stream's leader, which never lags, for the first message at or
+// after from whose subject matches filter; nil when there is none.
+func (n Names) next(ctx context.Context, nc *nats.Conn, filter string, from uint64) (*nats.Msg, uint64, error) {
+	fail := func(err error) (*nats.Msg, uint64, error) {
+		return nil, 0, fmt.Errorf("get a message from the stream's leader: %w", err)
+	}
+	body, err := json.Marshal(directGet{Seq: from, NextFor: filter})
+	if err != nil {
+		return fail(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	reply, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+n.Stream(), body)
+	if err != nil {
+		return fail(err)
+	}
+	var got struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &got); err != nil {
+		return fail(err)
+	}
+	if e := got.Error; e != nil {
+		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return nil, 0, nil
 		}
-		return err
+		return fail(e)
 	}
-	err := last([]string{filter})
-	if !errors.Is(err, errTooManySubjects) {
-		return err
+	m := &nats.Msg{Subject: got.Message.Subject, Data: got.Message.Data, Header: nats.Header{}}
+	if len(got.Message.Header) > 0 {
+		if m.Header, err = nats.DecodeHeadersMsg(got.Message.Header); err != nil {
+			return fail(err)
+		}
 	}
+	set(m, hdrNatsSubject, got.Message.Subject)
+	set(m, hdrNatsSequence, strconv.FormatUint(got.Message.Seq, 10))
+	set(m, hdrNatsTime, formatTime(got.Message.Time))
+	return m, got.Message.Seq, nil
+}
+
+// LastPerSubject calls each for the last message of every subject that the
+// filter matches, in no particular order. It returns the position at which they
+// are the last ones: at least atLeast, up to which the stream must be known to
+// have stored messages. It pages where the subjects are more than one answer
+// holds.
+func (n Names) LastPerSubject(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, filter string, atLeast uint64, each func(*nats.Msg)) (at uint64, err error) {
+	at, msgs, err := n.lastOf(ctx, nc, []string{filter}, atLeast)
+	if errors.Is(err, errTooManySubjects) {
+		at, msgs, err = n.lastPages(ctx, nc, js, filter, atLeast)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range msgs {
+		each(m)
+	}
+	return at, nil
+}
+
+// lastOf is one page: all from one replica, at its position.
+func (n Names) lastOf(ctx context.Context, nc *nats.Conn, subjects []string, atLeast uint64) (at uint64, msgs []*nats.Msg, err error) {
+	for pauses := 0; ; pauses++ {
+		msgs = msgs[:0]
+		a, err := n.read(ctx, nc, directGet{MultiLast: subjects, Batch: maxMultiLast, MaxBytes: 1 << 30}, func(m *nats.Msg) { msgs = append(msgs, m) })
+		switch {
+		case err != nil:
+			return 0, nil, err
+		case a.pending > 0:
+			return 0, nil, fmt.Errorf("direct get: %d messages missing from the answer", a.pending)
+		case a.none: // so far, at this replica
+			m, _, err := n.next(ctx, nc, subjects[0], 1)
+			if err != nil {
+				return 0, nil, err
+			}
+			if m == nil && (len(subjects) == 1 || pauses >= lagPauses) {
+				return atLeast, nil, nil
+			}
+		case a.upTo >= atLeast:
+			return a.upTo, msgs, nil
+		}
+		if err := pause(ctx); err != nil {
+			return 0, nil, err
+		}
+	}
+}
+
+// lastPages reads as many pages as the subjects take. Each is at a position of
+// its own; what came between them is read after them.
+func (n Names) lastPages(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, filter string, atLeast uint64) (at uint64, out []*nats.Msg, err error) {
 	s, err := js.Stream(ctx, n.Stream())
 	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", n.Stream(), err)
+		return 0, nil, fmt.Errorf("look up stream %s: %w", n.Stream(), err)
 	}
 	info, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
 	if err != nil {
-		return fmt.Errorf("list subjects of stream %s: %w", n.Stream(), err)
+		return 0, nil, fmt.Errorf("list subjects of stream %s: %w", n.Stream(), err)
 	}
+	// What is stored under subjects that are not listed comes after this.
+	from := max(atLeast, info.State.LastSeq)
+	at = from
 	subjects := make([]string, 0, len(info.State.Subjects))
 	for subject := range info.State.Subjects {
 		subjects = append(subjects, subject)
 	}
+	last := make(map[string]*nats.Msg, len(subjects))
+	keep := func(m *nats.Msg) { last[first(m, hdrNatsSubject)] = m }
 	for page := range slices.Chunk(subjects, maxMultiLast) {
-		if err := last(page); err != nil {
-			return err
+		upTo, msgs, err := n.lastOf(ctx, nc, page, from)
+		if err != nil {
+			return 0, nil, err
 		}
+		for _, m := range msgs {
+			keep(m)
+		}
+		at = max(at, upTo)
 	}
-	return nil
+	if err := n.Range(ctx, nc, filter, from+1, at, keep); err != nil {
+		return 0, nil, err
+	}
+	for _, m := range last {
+		out = append(out, m)
+	}
+	return at, out, nil
 }
 
 // StoredAt returns when the stream took the first message at or after seq that

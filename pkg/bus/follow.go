@@ -40,7 +40,16 @@ const (
 	retryEvery   = 250 * time.Millisecond // while the stream cannot be read
 	checkTimeout = time.Second
 	readTimeout  = 10 * time.Second
+	// rewindAfter is for how long the stream must say that it holds less than
+	// was read from it until that is believed. A server that led the stream once
+	// and was cut off or frozen says so for a moment, as does one that leads it
+	// from now on and has not caught up with itself.
+	rewindAfter = 5 * time.Second
 )
+
+// errBehind means that whoever speaks for the stream knows less of it than was
+// read already.
+var errBehind = errors.New("NATS is behind what was read from it")
 
 // Follower reads the stream as one ordered log without gaps, from the
 // republished messages alone; what those lack is read back by direct get. It
@@ -56,6 +65,7 @@ type Follower struct {
 	epoch string
 	seq   uint64    // position: everything up to it was given to Log
 	heard time.Time // when the last live message came
+	ahead time.Time // since when the stream says that it holds less than up to seq
 	up    bool
 	why   string
 	batch []Message
@@ -142,8 +152,18 @@ func (f *Follower) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if state.Epoch != f.epoch || state.LastSeq < f.seq {
+	if state.Epoch != f.epoch {
 		return f.restart(ctx, state)
+	}
+	if state.LastSeq >= f.seq {
+		f.ahead = time.Time{}
+	} else if f.ahead.IsZero() {
+		f.ahead = time.Now()
+	} else if time.Since(f.ahead) > rewindAfter {
+		return f.restart(ctx, state)
+	}
+	if !f.ahead.IsZero() {
+		return errBehind
 	}
 	// What is waiting in the channel may be all that is missing.
 	for f.seq < state.LastSeq {
@@ -158,13 +178,16 @@ func (f *Follower) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// restart reads the last message of every subject, at the stream's position.
+// restart reads the last message of every subject, at the stream's position or
+// after it.
 func (f *Follower) restart(ctx context.Context, state StreamState) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	var msgs []Message
-	if state.LastSeq > 0 {
-		err := f.Names.LastPerSubject(ctx, f.Conn, f.JS, f.Names.InAll(), state.LastSeq, func(m *nats.Msg) {
+	at := state.LastSeq
+	if at > 0 {
+		var err error
+		at, err = f.Names.LastPerSubject(ctx, f.Conn, f.JS, f.Names.InAll(), state.LastSeq, func(m *nats.Msg) {
 			if d, err := f.Names.Decode(m); err != nil {
 				f.Logger.Warn("skipped a record that cannot be read", "error", err)
 			} else {
@@ -181,9 +204,9 @@ func (f *Follower) restart(ctx context.Context, state StreamState) error {
 		}
 		return 1
 	})
-	f.epoch, f.seq = state.Epoch, state.LastSeq
+	f.epoch, f.seq, f.ahead = state.Epoch, at, time.Time{}
 	f.Log.Reset(state.Epoch)
-	f.Log.Snapshot(msgs, state.LastSeq)
+	f.Log.Snapshot(msgs, at)
 	return nil
 }
 

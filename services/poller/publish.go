@@ -310,7 +310,7 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	polls = map[string]remains{}
-	err = p.names.LastPerSubject(ctx, p.nc, p.js, p.names.In(source)+".>", 0, func(m *nats.Msg) {
+	_, err = p.names.LastPerSubject(ctx, p.nc, p.js, p.names.In(source)+".>", 0, func(m *nats.Msg) {
 		d, err := p.names.Decode(m)
 		switch {
 		case err != nil: // not ours; put finds out if it matters
