@@ -23,12 +23,22 @@ type collectedEvent struct {
 	fresh event.Freshness
 }
 
+// freshness is that of every poll of a feed now. The caller holds the mutex.
+func (h *hub) freshness(f *feed) map[*pollState]event.Freshness {
+	now := h.now()
+	fresh := make(map[*pollState]event.Freshness, len(f.polls))
+	for p := range f.polls {
+		fresh[p] = p.fresh(now, h.busDown)
+	}
+	return fresh
+}
+
 // collect takes what the feed's patterns match and those before did not: the
-// last values or, if r is set, its events. The caller holds the mutex.
-func (h *hub) collect(f *feed, before []string, r *replayed) collected {
+// last values or, if r is set, its events. fresh is the freshness of the moment
+// at which the live frames begin. The caller holds the mutex.
+func (h *hub) collect(f *feed, before []string, fresh map[*pollState]event.Freshness, r *replayed) collected {
 	now := h.now()
 	out := collected{phase: wire.Snapshot, epoch: h.epoch}
-	fresh := make(map[*pollState]event.Freshness, len(f.polls))
 	freshOf := func(p *pollState) event.Freshness {
 		fr, ok := fresh[p]
 		if !ok {
@@ -37,9 +47,9 @@ func (h *hub) collect(f *feed, before []string, r *replayed) collected {
 		}
 		return fr
 	}
-	for p := range f.polls {
+	for p, fr := range fresh {
 		if p.record != nil && !coversPoll(before, p.name) {
-			out.fresh = append(out.fresh, freshOf(p))
+			out.fresh = append(out.fresh, fr)
 		}
 	}
 	if r != nil {

@@ -26,9 +26,10 @@ const (
 // A reader of the stream's past, for what the history no longer holds.
 type replayer interface {
 	// replay returns the events after from, up to and including to, of topics
-	// that the patterns match. complete is false when the stream may have
-	// dropped some of them.
-	replay(ctx context.Context, patterns []string, from, to uint64) (events []past, complete bool, err error)
+	// that the patterns match, in the stream's order. complete is false when the
+	// stream has dropped some of them, or is about to: it holds depth messages per
+	// subject (0: any number), of which whoever calls knows the later ones.
+	replay(ctx context.Context, patterns []string, from, to uint64) (events []past, depth int64, complete bool, err error)
 }
 
 // replayed is what a resumed subscription begins with.
@@ -45,35 +46,83 @@ func (s *server) since(since *wire.Since, patterns []string, to uint64) replayed
 	if since.Seq > to {
 		return replayed{reason: wire.NotResumedEpoch} // waited for in vain: not the same stream
 	}
-	if events, ok := h.history.after(since.Seq); ok {
-		var out []past
-		for _, p := range events {
-			if p.seq <= to && matchAny(patterns, p.e.Topic) {
-				if out = append(out, p); len(out) > maxReplay {
-					return replayed{reason: wire.NotResumedTooFar}
-				}
+	// What the history holds is not read back: a replica may not have it yet.
+	known := max(since.Seq, h.history.from)
+	var late []past
+	events, _ := h.history.after(known)
+	for _, p := range events {
+		if p.seq <= to && matchAny(patterns, p.e.Topic) {
+			if late = append(late, p); len(late) > maxReplay {
+				return replayed{reason: wire.NotResumedTooFar}
 			}
 		}
-		return replayed{events: out}
+	}
+	if known == since.Seq {
+		return replayed{events: late}
 	}
 	if s.past == nil {
 		return replayed{reason: wire.NotResumedTooFar}
 	}
 	h.mu.Unlock()
-	defer h.mu.Lock()
 	ctx, cancel := context.WithTimeout(context.Background(), replayWait)
-	defer cancel()
-	events, complete, err := s.past.replay(ctx, patterns, since.Seq, to)
+	events, depth, complete, err := s.past.replay(ctx, patterns, since.Seq, known)
+	cancel()
+	h.mu.Lock()
 	switch {
 	case err != nil:
 		s.log.Warn("cannot read the stream back for a client that resumes; it gets a snapshot", "error", err)
 		return replayed{reason: wire.NotResumedTooFar}
-	case !complete:
-		return replayed{reason: wire.NotResumedTrimmed}
-	case len(events) > maxReplay:
+	case len(events)+len(late) > maxReplay:
 		return replayed{reason: wire.NotResumedTooFar}
 	}
+	events = append(events, late...)
+	if !complete || !contiguous(events) || !h.history.spares(events, patterns, known, depth) {
+		return replayed{reason: wire.NotResumedTrimmed}
+	}
 	return replayed{events: events}
+}
+
+// contiguous reports whether no topic's version jumps.
+func contiguous(events []past) bool {
+	versions := map[string]uint64{}
+	for _, p := range events {
+		if v, ok := versions[p.e.Topic]; ok && v+1 != p.e.Version {
+			return false
+		}
+		versions[p.e.Topic] = p.e.Version
+	}
+	return true
+}
+
+// spares reports whether the stream can have dropped none of the topics' events
+// so far: a topic's oldest go when there are more than depth. Which there are up
+// to a position was read; the history knows what came after it. What the stream
+// has stored and the history not heard of yet is what the margin is for.
+func (h *history) spares(events []past, patterns []string, known uint64, depth int64) bool {
+	later, ok := h.after(known)
+	if !ok {
+		return false
+	}
+	if depth <= 0 {
+		return true
+	}
+	counts := map[string]int64{}
+	for _, p := range events {
+		if p.seq <= known {
+			counts[p.e.Topic]++
+		}
+	}
+	for _, p := range later {
+		if matchAny(patterns, p.e.Topic) {
+			counts[p.e.Topic]++
+		}
+	}
+	for _, n := range counts {
+		if n >= depth-depth/8 {
+			return false
+		}
+	}
+	return true
 }
 
 // reached waits until the gateway has read the stream as far as a client has
@@ -95,41 +144,29 @@ type streamPast struct {
 	now func() time.Time
 }
 
-func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint64) ([]past, bool, error) {
+func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint64) ([]past, int64, bool, error) {
 	state, err := bus.State(ctx, p.f.JS, p.f.Names)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	if state.FirstSeq > from+1 {
-		return nil, false, nil
+		return nil, state.History, false, nil
 	}
 	// Deletions go after a while, and their topics' history went with them.
 	since, err := p.f.StoredAt(ctx, from+1)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	if !since.IsZero() && p.now().Sub(since) > bus.KeepDeletions-deletionMargin {
-		return nil, false, nil
+		return nil, state.History, false, nil
 	}
 	msgs, err := p.f.Events(ctx, patterns, from+1, to, maxReplay+1)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	events := make([]past, 0, len(msgs))
-	counts := map[string]int64{}
-	versions := map[string]uint64{}
 	for _, m := range msgs {
-		e := m.Event
-		if v, ok := versions[e.Topic]; ok && v+1 != e.Version {
-			return nil, false, nil
-		}
-		versions[e.Topic] = e.Version
-		// A topic's oldest messages go when there are more than the history
-		// depth: with fewer than that in the range, none of it has gone.
-		if counts[e.Topic]++; state.History > 0 && counts[e.Topic] >= state.History {
-			return nil, false, nil
-		}
-		events = append(events, past{e, m.Seq})
+		events = append(events, past{m.Event, m.Seq})
 	}
 	slices.SortFunc(events, func(a, b past) int {
 		if a.seq < b.seq {
@@ -137,5 +174,5 @@ func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint
 		}
 		return 1
 	})
-	return events, true, nil
+	return events, state.History, true, nil
 }

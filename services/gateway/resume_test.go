@@ -98,7 +98,7 @@ func TestResumeBeyondDeletions(t *testing.T) {
 		want  bool
 	}{{0, true}, {bus.KeepDeletions - deletionMargin - time.Minute, true}, {bus.KeepDeletions, false}} {
 		past.now = func() time.Time { return time.Now().Add(tt.later) }
-		events, complete, err := past.replay(t.Context(), []string{"a.>"}, 1, 2)
+		events, _, complete, err := past.replay(t.Context(), []string{"a.>"}, 1, 2)
 		if err != nil || complete != tt.want || complete && len(events) != 1 {
 			t.Errorf("%v later: %d events, complete %v, %v; want complete %v", tt.later, len(events), complete, err, tt.want)
 		}

@@ -40,6 +40,11 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 
 	h := s.hub
 	h.mu.Lock()
+	if since := req.Since; since != nil && h.busDown && since.Epoch == h.epoch && since.Seq > h.seq {
+		// What it has is older than what the client holds.
+		h.mu.Unlock()
+		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "this gateway has lost NATS, and has not read the stream as far as you have seen it; try again later, or at another one"}
+	}
 	answer := wire.Subscribed{Topics: req.Topics, Epoch: h.epoch, Seq: h.seq}
 	old := c.feed.Load()
 	if old != nil && slices.Equal(before, after) { // nothing new
@@ -135,7 +140,7 @@ func (h *hub) snapshot(f *feed, before []string, share bool) opening {
 	if share && f.snap != nil && now.Sub(f.snap.made) <= snapshotShare {
 		return *f.snap
 	}
-	o := opening{seq: h.seq, made: now, collected: h.collect(f, before, nil)}
+	o := opening{seq: h.seq, made: now, collected: h.collect(f, before, h.freshness(f), nil)}
 	o.cur, o.pos = f.tip()
 	if share {
 		// Encoded under the mutex, so that others can have it.
@@ -154,6 +159,7 @@ func (s *server) replay(f *feed, before []string, since *wire.Since) (o opening,
 	}
 	o.seq = h.seq
 	o.cur, o.pos = f.tip()
+	fresh := h.freshness(f) // of this place: what changes while the stream is read back follows live
 	r := s.since(since, f.patterns, o.seq)
 	if r.reason != "" {
 		return o, r.reason
@@ -163,7 +169,7 @@ func (s *server) replay(f *feed, before []string, since *wire.Since) (o opening,
 	}
 	r.events = slices.DeleteFunc(r.events, func(p past) bool { return matchAny(before, p.e.Topic) })
 	o.made = h.now()
-	o.collected = h.collect(f, before, &r)
+	o.collected = h.collect(f, before, fresh, &r)
 	return o, ""
 }
 

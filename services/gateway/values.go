@@ -98,7 +98,7 @@ func (h *hub) values(patterns []string) (values, string, bool) {
 	now := h.now()
 	// A feed for the moment: it finds what matches as a subscription does.
 	f := h.join(patterns, asJSON, 0, now)
-	c := h.collect(f, nil, nil)
+	c := h.collect(f, nil, h.freshness(f), nil)
 	h.leave(f)
 	out := values{Epoch: h.epoch, Seq: h.seq, Values: []*wire.Event{}, Fresh: []event.Freshness{}}
 	h.mu.Unlock()

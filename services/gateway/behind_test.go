@@ -1,0 +1,111 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/wire"
+)
+
+// A gateway that has lost NATS knows less of the stream than a client that comes
+// from another one: it must not show it older values.
+func TestResumeAtAGatewayThatHasLostNATS(t *testing.T) {
+	r := newRig(t, nil)
+	r.event("a.x", "1")
+	p := r.dial("/v1/ws?topics=a.>")
+	epoch := p.next().Subscribed.Epoch
+	r.nats.Stop()
+	eventually(t, "the gateway knows", func() bool { return r.gw.Ready() != nil })
+	late := dial(t, r.gw.Addr(), "/v1/ws")
+	late.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["a.>"],"since":{"seq":100,"epoch":"%s"}}}`, epoch))
+	f := late.until("an answer", func(f wire.ServerFrame) bool { return f.ID == 1 })
+	if f.Error == nil || f.Error.Code != wire.CodeUnavailable || !f.Error.Retryable {
+		t.Errorf("have %+v, want an error that says to try again", f)
+	}
+	// Who has seen no more than the gateway is served.
+	late.send(fmt.Sprintf(`{"id":2,"subscribe":{"topics":["a.>"],"since":{"seq":1,"epoch":"%s"}}}`, epoch))
+	f = late.until("an answer", func(f wire.ServerFrame) bool { return f.ID == 2 })
+	if f.Subscribed == nil || !f.Subscribed.Resumed {
+		t.Errorf("have %+v, want resumed", f)
+	}
+}
+
+// A slowPast takes its time, in which something happens.
+type slowPast struct {
+	replayer
+	meanwhile func()
+}
+
+func (p slowPast) replay(ctx context.Context, patterns []string, from, to uint64) ([]past, int64, bool, error) {
+	p.meanwhile()
+	return p.replayer.replay(ctx, patterns, from, to)
+}
+
+// What is confirmed while the stream is read back comes live, in its place: the
+// freshness that the replay ends with is not ahead of it.
+func TestFreshnessWhileTheStreamIsReadBack(t *testing.T) {
+	r := newRig(t, nil)
+	at := time.Now().UTC().Truncate(time.Second)
+	fresh := func(i int) {
+		r.fresh(event.Freshness{Poll: "a.x", AsOf: at.Add(time.Duration(i) * time.Second), Breaker: event.Closed, IntervalMs: 1000, MaxAgeMs: 60_000})
+	}
+	for i := range 3 {
+		r.event("a.x", fmt.Sprint(i))
+	}
+	fresh(1)
+	gw, _ := r.start(nil) // has none of it in its history
+	s := gw.server
+	s.past = slowPast{s.past, func() {
+		for i := 2; i <= 5; i++ {
+			fresh(i)
+		}
+		eventually(t, "the gateway heard of it", func() bool {
+			s.hub.mu.Lock()
+			defer s.hub.mu.Unlock()
+			return s.hub.seq >= 8
+		})
+	}}
+	s.hub.mu.Lock()
+	epoch := s.hub.epoch
+	s.hub.mu.Unlock()
+	p, sub := resume(t, gw.Addr(), "a.>", 1, epoch)
+	if !sub.Resumed {
+		t.Fatalf("%+v, want resumed", sub)
+	}
+	for i := 1; i <= 5; i++ {
+		f := p.until("freshness", func(f wire.ServerFrame) bool { return f.Fresh != nil }).Fresh
+		if want := at.Add(time.Duration(i) * time.Second); !f.AsOf.Equal(want) {
+			t.Fatalf("asOf %v, want %v", f.AsOf, want)
+		}
+	}
+}
+
+// While the stream is read back it loses what was asked for: that is said.
+func TestTrimmedWhileTheStreamIsReadBack(t *testing.T) {
+	r := newRig(t, nil)
+	r.event("b.x", "1") // the stream's first message stays
+	for i := range 50 { // of the 64 that the stream keeps of a topic
+		r.event("a.x", fmt.Sprint(i))
+	}
+	gw, _ := r.start(nil)
+	s := gw.server
+	s.past = slowPast{s.past, func() {
+		for i := range 40 {
+			r.event("a.x", fmt.Sprint(i))
+		}
+		eventually(t, "the gateway heard of it", func() bool {
+			s.hub.mu.Lock()
+			defer s.hub.mu.Unlock()
+			return s.hub.seq >= 91
+		})
+	}}
+	s.hub.mu.Lock()
+	epoch := s.hub.epoch
+	s.hub.mu.Unlock()
+	if _, sub := resume(t, gw.Addr(), "a.>", 1, epoch); sub.Resumed || sub.Reason != wire.NotResumedTrimmed {
+		t.Errorf("%+v, want not resumed: trimmed", sub)
+	}
+}
