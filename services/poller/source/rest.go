@@ -44,9 +44,6 @@ func openREST(e Endpoint) (Func, func(), error) {
 	if err != nil {
 		return nil, nil, errors.New("it is no URL") // the error would quote it
 	}
-	if base.Path == "" {
-		base.Path = "/" // JoinPath would make a path of it that does not begin with /
-	}
 	r := &rest{httpEndpoint: openHTTP(e)}
 	call := func(ctx context.Context, c Call) (json.RawMessage, error) {
 		value, err := r.call(ctx, base, c)
@@ -61,12 +58,7 @@ func openREST(e Endpoint) (Func, func(), error) {
 func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage, error) {
 	u := base
 	if c.Path != "" {
-		if u = base; u.Path == "" { // or the joined path would not begin with a slash
-			root := *base
-			root.Path = "/"
-			u = &root
-		}
-		u = u.JoinPath(c.Path)
+		u = base.JoinPath(c.Path)
 	}
 	if len(c.Query) > 0 {
 		with := *u

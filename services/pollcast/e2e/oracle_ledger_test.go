@@ -1,0 +1,259 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A ledger is what the stream has stored, as told by JetStream's own consumer
+// and by the acknowledgements that the publishers got. It knows nothing of
+// gateways.
+type ledger struct {
+	t  testing.TB
+	js jetstream.JetStream
+
+	mu     sync.Mutex
+	topics map[string][]stored // by sequence number
+	holes  map[string][]hole
+	last   uint64 // read so far
+	acked  map[uint64]ack
+}
+
+// stored is one event.
+type stored struct {
+	seq, version uint64
+	asOf         time.Time
+	deleted      bool
+	data         uint64 // its hash
+}
+
+// A hole is where a deletion took events along before they were read: the stream
+// keeps of a key that is gone the deletion alone.
+type hole struct{ from, to uint64 }
+
+// ack is what a publisher knows of one event.
+type ack struct {
+	topic   string
+	version uint64
+}
+
+// newLedger reads the stream until the test ends.
+func newLedger(t testing.TB, c *cluster) *ledger {
+	t.Helper()
+	js, err := jetstream.New(c.connect(t, admin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &ledger{t: t, js: js, topics: map[string][]stored{}, holes: map[string][]hole{}, acked: map[uint64]ack{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			l.read(ctx)
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return l
+}
+
+// read follows the stream from where it is until something goes wrong.
+func (l *ledger) read(ctx context.Context) {
+	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	cons, err := l.js.OrderedConsumer(ask, "POLLCAST", jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.position() + 1,
+		InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		sleep(ctx, 100*time.Millisecond)
+		return
+	}
+	for ctx.Err() == nil {
+		batch, err := cons.Fetch(500, jetstream.FetchMaxWait(time.Second))
+		if err != nil {
+			sleep(ctx, 100*time.Millisecond)
+			return
+		}
+		for m := range batch.Messages() {
+			l.take(m)
+		}
+		if batch.Error() != nil {
+			return // from where it is, with another consumer
+		}
+	}
+}
+
+func (l *ledger) position() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}
+
+func (l *ledger) take(m jetstream.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		l.t.Errorf("a message of the stream without metadata: %v", err)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seq := meta.Sequence.Stream
+	if seq <= l.last {
+		return
+	}
+	l.last = seq
+	h := m.Headers()
+	kind := h.Get("ce-type")
+	if kind != "pollcast.event.v1" && kind != "pollcast.deletion.v1" {
+		return
+	}
+	s := stored{seq: seq, deleted: kind == "pollcast.deletion.v1", data: hash(m.Data())}
+	if s.version, err = strconv.ParseUint(h.Get("ce-version"), 10, 64); err != nil {
+		l.t.Errorf("message %d: version: %v", seq, err)
+	}
+	if s.asOf, err = time.Parse(time.RFC3339Nano, h.Get("ce-asof")); err != nil {
+		l.t.Errorf("message %d: asOf: %v", seq, err)
+	}
+	topic := strings.TrimPrefix(m.Subject(), "pollcast.in.")
+	l.topics[topic] = append(l.topics[topic], s)
+}
+
+// publisherKnows notes an acknowledged event.
+func (l *ledger) publisherKnows(seq uint64, a ack) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acked[seq] = a
+}
+
+// complete waits until the truth has reached the stream's end, and holds it
+// against itself and the publishers.
+func (l *ledger) complete() {
+	l.t.Helper()
+	within(l.t, clusterPatience, "the oracle has read the stream", func() error {
+		ctx, cancel := context.WithTimeout(l.t.Context(), 2*time.Second)
+		defer cancel()
+		s, err := l.js.Stream(ctx, "POLLCAST")
+		if err != nil {
+			return err
+		}
+		if last, at := s.CachedInfo().State.LastSeq, l.position(); at+20 < last { // freshness goes on
+			return fmt.Errorf("at %d of %d", at, last)
+		}
+		return nil
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for topic, events := range l.topics {
+		var before stored
+		for _, e := range events {
+			switch {
+			case e.version == before.version+1:
+			case e.version > before.version && e.deleted:
+				l.holes[topic] = append(l.holes[topic], hole{before.seq, e.seq})
+			default:
+				l.t.Fatalf("%s: version %d at %d follows %d: publishers are wrong, or the oracle has missed some", topic, e.version, e.seq, before.version)
+			}
+			if e.asOf.Before(before.asOf) {
+				l.t.Errorf("%s: asOf of version %d is before that of the one before", topic, e.version)
+			}
+			before = e
+		}
+	}
+	for seq, a := range l.acked {
+		if e, ok := l.at(a.topic, seq); !ok || e.version != a.version {
+			l.t.Fatalf("%s: version %d was acknowledged at %d, where the stream has %+v", a.topic, a.version, seq, e)
+		}
+	}
+}
+
+// at returns the event of a topic at a sequence number.
+func (l *ledger) at(topic string, seq uint64) (stored, bool) {
+	events := l.topics[topic]
+	if i := after(events, seq-1); i < len(events) && events[i].seq == seq {
+		return events[i], true
+	}
+	return stored{}, false
+}
+
+// gone says whether the stream may have held an event of the topic there, or
+// right before, which a deletion took along before it was read.
+func (l *ledger) gone(topic string, seq uint64) bool {
+	for _, h := range l.holes[topic] {
+		if h.from < seq && seq <= h.to {
+			return true
+		}
+	}
+	return false
+}
+
+// after returns the index of the first event after a sequence number.
+func after(events []stored, seq uint64) int {
+	return sort.Search(len(events), func(i int) bool { return events[i].seq > seq })
+}
+
+// until returns the last event at or before a sequence number.
+func until(events []stored, seq uint64) (stored, bool) {
+	if i := after(events, seq); i > 0 {
+		return events[i-1], true
+	}
+	return stored{}, false
+}
+
+// count is how many events there are.
+func (l *ledger) count() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, events := range l.topics {
+		n += len(events)
+	}
+	return n
+}
+
+// matches says whether a pattern matches a topic, by docs/protocol.md alone.
+func matches(pattern, topic string) bool {
+	p, t := strings.Split(pattern, "."), strings.Split(topic, ".")
+	for i, token := range p {
+		if token == ">" {
+			return len(t) > i
+		}
+		if i >= len(t) || token != "*" && token != t[i] {
+			return false
+		}
+	}
+	return len(p) == len(t)
+}
+
+func anyMatches(patterns []string, topic string) bool {
+	for _, p := range patterns {
+		if matches(p, topic) {
+			return true
+		}
+	}
+	return false
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// hash stands for a value: hundreds of clients keep every one they saw. Pollers
+// write JSON without space, and gateways pass it on as it is.
+func hash(data []byte) uint64 { return maphash.Bytes(hashSeed, data) }

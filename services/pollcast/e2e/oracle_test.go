@@ -1,0 +1,45 @@
+package e2e
+
+import (
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// seedVariable sets the seed of the oracle's tests.
+const seedVariable = "POLLCAST_CHAOS_SEED"
+
+// chaosSeed is that of the environment, or another one every time.
+func chaosSeed(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano()) % 1_000_000
+	if text := os.Getenv(seedVariable); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("%s: %v", seedVariable, err)
+		}
+	}
+	t.Logf("%s=%d", seedVariable, seed)
+	return seed
+}
+
+// TestOracle breaks gateways and a NATS cluster for a short while: what
+// TestChaosGateways does for long.
+func TestOracle(t *testing.T) {
+	w := newWorld(t, chaosSeed(t), worldSize{gateways: 2, witnesses: 56, sdks: 4, topics: 6, rate: 60, history: 1000})
+	w.breakThings(10*time.Second, 600*time.Millisecond, quickFaults())
+	w.finish()
+}
+
+// quickFaults are those that are over soon.
+func quickFaults() []fault {
+	var quick []fault
+	for _, f := range faults {
+		if f.weight > 1 {
+			f.most = min(f.most, 1500*time.Millisecond)
+			quick = append(quick, f)
+		}
+	}
+	return quick
+}
