@@ -277,6 +277,9 @@ func (h *hub) tellEvent(t *topicState, now time.Time) {
 			o.frame = &frame
 		}
 		f.append(h.framed(&o, f.format), t.seq, now)
+		if f.pace != nil {
+			f.pace.seq = max(f.pace.seq, t.seq)
+		}
 	}
 }
 

@@ -42,6 +42,7 @@ type witness struct {
 	refused map[string]int // resumed:false, by reason
 	conns   int
 	spells  []spell
+	heard   time.Time // when the last frame came
 }
 
 type freshness struct {
@@ -241,6 +242,9 @@ func (w *witness) stay(ctx context.Context, l line) {
 		if err != nil {
 			return
 		}
+		w.mu.Lock()
+		w.heard = time.Now()
+		w.mu.Unlock()
 		if !w.take(l, h, time.Now()) || !calm && time.Now().After(leave) {
 			return
 		}

@@ -235,7 +235,8 @@ func (v *witness) caughtUp() error {
 	for topic, events := range l.topics {
 		last := events[len(events)-1]
 		if !last.deleted && anyMatches(v.wants, topic) && v.last[topic] < last.seq {
-			return fmt.Errorf("witness %s, connection %d: %s stands at %d, the last is at %d", v.name, v.conns, topic, v.last[topic], last.seq)
+			return fmt.Errorf("witness %s, connection %d: %s stands at %d, the last is at %d; it wants %v, heard last %v ago: %v",
+				v.name, v.conns, topic, v.last[topic], last.seq, v.wants, time.Since(v.heard).Round(time.Millisecond), v.diary[max(0, len(v.diary)-12):])
 		}
 	}
 	rush := v.world.rush
