@@ -3,14 +3,29 @@
 package e2e
 
 import (
+	"os"
 	"testing"
 	"time"
 )
+
+// chaosTime is how long a chaos test breaks things: the variable CHAOS, or three
+// minutes.
+func chaosTime(t *testing.T) time.Duration {
+	t.Helper()
+	length := 3 * time.Minute
+	if text := os.Getenv("CHAOS"); text != "" {
+		var err error
+		if length, err = time.ParseDuration(text); err != nil {
+			t.Fatalf("CHAOS: %v", err)
+		}
+	}
+	return length
+}
 
 // TestChaosGateways breaks three gateways and a NATS cluster for three minutes,
 // under hundreds of clients.
 func TestChaosGateways(t *testing.T) {
 	w := newWorld(t, chaosSeed(t), worldSize{gateways: 3, witnesses: 280, sdks: 12, topics: 10, rate: 80, history: 600})
-	w.breakThings(3*time.Minute, 1500*time.Millisecond, faults)
+	w.breakThings(chaosTime(t), 1500*time.Millisecond, faults)
 	w.finish()
 }
