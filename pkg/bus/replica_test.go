@@ -196,4 +196,3 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
-
