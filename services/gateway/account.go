@@ -52,8 +52,10 @@ func (c *conn) paid(n int) {
 // long ago is not yet sent. The sweep's.
 func (c *conn) age(now int64) time.Duration {
 	if !c.draining.Load() {
-		c.behind.Store(0)
-		c.markFeed = nil
+		if c.behind.Load() != 0 { // a store to each connection would cost more than the rest of the sweep
+			c.behind.Store(0)
+			c.markFeed = nil
+		}
 		return 0
 	}
 	if since := c.behind.Load(); since != 0 && !c.passedMark() {

@@ -130,7 +130,9 @@ func (h *hub) usage() (u usage) {
 	defer h.mu.Unlock()
 	u.Values = h.valueBytes + int64(len(h.topics)+len(h.polls))*topicCost
 	u.History = int64(h.history.bytes)
+	now := h.now()
 	for _, f := range h.feeds {
+		f.dropSnapshot(now)
 		u.Feeds += feedCost + f.named + int64(len(f.topics)+len(f.polls))*linkCost + int64(len(f.tail.buf))
 	}
 	return u

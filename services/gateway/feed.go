@@ -112,9 +112,7 @@ func newFeed(key string, patterns []string, fm format, seq, told uint64, now tim
 // is kept, not copied, since many feeds may hold it. The caller holds the
 // hub's mutex.
 func (f *feed) append(frame []byte, seq uint64, now time.Time) {
-	if f.snap != nil && now.Sub(f.snap.made) > snapshotShare {
-		f.snap = nil // it would keep every later chunk alive
-	}
+	f.dropSnapshot(now) // it would keep every later chunk alive
 	t := f.tail
 	n := int(t.n.Load())
 	if len(frame) >= bigFrame {
@@ -155,6 +153,13 @@ func (f *feed) grown(n int) {
 	f.end.Add(uint64(n))
 	for _, g := range f.groups {
 		g.wake()
+	}
+}
+
+// dropSnapshot lets go of a snapshot that is too old to be shared.
+func (f *feed) dropSnapshot(now time.Time) {
+	if f.snap != nil && now.Sub(f.snap.made) > snapshotShare {
+		f.snap = nil
 	}
 }
 

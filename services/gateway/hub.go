@@ -50,7 +50,8 @@ type hub struct {
 	polls   map[string]*pollState
 	sources map[string]*sourceState
 	feeds   map[string]*feed
-	full    bool // the topic limit was hit, and said
+	wild    map[*feed]struct{} // those with a wildcard among their patterns
+	full    bool               // the topic limit was hit, and said
 	history history
 	told    uint64 // counts freshness told
 
@@ -67,7 +68,7 @@ func newHub(writers []*writer, maxTopics, maxHistory int, m *metrics, log *slog.
 	h := &hub{
 		writers: writers, metrics: m, log: log, maxTopics: maxTopics, now: time.Now,
 		busDown: true, why: "starting", onReset: func() {}, onShort: func() {},
-		feeds: map[string]*feed{}, history: history{max: maxHistory, maxBytes: historyBytes}, budget: newBudget(maxBudget),
+		feeds: map[string]*feed{}, wild: map[*feed]struct{}{}, history: history{max: maxHistory, maxBytes: historyBytes}, budget: newBudget(maxBudget),
 	}
 	h.clear()
 	return h
@@ -86,7 +87,7 @@ func (h *hub) topic(name string) *topicState {
 	if t == nil {
 		t = &topicState{name: name, feeds: map[*feed]struct{}{}}
 		h.topics[name] = t
-		for _, f := range h.feeds {
+		for f := range h.wild { // who has it by name is there already, or is why it is made
 			if matchAny(f.patterns, name) {
 				t.feeds[f], f.topics[t] = struct{}{}, struct{}{}
 			}
@@ -357,6 +358,7 @@ func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *
 			}
 		}
 		if wild {
+			h.wild[f] = struct{}{}
 			for _, t := range h.topics {
 				if matchAny(patterns, t.name) {
 					t.feeds[f], f.topics[t] = struct{}{}, struct{}{}
@@ -391,6 +393,7 @@ func (h *hub) leave(f *feed) {
 	if h.feeds[f.key] == f { // not after a Reset
 		delete(h.feeds, f.key)
 	}
+	delete(h.wild, f)
 	for t := range f.topics {
 		delete(t.feeds, f)
 		h.forget(t)

@@ -19,6 +19,7 @@ func (in intake) Reset(epoch string) {
 		clear(f.srcs)
 	}
 	clear(in.feeds)
+	clear(in.wild)
 	in.mu.Unlock()
 	if !first {
 		in.log.Warn("the stream was made anew; every client must start over", "epoch", epoch)

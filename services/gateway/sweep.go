@@ -10,6 +10,9 @@ import (
 const (
 	// sweepEvery is the period of the one clock behind silence, pings and lag.
 	sweepEvery = 250 * time.Millisecond
+	// recountEvery is how many sweeps there are to a recount of the memory while
+	// there is plenty; what grows fast has one made at once (budget.go).
+	recountEvery = 4
 	// pongWait is how long after a ping a sign of life must come.
 	pongWait = 10 * time.Second
 )
@@ -18,7 +21,7 @@ const (
 func (s *server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -27,7 +30,9 @@ func (s *server) sweep(ctx context.Context) {
 			s.metrics.setReady(s.ready())
 			s.conns.each(func(c *conn) { s.check(c, now) })
 			s.sweepSockets(now)
-			s.recount()
+			if n%recountEvery == 0 || !s.budget.room(0) {
+				s.recount()
+			}
 			s.metrics.waiting.Set(float64(s.gate.waiting.Load()))
 		}
 	}
