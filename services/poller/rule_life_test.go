@@ -55,7 +55,8 @@ var kinds = []kind{
 type world struct {
 	mu     sync.Mutex
 	t      *testing.T
-	r      *rand.Rand
+	r      *rand.Rand // the poller's fate
+	ill    *rand.Rand // the upstream's
 	c      Source
 	stages []*stage // one for each life of the poller
 	life   int
@@ -99,7 +100,7 @@ func newWorld(t *testing.T, r *rand.Rand) *world {
 	interval := intervals[r.IntN(len(intervals))]
 	openFor := max(interval, []time.Duration{time.Second, 20 * time.Second, 5 * time.Minute}[r.IntN(3)])
 	failures := 1 + r.IntN(6)
-	w := &world{t: t, r: r, mood: 1, rule: rule{failures: failures, openFor: openFor, state: event.Closed}}
+	w := &world{t: t, r: r, ill: rand.New(rand.NewPCG(r.Uint64(), 0)), mood: 1, rule: rule{failures: failures, openFor: openFor, state: event.Closed}}
 	w.c = Source{
 		Breaker: Breaker{Failures: failures, OpenFor: openFor},
 		Polls:   map[string]Poll{"a": {Interval: interval, Method: "a", Select: ".v"}},
@@ -124,13 +125,19 @@ func (w *world) live() {
 	defer func() { w.stages[w.life].end() }()
 	w.begin(remains{}, nil)
 	for w.life < lives-1 || w.r.IntN(8) > 0 {
+		w.mu.Lock()
+		rule := w.rule
+		w.mu.Unlock()
 		switch n := w.r.IntN(20); {
 		case n < 14:
 			w.pass(time.Duration(w.r.Float64() * 6 * float64(interval)))
 		case n < 17:
-			w.mood = []float64{1, .9, .5, .2, 0}[w.r.IntN(5)]
-		case n < 18 && w.rule.state == event.Open:
-			w.pass(time.Until(w.rule.probe) + time.Duration(w.r.Int64N(int64(interval))))
+			mood := []float64{1, .9, .5, .2, 0}[w.r.IntN(5)]
+			w.mu.Lock()
+			w.mood = mood
+			w.mu.Unlock()
+		case n < 18 && rule.state == event.Open:
+			w.pass(time.Until(rule.probe) + time.Duration(w.r.Int64N(int64(interval))))
 		case n < 20 && w.life < lives-1 && w.r.IntN(4) == 0:
 			w.restart()
 		}
@@ -145,11 +152,11 @@ func (w *world) pass(d time.Duration) {
 	}
 	time.Sleep(d)
 	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if now := time.Now(); now.After(w.by) {
 		w.t.Fatalf("no call after %v, one was due by %v; the rule says %s", now.Sub(w.from), w.by.Sub(w.from), w.rule.state)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	c := w.stages[w.life].r.upstreams[0].circuit
 	if have := c.look(); have.state != w.rule.state || have.streak != w.rule.streak {
 		w.t.Fatalf("the circuit is %s after %d failures, the rule says %s after %d", have.state, have.streak, w.rule.state, w.rule.streak)
@@ -176,10 +183,10 @@ func (w *world) answer(ctx context.Context, _, _ string) (string, error) {
 	w.begun, w.by = now, now.Add(time.Duration(1.1*float64(w.poll().config.Interval))+soon)
 
 	k := kinds[0]
-	if w.r.Float64() >= w.mood {
-		k = kinds[1+w.r.IntN(len(kinds)-1)]
+	if w.ill.Float64() >= w.mood {
+		k = kinds[1+w.ill.IntN(len(kinds)-1)]
 	}
-	took := time.Millisecond + time.Duration(w.r.Int64N(int64(w.poll().config.Timeout)*8/10))
+	took := time.Millisecond + time.Duration(w.ill.Int64N(int64(w.poll().config.Timeout)*8/10))
 	if k.name == "timeout" {
 		took = time.Hour
 	}
@@ -201,7 +208,7 @@ func (w *world) finish(k kind, sent time.Time) (string, error) {
 	now := time.Now()
 	retryAfter := time.Duration(0)
 	if k.name == "retry after" {
-		retryAfter = time.Duration(1+w.r.IntN(90)) * time.Second
+		retryAfter = time.Duration(1+w.ill.IntN(90)) * time.Second
 	}
 	before := w.rule.state
 	w.rule.ends(now, k.reason == "" || k.innocent, retryAfter)
@@ -230,7 +237,7 @@ func (w *world) finish(k kind, sent time.Time) (string, error) {
 		return `[1]`, nil
 	}
 	w.failures = 0
-	if w.value == 0 || w.lost || w.r.IntN(3) == 0 {
+	if w.value == 0 || w.lost || w.ill.IntN(3) == 0 {
 		w.value++
 		w.lost = false
 		w.changed = stamp(sent)
