@@ -66,6 +66,7 @@ func TestSharedFrames(t *testing.T) {
 	b.share(frame)
 	b.share(frame[:bigFrame-1])
 	one, two := newFeed("1", nil, asJSON, 0, 0, time.Now()), newFeed("2", nil, asJSON, 0, 0, time.Now())
+	slow, _ := two.tip() // a connection that has yet to read it
 	for _, f := range []*feed{one, two} {
 		f.budget = b
 		f.append(frame, 1, time.Now())
@@ -78,14 +79,13 @@ func TestSharedFrames(t *testing.T) {
 		t.Errorf("have %d bytes shared, want %d", n, 2*bigFrame)
 	}
 	runtime.KeepAlive(frame)
-	frame = nil
-	one = nil
+	frame, one = nil, nil
 	runtime.GC()
 	if n := b.shared.Load(); n != 2*bigFrame {
-		t.Errorf("have %d bytes shared while a feed holds them", n)
+		t.Errorf("have %d bytes shared while a feed's reader holds them", n)
 	}
-	runtime.KeepAlive(two)
-	two = nil
+	runtime.KeepAlive(slow)
+	slow = cursor{}
 	eventually(t, "the frame is gone", func() bool { runtime.GC(); return b.shared.Load() == 0 })
 }
 
