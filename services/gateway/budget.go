@@ -233,6 +233,7 @@ func (s *server) relieve() (closed int) {
 				i.c.close(wire.CloseSlowConsumer, "")
 			}
 			s.metrics.evicted.Inc()
+			s.metrics.evictions.Add(1)
 			closed++
 			evicted = append(evicted, i.c)
 		}

@@ -12,7 +12,7 @@ import (
 // Config is the gateway's section of the configuration file.
 type Config struct {
 	Listen          string        `yaml:"listen" doc:"address for clients: WebSocket, HTTP and the console"`
-	Operations      string        `yaml:"operations" doc:"address for operations: /metrics /healthz /readyz /debug/pprof; empty: none"`
+	Operations      string        `yaml:"operations" doc:"address for operations: /metrics /status /healthz /readyz /debug/pprof; empty: none"`
 	AllowedOrigins  []string      `yaml:"allowedOrigins" doc:"origins of other sites whose pages may connect, such as https://app.example.com; * allows every site"`
 	MaxConnections  int           `yaml:"maxConnections" doc:"connections this gateway holds; further ones are closed with 1013"`
 	AcceptRate      int           `yaml:"acceptRate" doc:"connections taken in per second, with a burst of a quarter; those that would wait longer than 2s for their turn are answered 503 with Retry-After"`

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -44,6 +45,9 @@ type Gateway struct {
 	http   *http.Server
 	ln     net.Listener
 	admin  *admin.Server // nil: none configured
+
+	started time.Time
+	nc      atomic.Pointer[nats.Conn] // nil before Run
 }
 
 // New binds the addresses. A gateway that is not run must be closed.
@@ -55,14 +59,14 @@ func New(o Options) (*Gateway, error) {
 	if o.Name == "" {
 		o.Name, _ = os.Hostname()
 	}
-	g := &Gateway{opts: o, names: names}
+	g := &Gateway{opts: o, names: names, started: time.Now().UTC()}
 	g.server = newServer(o.Config, o.Name, runtime.GOMAXPROCS(0), newMetrics(o.Registry), o.Logger)
 	if g.ln, err = net.Listen("tcp", o.Config.Listen); err != nil {
 		return nil, fmt.Errorf("listen for clients: %w", err)
 	}
 	if o.Config.Operations != "" {
 		g.admin, err = admin.New(admin.Options{
-			Listen: o.Config.Operations, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger,
+			Listen: o.Config.Operations, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger, Status: http.HandlerFunc(g.serveStatus),
 			Reload: o.Reload,
 		})
 		if err != nil {
@@ -119,6 +123,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return errors.Join(err, g.Close())
 	}
 	defer nc.Close()
+	g.nc.Store(nc)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return errors.Join(fmt.Errorf("jetstream: %w", err), g.Close())

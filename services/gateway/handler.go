@@ -222,6 +222,7 @@ func (s *server) begin(c *conn, r *http.Request, sub *wire.Subscribe) {
 		if werr := s.subscribe(c, 0, sub); werr != nil {
 			s.answer(c, 0, werr)
 			if werr.Retryable { // it may know of no frames to ask again with
+				s.metrics.refused.WithLabelValues("memory").Inc()
 				c.close(wire.CloseOverloaded, overloaded(werr.Message))
 			}
 		}

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"sync/atomic"
+
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -26,6 +28,7 @@ type metrics struct {
 	memory        prometheus.Gauge
 	memoryBudget  prometheus.Gauge
 	evicted       prometheus.Counter
+	evictions     atomic.Int64
 	waiting       prometheus.Gauge
 }
 
