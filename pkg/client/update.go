@@ -31,6 +31,9 @@ type Event struct {
 // SubscribeOptions.Since. Store that of the last event handled. It holds no
 // promise while the current values still arrive (Phase is wire.Snapshot): they
 // come in no order.
+//
+// The position of a poll that walks a sequence is another thing: it is the
+// field e.Event.Position.
 func (e *Event) Position() Position { return Position{Seq: e.Seq, Epoch: e.Epoch} }
 
 // Freshness says how far a poll's values can be trusted: the poll's topic and

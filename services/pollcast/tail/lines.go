@@ -57,8 +57,14 @@ func (l *lines) print(u client.Update) error {
 
 func (l *lines) event(u *client.Event) error {
 	parts := []part{{bold, u.Topic}, {dim, fmt.Sprintf("v%d", u.Version)}, {dim, age(u.Age)}}
+	if n := u.Event.Position; n != nil {
+		parts = append(parts, part{dim, fmt.Sprintf("#%d", *n)})
+	}
 	if u.Stale {
 		parts = append(parts, part{yellow, "stale " + string(u.Reason)})
+	}
+	if u.Reorganised {
+		parts = append(parts, part{yellow, "reorganised"})
 	}
 	if u.Deleted {
 		return l.line(append(parts, part{yellow, "deleted"})...)

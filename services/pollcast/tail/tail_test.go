@@ -160,6 +160,7 @@ func TestLines(t *testing.T) {
 	g := startGateway(t,
 		"server_event_live", "server_fresh", "server_fresh_stale", "server_breaker_open",
 		"server_event_snapshot_stale", "server_fresh", "server_breaker_closed", "server_event_replay_keyed", "server_event_deleted",
+		"server_event_position", "server_event_reorganised",
 		`{"event":{"topic":"eth.head","seq":4900,"version":1,"phase":"live","ageMs":5,"poll":"eth.head","breaker":"closed","data":"\u009b31m\u202e"}}`,
 	)
 	stdout, stderr, end := start(t, []string{"POLLCAST_URL=" + g.url()}, "host.>", "eth.>")
@@ -171,6 +172,7 @@ func TestLines(t *testing.T) {
 		t.Errorf("unexpected on stderr: %s", stderr.String())
 	}
 	for _, want := range []string{
+		`  #0  {"number":"0x0"`, `  #24  reorganised  {"reorganised":{"from":26,"to":24,"id":"0xb495"}}`,
 		`host.system.status  v97  `,
 		`  {"hostname":"db-7","uptimeSeconds":864213,"cpu":[3.1,0.5],"memory":{"total":16777216000,"used":4194304000},"load":[0.42,0.37,0.31]}` + "\n",
 		`  host.system.status  stale breaker_open  for `,
