@@ -116,6 +116,7 @@ soak: ## hold connections for SOAK (25m) and see that none ends and nothing grow
 .PHONY: chaos
 chaos: ## kill, freeze and cut off processes at random for CHAOS each, and hold what is left against the contract (by hand)
 	CHAOS=$(CHAOS) $(GO) test -count=1 -timeout 60m -tags chaos -run Chaos -v ./services/pollcast/e2e
+	$(GO) test -count=1 -timeout 20m -tags chaos -run Chaos -v ./services/poller
 
 .PHONY: fmt
 fmt: ## format the Go code

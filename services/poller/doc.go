@@ -11,6 +11,7 @@
 //	  shape.go           │ jq: value, keys              │
 //	  lastgood.go        │ value, asOf, what is stored  │
 //	  keys.go            │ the same, key by key         │
+//	  walk.go, follow.go │ position by position         │
 //	  change.go          │ is it another value?         │
 //	  advance.go         │ does it stand still?         │
 //	  freshness.go ──────┘ what to say ──► publish.go ──┴─► stream POLLCAST
@@ -18,8 +19,8 @@
 // Reading order: poll.go with schedule.go (a poll is one goroutine that never
 // waits: at most one visit to its upstreams and one publish are under way beside
 // it), visit.go with pace.go and quota.go (one tick: fail-over, retries, hedge),
-// reading.go and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
-// publish.go, then runner.go with upstream.go and lease.go, poller.go, status.go and metrics.go.
+// template.go (what is asked), reading.go and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
+// publish.go, walk.go with follow.go (a poll that walks a sequence), then runner.go with upstream.go and lease.go, poller.go, status.go and metrics.go.
 // feasibility.go computes what settings amount to, for pollcast check.
 //
 // # Rules
@@ -28,6 +29,7 @@
 //     for no other reason.
 //   - No freshness record confirms a value whose event is not stored: a job is
 //     event first, then freshness.
+//   - A walk asks for nothing more while something it has found is not stored.
 //   - Whoever owns a source's lease polls it and publishes for it, nobody else:
 //     every message carries the lease's fence and is refused by the stream once
 //     a newer owner has spoken.

@@ -29,7 +29,7 @@ func TestFollowWithoutNATS(t *testing.T) {
 	s.Stop()
 	c.grow(200)
 	eventually(t, "something is found and not stored", func() bool { return len(c.counts()) > 10 })
-	time.Sleep(time.Second)
+	time.Sleep(500 * time.Millisecond)
 	if n := len(c.counts()); n > 15 {
 		t.Errorf("%d positions were asked for while 10 are stored and 5 may wait", n)
 	}
