@@ -52,7 +52,7 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 	dice := rand.New(rand.NewPCG(seed, 0))
 	s, c := bustest.Start(t), newChain(t, 300)
 	b := s.Config()
-	b.LeaseTime, b.History = 300*time.Millisecond, 100_000
+	b.LeaseTime, b.History = 500*time.Millisecond, 100_000
 	f := Follow{Start: "0", MaxPerTick: 100}
 	if parents {
 		f.ID, f.Parent = ids.ID, ids.Parent

@@ -271,7 +271,7 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 			r.breakers.forget(breaker.Breaker)
 			for _, p := range r.polls {
 				p.resume(polls[p.topic])
-				if p.good.value != nil {
+				if p.good.value != nil || p.follow != nil && p.follow.at.known {
 					values++
 				}
 				values += p.live()
