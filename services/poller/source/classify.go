@@ -100,8 +100,8 @@ func notHTTP(err error) string {
 	switch {
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
 		return "upstream speaks plain HTTP, not HTTPS"
-	case strings.Contains(text, "http2: frame too large"), strings.Contains(text, "http2: failed reading the frame payload"):
-		return "answer is not HTTP/2"
+	case errors.Is(err, errAlien), strings.Contains(text, "http2: frame too large"), strings.Contains(text, "http2: failed reading the frame payload"):
+		return errAlien.Error()
 	case strings.Contains(text, "malformed HTTP"), strings.Contains(text, "malformed MIME"):
 		return "answer is not HTTP"
 	case strings.Contains(text, "server response headers exceeded"):

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +32,8 @@ type connections struct {
 	turn      atomic.Int64 // of the certificates
 	renewAt   atomic.Int64 // Unix time, ns
 	age       time.Duration
-	plain2    bool // speaks HTTP/2 without TLS
+	plain2    bool        // speaks HTTP/2 without TLS
+	alien     atomic.Bool // the other end of the last connection does not
 	last      atomic.Pointer[secureConn]
 
 	mu       sync.Mutex
@@ -50,16 +53,25 @@ type secureConn struct {
 type tracked struct {
 	net.Conn
 	of      *connections
+	begun   bool         // to read; its one reader's
 	heard   atomic.Int64 // Unix time, ns
 	closed  atomic.Bool
 	shared  bool  // by several calls at once, as in HTTP/2; this and
 	suspect int64 // since when it is one: under the mutex of of
 }
 
+// frameSettings is the type of the frame that begins HTTP/2 (RFC 9113, 3.4), in
+// its fourth byte.
+const frameSettings = 4
+
 func (c *tracked) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.heard.Store(time.Now().UnixNano())
+		if !c.begun {
+			c.begun = true
+			c.of.alien.Store(c.of.plain2 && (n < 4 || p[3] != frameSettings))
+		}
 	}
 	return n, err
 }
@@ -132,6 +144,7 @@ func (c *connections) connect(ctx context.Context, network, address string) (*tr
 		return nil, err
 	}
 	c.made.Add(1)
+	c.alien.Store(false)
 	t := &tracked{Conn: conn, of: c}
 	t.heard.Store(time.Now().UnixNano())
 	c.mu.Lock()
@@ -198,6 +211,13 @@ func (c *connections) verdict(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // that quotes the URL, which may hold a key
 	}
+	// Which of them it is depends on who was faster, unless one knows better.
+	if strings.Contains(err.Error(), "http2: client conn could not be established") {
+		err = io.EOF
+	}
+	if c.alien.Load() {
+		err = errAlien
+	}
 	last := c.last.Swap(nil)
 	if last == nil || !last.asked || isTimeout(err) || certificateDetail(err) != "" {
 		return err
@@ -226,6 +246,9 @@ func (e *afterAsking) detail() string {
 	}
 	return connectionDetail(e.error) + ", after the upstream had asked for a client certificate and got " + got
 }
+
+// errAlien is an answer in another language.
+var errAlien = errors.New("answer is not HTTP/2")
 
 // renew lets kept connections go when they are old, were made with other
 // certificates than those of now, or are dead.

@@ -48,6 +48,9 @@ func (g *grpcUpstream) failure(ctx context.Context, err error, start time.Time) 
 	}
 	text := err.Error()
 	switch _, reset, _ := strings.Cut(text, "stream error: "); {
+	case reset != "" && nearlyOver(ctx, start):
+		// The upstream knows the deadline, and its clock is ahead of ours.
+		return transportFailure(ctx, context.DeadlineExceeded, start)
 	case reset != "":
 		return upstreamError("upstream reset the call: " + reset)
 	case ok && (strings.Contains(text, "protocol error") || strings.Contains(text, "incomplete envelope") || strings.Contains(text, "gzip")):
@@ -59,6 +62,12 @@ func (g *grpcUpstream) failure(ctx context.Context, err error, start time.Time) 
 		err = inner
 	}
 	return transportFailure(ctx, err, start)
+}
+
+// nearlyOver reports whether less than a tenth of the time allowed is left.
+func nearlyOver(ctx context.Context, start time.Time) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) < deadline.Sub(start)/10
 }
 
 // statusOf classifies a status that the upstream sent.

@@ -44,6 +44,9 @@ func openREST(e Endpoint) (Func, func(), error) {
 	if err != nil {
 		return nil, nil, errors.New("it is no URL") // the error would quote it
 	}
+	if base.Path == "" {
+		base.Path = "/" // or JoinPath makes a path that does not begin with one
+	}
 	r := &rest{httpEndpoint: openHTTP(e)}
 	call := func(ctx context.Context, c Call) (json.RawMessage, error) {
 		value, err := r.call(ctx, base, c)

@@ -80,7 +80,7 @@ func Run(t *testing.T, p Protocol) {
 		{name: "refuse", url: func(*testing.T) string { return p.Named(nobody()) }, reason: event.UpstreamError, counts: true, detail: "connection refused"},
 		{name: "reset", url: p.raw(func(c *net.TCPConn) { _ = c.SetLinger(0) }), reason: event.UpstreamError, counts: true},
 		{name: "close", url: p.raw(func(*net.TCPConn) {}), reason: event.UpstreamError, counts: true},
-		{name: "garbage", url: p.raw(func(c *net.TCPConn) { _, _ = io.WriteString(c, "220 smtp.example ESMTP "+Secret+"\r\n") }), reason: event.BadResponse, counts: true},
+		{name: "garbage", url: p.raw(garbage), reason: event.BadResponse, counts: true},
 		{name: "silence", url: p.raw(func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }), reason: event.Timeout, counts: true},
 		{name: "huge", url: p.always(Huge), reason: event.BadResponse, counts: true, detail: "answer is longer than 64 KiB"},
 		{name: "wrong type", url: p.always(WrongType), reason: event.BadResponse, counts: true},
@@ -234,6 +234,15 @@ func (p Protocol) raw(f func(*net.TCPConn)) func(*testing.T) string {
 		})
 		return p.Named(ln.Addr().String())
 	}
+}
+
+// garbage speaks another protocol, and is not the first to hang up, which would
+// take back what it said.
+func garbage(c *net.TCPConn) {
+	_, _ = io.WriteString(c, "220 smtp.example ESMTP "+Secret+"\r\n")
+	_ = c.CloseWrite()
+	_ = c.SetReadDeadline(time.Now().Add(ample / 4))
+	_, _ = io.Copy(io.Discard, c)
 }
 
 func (p Protocol) open(t *testing.T, url string) source.Func {
