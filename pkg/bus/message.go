@@ -81,14 +81,29 @@ func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 	return m
 }
 
-// FreshMsg makes the message of a freshness record.
-func (n Names) FreshMsg(f *event.Freshness) (*nats.Msg, error) {
-	return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, f)
+// freshRecord and breakerRecord are the records as the stream holds them: with
+// what the source's next owner needs to know.
+type (
+	freshRecord struct {
+		*event.Freshness
+		Circuits []event.Circuit `json:"circuits,omitempty"`
+	}
+	breakerRecord struct {
+		*event.Breaker
+		Circuits []event.Circuit `json:"circuits,omitempty"`
+	}
+)
+
+// FreshMsg makes the message of a freshness record, with the circuits of the
+// source's upstreams if any of them has something to say.
+func (n Names) FreshMsg(f *event.Freshness, circuits ...event.Circuit) (*nats.Msg, error) {
+	return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, freshRecord{f, circuits})
 }
 
-// BreakerMsg makes the message of a breaker transition.
-func (n Names) BreakerMsg(b *event.Breaker) (*nats.Msg, error) {
-	return n.record(n.InBreaker(b.Source), event.TypeBreaker, b.Source, b.At, b.Fence, b)
+// BreakerMsg makes the message of a breaker transition, with the circuits of the
+// source's upstreams.
+func (n Names) BreakerMsg(b *event.Breaker, circuits ...event.Circuit) (*nats.Msg, error) {
+	return n.record(n.InBreaker(b.Source), event.TypeBreaker, b.Source, b.At, b.Fence, breakerRecord{b, circuits})
 }
 
 func (n Names) record(subject, typ, about string, at time.Time, fence uint64, v any) (*nats.Msg, error) {
@@ -137,6 +152,8 @@ type Message struct {
 	Event   *event.Event
 	Fresh   *event.Freshness
 	Breaker *event.Breaker
+	// Circuits are those that came with Fresh or Breaker.
+	Circuits []event.Circuit
 }
 
 // ErrForeign marks a message that is none of Pollcast's records.
@@ -172,18 +189,18 @@ func (n Names) Decode(m *nats.Msg) (Message, error) {
 	}
 	switch k {
 	case kindFresh:
-		out.Fresh = new(event.Freshness)
-		if err := json.Unmarshal(m.Data, out.Fresh); err != nil {
-			out.Fresh = nil
+		r := freshRecord{Freshness: new(event.Freshness)}
+		if err := json.Unmarshal(m.Data, &r); err != nil {
 			return bad("freshness record", err)
 		}
+		out.Fresh, out.Circuits = r.Freshness, r.Circuits
 		out.Fresh.Poll = about
 	case kindBreaker:
-		out.Breaker = new(event.Breaker)
-		if err := json.Unmarshal(m.Data, out.Breaker); err != nil {
-			out.Breaker = nil
+		r := breakerRecord{Breaker: new(event.Breaker)}
+		if err := json.Unmarshal(m.Data, &r); err != nil {
 			return bad("breaker record", err)
 		}
+		out.Breaker, out.Circuits = r.Breaker, r.Circuits
 		out.Breaker.Source = about
 	case kindEvent:
 		if err := topic.Check(about); err != nil {

@@ -54,11 +54,15 @@ func TestRoundTrip(t *testing.T) {
 		Breaker: event.Open, ConsecutiveFailures: 5, NextProbeAt: noon.Add(time.Minute), IntervalMs: 1000, MaxAgeMs: 3000, Fence: 3,
 	}
 	breaker := &event.Breaker{Source: "eth", Upstream: "http://h:1", From: event.Closed, To: event.Open, Cause: "HTTP 503", Failures: 5, At: noon, Fence: 3}
-	freshMsg, err := n.FreshMsg(fresh)
+	circuits := []event.Circuit{
+		{Upstream: "http://h:1", State: event.Open, Failures: 5, Cause: `HTTP 503 "x"`, At: noon, NextProbeAt: noon.Add(time.Minute)},
+		{Upstream: "http://h:2", State: event.Closed, Failures: 4, At: noon},
+	}
+	freshMsg, err := n.FreshMsg(fresh, circuits...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	breakerMsg, err := n.BreakerMsg(breaker)
+	breakerMsg, err := n.BreakerMsg(breaker, circuits...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +75,8 @@ func TestRoundTrip(t *testing.T) {
 		{n.EventMsg(block, noon), bus.Message{Event: block}},
 		{n.EventMsg(undone, noon), bus.Message{Event: undone}},
 		{n.EventMsg(&again, noon), bus.Message{Event: &again}},
-		{freshMsg, bus.Message{Fresh: fresh}},
-		{breakerMsg, bus.Message{Breaker: breaker}},
+		{freshMsg, bus.Message{Fresh: fresh, Circuits: circuits}},
+		{breakerMsg, bus.Message{Breaker: breaker, Circuits: circuits}},
 	} {
 		seq := uint64(i + 1)
 		for range 2 { // the second is a duplicate, and must not be stored

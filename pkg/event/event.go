@@ -123,6 +123,22 @@ type Breaker struct {
 	Fence       uint64    `json:"fence,omitempty"`
 }
 
+// Circuit is the state of one upstream's circuit. Records carry those of all
+// upstreams of their source for whoever owns it next; clients are not told.
+type Circuit struct {
+	Upstream string `json:"upstream"`
+	State    State  `json:"state"`
+	// Failures counts those in a row.
+	Failures int    `json:"failures"`
+	Cause    string `json:"cause,omitempty"` // the last of them
+	// At is when any of this last changed, Changes how often that was: of two
+	// records of one owner, the one with more is the later.
+	At      time.Time `json:"at,omitzero"`
+	Changes uint64    `json:"changes"`
+	// NextProbeAt is when an open circuit lets its next call through.
+	NextProbeAt time.Time `json:"nextProbeAt,omitzero"`
+}
+
 // Detail cuts s to MaxDetail bytes at a rune boundary, on one line.
 func Detail(s string) string {
 	b := make([]rune, 0, len(s))

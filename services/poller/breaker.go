@@ -71,6 +71,8 @@ type circuit struct {
 	streak     int
 	cause      string
 	changedAt  time.Time
+	touched    time.Time // when the state or the streak last changed
+	changes    uint64    // how often that was, over all owners
 	probeAt    time.Time // while open
 	notBefore  time.Time // the upstream's Retry-After
 }
@@ -172,7 +174,10 @@ func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAft
 	}
 	switch v {
 	case success:
-		c.streak = 0
+		if c.streak > 0 {
+			c.streak = 0
+			c.touch(now)
+		}
 		c.report("success", p.start)
 		if p.probe {
 			c.turn(event.Closed, "recovered")
@@ -180,6 +185,7 @@ func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAft
 	case failure:
 		c.streak++
 		c.cause = cause
+		c.touch(now)
 		kind := "failure"
 		if timedOut {
 			kind = "timeout"
@@ -196,6 +202,12 @@ func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAft
 	}
 }
 
+// touch notes that the state or the streak changed.
+func (c *circuit) touch(now time.Time) {
+	c.touched = now
+	c.changes++
+}
+
 // wait keeps the upstream alone for as long as it asks; 0 if it does not.
 func (c *circuit) wait(retryAfter time.Duration) {
 	if retryAfter <= 0 {
@@ -203,7 +215,7 @@ func (c *circuit) wait(retryAfter time.Duration) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.notBefore = time.Now().Add(min(retryAfter, maxRetryAfter))
+	c.notBefore = clock().Add(min(retryAfter, maxRetryAfter))
 }
 
 // still says whether a permit for ordinary calls, of which no end was told yet,
@@ -232,6 +244,7 @@ func (c *circuit) turn(to event.State, cause string) {
 	c.state = to
 	c.generation++
 	c.changedAt = clock()
+	c.touch(c.changedAt)
 	b := event.Breaker{
 		Source: c.source, Upstream: c.upstream, From: from, To: to,
 		Cause: event.Detail(cause), Failures: c.streak, At: stamp(c.changedAt),
@@ -270,39 +283,6 @@ func (c *circuit) closeHystrix() {
 	if c.hystrix.IsOpen() {
 		c.report("success", time.Now())
 	}
-}
-
-// restore gives the circuit the state that the last owner of the source left
-// in the stream, unless this process knows something later.
-func (c *circuit) restore(last *event.Breaker) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if last == nil || last.Upstream != c.upstream || !last.At.After(c.changedAt) {
-		return
-	}
-	if last.To == event.Closed {
-		if c.state != event.Closed {
-			c.streak, c.notBefore = 0, time.Time{}
-			c.closeHystrix()
-			c.turn(event.Closed, "recovered")
-		}
-		return
-	}
-	c.report("failure", time.Now())
-	if !c.hystrix.IsOpen() && !c.trip() {
-		return
-	}
-	c.streak, c.cause = last.Failures, last.Cause
-	// A probe that was out went down with its poller: the next call is it.
-	c.probeAt = clock()
-	if wait := last.NextProbeAt.Sub(c.probeAt); last.To == event.Open && wait > 0 {
-		// No longer than it was to be, if the clock was set back meanwhile.
-		whole := last.NextProbeAt.Sub(last.At)
-		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor, maxRetryAfter)) + probeMargin)
-	}
-	c.state = event.Open
-	c.generation++
-	c.changedAt = last.At
 }
 
 // circuitState is a circuit at one moment.

@@ -82,8 +82,8 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 			ChangedAt: p.good.changedAt, AsOf: told(p.good.asOf, now),
 		}
 	}
-	if f := p.record(now); p.renew || !sameState(f, p.stored.fresh, t.fence) {
-		j.fresh = f
+	if f := p.record(now); p.renew || !sameState(f, p.stored.fresh, t.fence) || p.source.eased(p.stored.circuits) {
+		j.fresh, j.circuits = f, p.source.circuits()
 	}
 	if p.follow != nil {
 		p.nextWalk(&j, now, t)

@@ -74,6 +74,8 @@ type stored struct {
 	held         // the poll's own topic; empty if the poll has keys
 	guard uint64 // sequence number of fresh; 0 when there is none
 	fresh *event.Freshness
+	// circuits came with fresh.
+	circuits []event.Circuit
 	// found is what a publish read back from the stream, if it did.
 	found *remains
 }
@@ -84,6 +86,7 @@ type remains struct {
 	eventSeq uint64 // 0 if it is not known
 	fresh    *event.Freshness
 	freshSeq uint64
+	circuits []event.Circuit         // came with fresh
 	keys     map[string]*event.Event // by the last token of their topics
 }
 
@@ -126,7 +129,7 @@ func (r remains) asOf() time.Time {
 // learn brings s to what the stream holds.
 func (s *stored) learn(r remains, ignore []path) {
 	s.held.learn(r.event, ignore)
-	s.guard, s.fresh, s.found = r.freshSeq, r.fresh, &r
+	s.guard, s.fresh, s.circuits, s.found = r.freshSeq, r.fresh, r.circuits, &r
 }
 
 // restore takes the stream's value unless the one in memory was confirmed

@@ -296,7 +296,9 @@ func (p *poll) skip(n uint64) {
 // take learns from a reading. A tick for a probe that failed while another
 // upstream's circuit is closed says nothing about the value.
 func (p *poll) take(r reading) {
-	r.tellCircuits()
+	if r.tellCircuits() { // the records of other polls may tell of it
+		p.source.wakePolls()
+	}
 	if r.abandoned {
 		return
 	}

@@ -116,7 +116,7 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 	}
 	if j.fresh != nil {
 		j.fresh.Fence = j.tenure.fence
-		st.fresh = j.fresh
+		st.fresh, st.circuits = j.fresh, j.circuits
 		s.fresh = append(s.fresh, *j.fresh)
 	}
 	return st, nil

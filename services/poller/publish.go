@@ -57,9 +57,11 @@ type job struct {
 	steps  []*step
 	look   bool             // only read back what the stream holds
 	fresh  *event.Freshness // or nil
-	known  stored
-	tenure *tenure
-	sort   func(remains) remains // or nil
+	// circuits are those of the source when fresh was made.
+	circuits []event.Circuit
+	known    stored
+	tenure   *tenure
+	sort     func(remains) remains // or nil
 }
 
 // publisher puts records into the stream.
@@ -119,7 +121,7 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 	}
 	if j.fresh != nil {
 		j.fresh.Fence = j.tenure.fence
-		m, err := p.names.FreshMsg(j.fresh)
+		m, err := p.names.FreshMsg(j.fresh, j.circuits...)
 		if err != nil {
 			return st, err
 		}
@@ -132,16 +134,16 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 			st.unsure = true
 			return st, err
 		}
-		st.guard, st.fresh = seq, j.fresh
+		st.guard, st.fresh, st.circuits = seq, j.fresh, j.circuits
 	}
 	return st, nil
 }
 
-// putBreaker publishes a transition; guard is the sequence number of the last
-// one.
-func (p *publisher) putBreaker(ctx context.Context, b *event.Breaker, guard uint64, t *tenure) (uint64, error) {
+// putBreaker publishes a transition, and what the circuits of the source are
+// now; guard is the sequence number of the last one.
+func (p *publisher) putBreaker(ctx context.Context, b *event.Breaker, guard uint64, t *tenure, circuits ...event.Circuit) (uint64, error) {
 	b.Fence = t.fence
-	m, err := p.names.BreakerMsg(b)
+	m, err := p.names.BreakerMsg(b, circuits...)
 	if err != nil {
 		return guard, err
 	}
@@ -203,7 +205,7 @@ func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
 	if err != nil {
 		return st, err
 	}
-	r := remains{event: ev.Event, eventSeq: ev.Seq, fresh: fresh.Fresh, freshSeq: fresh.Seq}
+	r := remains{event: ev.Event, eventSeq: ev.Seq, fresh: fresh.Fresh, freshSeq: fresh.Seq, circuits: fresh.Circuits}
 	if r.fence() > j.tenure.fence {
 		return st, errFenced
 	}
@@ -327,7 +329,7 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 			polls[d.Event.Poll] = r
 		case d.Fresh != nil:
 			r := polls[d.Fresh.Poll]
-			r.fresh, r.freshSeq = d.Fresh, d.Seq
+			r.fresh, r.freshSeq, r.circuits = d.Fresh, d.Seq, d.Circuits
 			polls[d.Fresh.Poll] = r
 		case d.Breaker != nil:
 			breaker = d

@@ -265,9 +265,7 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 			if breaker.Breaker != nil {
 				t.fence = max(t.fence, breaker.Breaker.Fence+1)
 			}
-			for _, u := range r.upstreams {
-				u.circuit.restore(breaker.Breaker)
-			}
+			r.restoreCircuits(polls, breaker)
 			r.breakers.forget(breaker.Breaker)
 			for _, p := range r.polls {
 				p.resume(polls[p.topic])

@@ -94,7 +94,7 @@ func (r *runner) publishBreakers(hard context.Context, done <-chan struct{}, t *
 			}
 		}
 		var err error
-		guard, err = pub.putBreaker(hard, &b, guard, t)
+		guard, err = pub.putBreaker(hard, &b, guard, t, r.circuits()...)
 		switch now := time.Now(); {
 		case err == nil:
 			r.breakers.drop(b)

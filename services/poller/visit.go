@@ -346,9 +346,13 @@ func (g *guest) tell() {
 	}
 }
 
-// tellCircuits ends the tick for the circuits of all that it asked.
-func (r reading) tellCircuits() {
+// tellCircuits ends the tick for the circuits of all that it asked. It returns
+// true if that ended a streak of failures.
+func (r reading) tellCircuits() (eased bool) {
 	for _, g := range r.guests {
+		before := g.up.circuit.look().streak
 		g.tell()
+		eased = eased || before > 0 && g.up.circuit.look().streak == 0
 	}
+	return eased
 }

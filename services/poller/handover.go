@@ -1,0 +1,123 @@
+package poller
+
+import (
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// How circuits survive their poller: every breaker record, and every freshness
+// record of a source whose circuits ever had a failure, carries the state of all
+// of them, streaks too. The next owner takes of each circuit what was told last.
+
+// memo is the circuit for its next owner; false when it never had a failure.
+func (c *circuit) memo() (event.Circuit, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := event.Circuit{Upstream: c.upstream, State: c.state, Failures: c.streak, At: stamp(c.touched), Changes: c.changes}
+	if c.streak > 0 {
+		m.Cause = event.Detail(c.cause)
+	}
+	if c.state == event.Open {
+		m.NextProbeAt = stamp(c.probeAt)
+	}
+	return m, !c.touched.IsZero()
+}
+
+// circuits are all that have something to say.
+func (r *runner) circuits() (all []event.Circuit) {
+	for _, u := range r.upstreams {
+		if m, ok := u.circuit.memo(); ok {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// eased says that a streak which a record told of is over, without which the
+// record would open a circuit too early one day. (That a streak grew is told by
+// the poll that failed.)
+func (r *runner) eased(told []event.Circuit) bool {
+	for _, m := range told {
+		if m.State != event.Closed || m.Failures == 0 {
+			continue
+		}
+		for _, u := range r.upstreams {
+			if u.name == m.Upstream && u.circuit.look().streak < m.Failures {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// restoreCircuits takes up what the last owner left in the stream.
+func (r *runner) restoreCircuits(polls map[string]remains, breaker bus.Message) {
+	for _, u := range r.upstreams {
+		// Not by time: the clock may have been set between two owners.
+		var last event.Circuit
+		var fence uint64
+		look := func(all []event.Circuit, of uint64) {
+			for _, m := range all {
+				if m.Upstream == u.name && (of > fence || of == fence && m.Changes > last.Changes) {
+					last, fence = m, of
+				}
+			}
+		}
+		for _, left := range polls {
+			if left.fresh != nil {
+				look(left.circuits, left.fresh.Fence)
+			}
+		}
+		if breaker.Breaker != nil {
+			look(breaker.Circuits, breaker.Breaker.Fence)
+		}
+		if last.Upstream == "" {
+			u.circuit.restore(breaker.Breaker) // of a version that told no more
+		}
+		u.circuit.adopt(last)
+	}
+}
+
+// restore is adopt for the circuit that changed.
+func (c *circuit) restore(b *event.Breaker) {
+	if b != nil {
+		c.adopt(event.Circuit{Upstream: b.Upstream, State: b.To, Failures: b.Failures, Cause: b.Cause, At: b.At, NextProbeAt: b.NextProbeAt})
+	}
+}
+
+// adopt gives the circuit the state that a former owner of the source left,
+// unless this process knows something later.
+func (c *circuit) adopt(m event.Circuit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m.Upstream != c.upstream || !m.At.After(c.touched) {
+		return
+	}
+	if m.State == event.Closed {
+		if c.state != event.Closed {
+			c.streak, c.notBefore = 0, time.Time{}
+			c.closeHystrix()
+			c.turn(event.Closed, "recovered")
+		}
+		// As many may be enough by now to open it; the next failure does.
+		c.streak, c.cause, c.touched, c.changes = min(m.Failures, c.config.Failures-1), m.Cause, m.At, m.Changes
+		return
+	}
+	c.report("failure", time.Now())
+	if !c.hystrix.IsOpen() && !c.trip() {
+		return
+	}
+	c.streak, c.cause = m.Failures, m.Cause
+	// A probe that was out went down with its poller: the next call is it.
+	c.probeAt = clock()
+	if wait := m.NextProbeAt.Sub(c.probeAt); m.State == event.Open && wait > 0 {
+		// No longer than it was to be, if the clock was set back meanwhile.
+		whole := m.NextProbeAt.Sub(m.At)
+		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor, maxRetryAfter)) + probeMargin)
+	}
+	c.state = event.Open
+	c.generation++
+	c.changedAt, c.touched, c.changes = m.At, m.At, m.Changes
+}
