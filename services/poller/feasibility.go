@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,6 +17,12 @@ import (
 type PollTiming struct {
 	Poll              string // its topic
 	Interval, Timeout time.Duration
+	// Attempts is the most calls that a tick makes within the timeout, one to
+	// each upstream and the retries.
+	Attempts int
+	// Attempt is the time that each of them has if all are made; with
+	// attemptTimeout it is that.
+	Attempt time.Duration
 	// MaxAge is when readers call the value stale if the poller dies.
 	MaxAge time.Duration
 	// Stale is from the moment in which the upstream dies, that is, in which it
@@ -40,10 +47,17 @@ type UpstreamCalls struct {
 	// PerMinute is for an upstream that is well and is asked by all polls of the
 	// source: the first one, or another while those before it are out.
 	PerMinute float64
+	// PerMinuteMost is the most in any minute: with every retry, and none for
+	// another upstream.
+	PerMinuteMost int
+	// Quota is maxCallsPerMinute; 0 for none.
+	Quota int
 	// PerMinuteOpen is while its circuit is open: the probes.
 	PerMinuteOpen float64
 	// Spare says that it is only asked while another is out.
 	Spare bool
+	// Hedge says that it is also asked while the first takes long.
+	Hedge bool
 }
 
 // Feasibility returns the timing of every poll of a checked configuration,
@@ -52,14 +66,15 @@ func Feasibility(c Config) []PollTiming {
 	var all []PollTiming
 	for _, name := range sortedKeys(c.Sources) {
 		s := c.Sources[name].withDefaults()
-		polls := make([]Poll, 0, len(s.Polls))
-		longest := time.Duration(0)
+		polls := make([]pacedPoll, 0, len(s.Polls))
+		longest, reach := time.Duration(0), MaxUpstreams
 		for _, pollName := range sortedKeys(s.Polls) {
 			p := s.Polls[pollName].withDefaults(s)
-			polls = append(polls, p)
-			longest = max(longest, p.Timeout)
+			c := newPace(s, p)
+			polls = append(polls, pacedPoll{p, c})
+			longest, reach = max(longest, c.tick()), min(reach, c.reach())
 		}
-		open := timeToOpen(requests(polls, s.Batch), s.Breaker.Failures, max(1, len(s.Upstreams)))
+		open := timeToOpen(requests(polls, s.Batch), s.Breaker.Failures, max(1, len(s.Upstreams)), reach)
 		probe := s.Breaker.OpenFor + probeMargin + probeStagger
 		for i, pollName := range sortedKeys(s.Polls) {
 			p := polls[i]
@@ -67,10 +82,11 @@ func Feasibility(c Config) []PollTiming {
 			// closes the circuit.
 			recovered := longest + probe + longest
 			if len(polls) > 1 { // it may have been another poll's
-				recovered += min(p.Interval, maxStart) + p.Timeout
+				recovered += min(p.Interval, maxStart) + nearTick(p.Interval) + p.tick()
 			}
 			all = append(all, PollTiming{
 				Poll: name + "." + pollName, Interval: p.Interval, Timeout: p.Timeout, MaxAge: p.MaxAge,
+				Attempts: p.calls(), Attempt: p.share(),
 				Stale: p.failureAt(1), Open: open, Probe: probe,
 				Recovered:      max(recovered, p.failureAt(1)),
 				CallsPerMinute: perMinute(p.Interval) * float64(p.callsPerTick()),
@@ -80,19 +96,26 @@ func Feasibility(c Config) []PollTiming {
 	return all
 }
 
-// failureAt is when the poll's n-th failure after the upstream died is known,
-// at the latest: it had just been asked, each tick is late, the last call hangs.
-func (p Poll) failureAt(n int) time.Duration {
-	return time.Duration(n)*p.Interval + min(p.Interval/50, maxJitter) + p.Timeout
+// pacedPoll is a poll and how its ticks go.
+type pacedPoll struct {
+	Poll
+	pace
+}
+
+// failureAt is when the poll's n-th failure after all upstreams died is known,
+// at the latest: it had just been asked, each tick is late, every call of the
+// last one hangs.
+func (p pacedPoll) failureAt(n int) time.Duration {
+	return time.Duration(n)*p.Interval + min(p.Interval/50, maxJitter) + p.tick()
 }
 
 // requests are the polls whose failures count each: of those that are asked in
 // one request only the slowest.
-func requests(polls []Poll, batch bool) []Poll {
+func requests(polls []pacedPoll, batch bool) []pacedPoll {
 	if !batch {
 		return polls
 	}
-	slowest := map[time.Duration]Poll{}
+	slowest := map[time.Duration]pacedPoll{}
 	for _, p := range polls {
 		if p.Timeout > slowest[p.Interval].Timeout {
 			slowest[p.Interval] = p
@@ -102,10 +125,11 @@ func requests(polls []Poll, batch bool) []Poll {
 }
 
 // timeToOpen is when polls that fail together have filled the streaks of all
-// upstreams, one after the other. When a circuit opens, a call of each other
-// poll may be under way that counts for none any more.
-func timeToOpen(polls []Poll, failures, upstreams int) time.Duration {
-	need := upstreams*failures + (upstreams-1)*(len(polls)-1)
+// upstreams: of as many at a time as a tick gets to. When these circuits open, a
+// tick of each other poll may be under way that counts for none any more.
+func timeToOpen(polls []pacedPoll, failures, upstreams, reach int) time.Duration {
+	rounds := (upstreams + reach - 1) / reach
+	need := rounds*failures + (rounds-1)*(len(polls)-1)
 	if len(polls) == 0 {
 		return 0
 	}
@@ -135,7 +159,8 @@ func Load(c Config) []UpstreamCalls {
 		for i, address := range s.Upstreams {
 			all = append(all, UpstreamCalls{
 				Source: name, Upstream: displayName(address, seen), PerMinute: calls,
-				PerMinuteOpen: perMinute(s.Breaker.OpenFor), Spare: i > 0,
+				PerMinuteMost: s.callsInAnyMinute(1), Quota: s.MaxCallsPerMinute,
+				PerMinuteOpen: perMinute(s.Breaker.OpenFor), Spare: i > 0, Hedge: i > 0 && s.Hedge > 0,
 			})
 		}
 	}
@@ -149,20 +174,34 @@ func WriteFeasibility(w io.Writer, c Config) error {
 	line := func(format string, args ...any) {
 		_, _ = fmt.Fprintf(t, strings.ReplaceAll(format, " | ", "\t")+"\n", args...) // into memory
 	}
-	line("POLL | INTERVAL | TIMEOUT | STALE WITHIN | OPEN WITHIN | PROBE AFTER | RECOVERED WITHIN | POLLER DEAD | CALLS/MIN")
+	line("POLL | INTERVAL | TIMEOUT | ATTEMPTS | STALE WITHIN | OPEN WITHIN | PROBE AFTER | RECOVERED WITHIN | POLLER DEAD | CALLS/MIN")
 	for _, p := range Feasibility(c) {
-		line("%s | %s | %s | %s | %s | %s | %s | %s | %s", p.Poll, readable(p.Interval), readable(p.Timeout), readable(p.Stale),
+		attempts := "1"
+		if p.Attempts > 1 {
+			unit := time.Millisecond
+			if p.Attempt >= time.Second {
+				unit = 10 * time.Millisecond
+			}
+			attempts = fmt.Sprintf("%d x %v", p.Attempts, p.Attempt.Truncate(unit))
+		}
+		line("%s | %s | %s | %s | %s | %s | %s | %s | %s | %s", p.Poll, readable(p.Interval), readable(p.Timeout), attempts, readable(p.Stale),
 			readable(p.Open), readable(p.Probe), readable(p.Recovered), readable(p.MaxAge), rate(p.CallsPerMinute))
 	}
 	_ = t.Flush()
 	b.WriteByte('\n')
-	line("SOURCE | UPSTREAM | CALLS/MIN | WHILE OPEN | ")
+	line("SOURCE | UPSTREAM | CALLS/MIN | AT MOST | QUOTA | WHILE OPEN | ")
 	for _, u := range Load(c) {
-		note := ""
-		if u.Spare {
+		note, quota := "", "none"
+		switch {
+		case u.Hedge:
+			note = "only while those before it are out or slow"
+		case u.Spare:
 			note = "only while those before it are out"
 		}
-		line("%s | %s | %s | %s | %s", u.Source, u.Upstream, rate(u.PerMinute), rate(u.PerMinuteOpen), note)
+		if u.Quota > 0 {
+			quota = strconv.Itoa(u.Quota)
+		}
+		line("%s | %s | %s | %d | %s | %s | %s", u.Source, u.Upstream, rate(u.PerMinute), u.PerMinuteMost, quota, rate(u.PerMinuteOpen), note)
 	}
 	_ = t.Flush()
 	for l := range strings.Lines(b.String()) {

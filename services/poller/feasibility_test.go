@@ -36,6 +36,37 @@ func TestFeasibility(t *testing.T) {
 				"c": {Interval: 5 * time.Minute, Method: "c"},
 			},
 		}},
+		{"retries", Source{
+			Breaker: Breaker{Failures: 5, OpenFor: time.Minute}, Retries: 3,
+			Polls: map[string]Poll{"a": {Interval: 3 * time.Second, Timeout: 2 * time.Second, Method: "a"}},
+		}},
+		{"fail-over", Source{
+			Upstreams: []string{"http://one", "http://two", "http://three"},
+			Breaker:   Breaker{Failures: 4, OpenFor: time.Minute}, Retries: 1,
+			Polls: map[string]Poll{"a": {Interval: 3 * time.Second, Timeout: 2 * time.Second, Method: "a"}},
+		}},
+		{"attempts", Source{
+			Upstreams: []string{"http://one", "http://two"}, AttemptTimeout: 500 * time.Millisecond,
+			Breaker: Breaker{Failures: 5, OpenFor: time.Minute},
+			Polls:   map[string]Poll{"a": {Interval: 3 * time.Second, Timeout: 2 * time.Second, Method: "a"}},
+		}},
+		{"long attempts", Source{
+			Upstreams: []string{"http://one", "http://two", "http://three"}, AttemptTimeout: time.Second,
+			Breaker: Breaker{Failures: 5, OpenFor: time.Minute},
+			Polls:   map[string]Poll{"a": {Interval: 3 * time.Second, Timeout: 2 * time.Second, Method: "a"}},
+		}},
+		{"hedge", Source{
+			Upstreams: []string{"http://one", "http://two"}, Hedge: 200 * time.Millisecond,
+			Breaker: Breaker{Failures: 5, OpenFor: time.Minute},
+			Polls:   map[string]Poll{"a": {Interval: 3 * time.Second, Timeout: 2 * time.Second, Method: "a"}},
+		}},
+		{"all of it", Source{
+			Upstreams: []string{"http://one", "http://two"}, Hedge: 100 * time.Millisecond, Retries: 2,
+			Breaker: Breaker{Failures: 5, OpenFor: time.Minute},
+			Polls: map[string]Poll{
+				"a": {Interval: time.Second, Method: "a"}, "b": {Interval: 2 * time.Second, Method: "b"}, "c": {Interval: 90 * time.Second, Method: "c"},
+			},
+		}},
 		{"two upstreams", Source{
 			Upstreams: []string{"http://one", "http://two"},
 			Breaker:   Breaker{Failures: 3, OpenFor: time.Minute},
@@ -181,7 +212,10 @@ func TestWriteFeasibility(t *testing.T) {
 	var b strings.Builder
 	err := WriteFeasibility(&b, Config{Sources: map[string]Source{
 		"host": {Upstreams: []string{"http://127.0.0.1:12090/"}, Polls: map[string]Poll{"system.status": {Method: "m"}}},
-		"eth": {Upstreams: []string{"https://one/v3/0123456789abcdef", "https://two/"}, Polls: map[string]Poll{
+		"btc": {Upstreams: []string{"https://one"}, Retries: 2, MaxCallsPerMinute: 20, Polls: map[string]Poll{
+			"fees": {Method: "m", Interval: 10 * time.Second},
+		}},
+		"eth": {Hedge: time.Second, Upstreams: []string{"https://one/v3/0123456789abcdef", "https://two/"}, Polls: map[string]Poll{
 			"head": {Method: "m", Interval: 2 * time.Second}, "gas": {Method: "m", Interval: time.Hour},
 		}},
 	}})
@@ -189,15 +223,17 @@ func TestWriteFeasibility(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `
-POLL                INTERVAL  TIMEOUT  STALE WITHIN  OPEN WITHIN  PROBE AFTER  RECOVERED WITHIN  POLLER DEAD  CALLS/MIN
-eth.gas             1h        10s      1h0m11s       23.7s        5m1s         1h0m11s           3h           0.017
-eth.head            2s        1.6s     3.64s         23.7s        5m1s         5m23s             6s           30
-host.system.status  5s        4s       9.1s          29.1s        5m1s         5m9s              15s          12
+POLL                INTERVAL  TIMEOUT  ATTEMPTS   STALE WITHIN  OPEN WITHIN  PROBE AFTER  RECOVERED WITHIN  POLLER DEAD  CALLS/MIN
+btc.fees            10s       8s       3 x 2.56s  18.1s         58.1s        5m1s         5m17s             30s          6.0
+eth.gas             1h        10s      2 x 5s     1h0m11s       11.7s        5m1s         1h0m11s           3h           0.017
+eth.head            2s        1.6s     2 x 800ms  3.64s         11.7s        5m1s         5m23s             6s           30
+host.system.status  5s        4s       1          9.1s          29.1s        5m1s         5m9s              15s          12
 
-SOURCE  UPSTREAM                CALLS/MIN  WHILE OPEN
-eth     https://one             30         0.2
-eth     https://two             30         0.2         only while those before it are out
-host    http://127.0.0.1:12090  12         0.2
+SOURCE  UPSTREAM                CALLS/MIN  AT MOST  QUOTA  WHILE OPEN
+btc     https://one             6.0        18       20     0.2
+eth     https://one             30         31       none   0.2
+eth     https://two             30         31       none   0.2         only while those before it are out or slow
+host    http://127.0.0.1:12090  12         12       none   0.2
 `
 	if have := "\n" + b.String(); have != want {
 		t.Errorf("have%s\nwant%s", have, want)

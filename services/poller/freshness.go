@@ -33,7 +33,8 @@ func (p *poll) markFresh(now time.Time) {
 // the value, so that it is stale even before its own next tick; when one closes
 // the poll need not wait for that tick; and somebody has to probe.
 func (p *poll) reflect(now time.Time) {
-	switch breaker, _, _ := p.source.breaker(); {
+	breaker, _, _ := p.source.breaker()
+	switch {
 	case breaker != event.Closed && p.known && !p.stale && !p.calling:
 		p.markStale(event.BreakerOpen, p.whyOpen(), now)
 	case breaker == event.Closed && p.stale && p.reason == event.BreakerOpen && p.extraAt.IsZero():
@@ -44,6 +45,11 @@ func (p *poll) reflect(now time.Time) {
 		// What was due and could not be is not tried in a loop.
 		if soon := p.triedAt.Add(50 * time.Millisecond); p.probeAt.Before(soon) {
 			p.probeAt = soon
+		}
+		// While another upstream answers, a probe that hangs must not take the time
+		// of the poll's own tick; that one is then the probe, and fails over.
+		if breaker == event.Closed && later(p.probeAt, now).Add(newPace(p.source.config, p.config).tick()).After(p.tickAt) {
+			p.probeAt = time.Time{}
 		}
 	}
 }
@@ -173,4 +179,11 @@ func (b *backoff) left(now time.Time) time.Duration {
 		return d
 	}
 	return idle
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

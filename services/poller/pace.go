@@ -50,13 +50,13 @@ func (c pace) pauses(n int) (sum time.Duration) {
 	return sum
 }
 
-// share is the least time that each call has, if all of them are made.
+// share is the time that each call has if all of them are made, at least, or
+// with attemptTimeout at most.
 func (c pace) share() time.Duration {
-	share := (c.budget - c.pauses(1)) / time.Duration(c.calls())
 	if c.longest > 0 {
 		return min(c.longest, c.budget)
 	}
-	return share
+	return (c.budget - c.pauses(1)) / time.Duration(c.calls())
 }
 
 // fits says that every call of the tick has its time, whatever the others do.

@@ -57,7 +57,6 @@ type poll struct {
 
 	// When to ask.
 	calling bool
-	missed  bool      // the last tick that came meanwhile was skipped
 	slot    time.Time // of the next aligned tick, by the wall clock
 	tickAt  time.Time // when that is, by the monotonic clock
 	extraAt time.Time // an unaligned tick: the first, or after a recovery; may be zero
@@ -172,7 +171,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 			p.refused(k, err, clock())
 			return
 		}
-		p.calling, p.missed = true, false
+		p.calling = true
 		prev, begin, from := p.before(), clock(), walkFrom{}
 		if p.follow != nil {
 			from = p.walkFrom(begin)
@@ -269,15 +268,14 @@ func (p *poll) tick(now time.Time) (tickKind, time.Time) {
 		missed := uint64(now.Sub(p.tickAt) / p.config.Interval)
 		if p.calling {
 			missed++
-			p.missed = true
 		}
 		p.skip(missed)
 		p.aim(now)
 		p.extraAt = time.Time{}
 	case !p.extraAt.IsZero() && !now.Before(p.extraAt):
-		kind, p.extraAt = extraTick, time.Time{}
-		if p.tickAt.Sub(now) < p.config.Interval/10 { // it stands in for that one
-			p.aim(p.tickAt)
+		p.extraAt = time.Time{}
+		if p.tickAt.Sub(now) >= nearTick(p.config.Interval) { // otherwise that one will do
+			kind = extraTick
 		}
 	case !p.probeAt.IsZero() && !now.Before(p.probeAt):
 		kind, p.probeAt, p.triedAt = probeTick, time.Time{}, now
@@ -287,6 +285,10 @@ func (p *poll) tick(now time.Time) (tickKind, time.Time) {
 	}
 	return kind, slot
 }
+
+// nearTick is the time before a poll's own tick in which no other is worth
+// making.
+func nearTick(interval time.Duration) time.Duration { return min(interval/10, maxStart) }
 
 func (p *poll) skip(n uint64) {
 	p.skipped += n
@@ -326,9 +328,6 @@ func (p *poll) take(r reading) {
 	breaker, _, _ := p.source.breaker()
 	switch f := r.failure; {
 	case f != nil && r.kind == probeTick && f.Counts && breaker == event.Closed:
-		if p.missed { // the probe took the time of the poll's own tick
-			p.extraAt = now
-		}
 		return
 	case f != nil:
 		p.failures++

@@ -161,7 +161,10 @@ func (v *visit) limit(g *guest) time.Duration {
 	left := time.Until(v.deadline)
 	others := 0
 	if v.kind != probeTick {
-		others = v.p.source.unasked(v.asked) + v.pace.retries - v.retried
+		others = v.p.source.unasked(v.asked)
+	}
+	if !g.leave.probe || others > 0 { // a probe alone is not repeated
+		others += v.pace.retries - v.retried
 	}
 	share := max((left-v.pace.pauses(v.retried+1))/time.Duration(others+1), min(left, MinTimeout))
 	switch longest := v.pace.longest; {
