@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
 )
@@ -123,18 +124,16 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 }
 
 // start begins a tenure, in the bubble.
-func (s *stage) start() { s.startFrom(7, nil, nil) }
+func (s *stage) start() { s.startFrom(7, nil, bus.Message{}) }
 
 // startFrom begins it with what an earlier one left.
-func (s *stage) startFrom(fence uint64, left map[string]remains, b *event.Breaker) {
+func (s *stage) startFrom(fence uint64, left map[string]remains, breaker bus.Message) {
 	t := &tenure{fence: fence, start: time.Now()}
 	t.renewed(t.start, 1000*time.Hour)
 	stop, cancel := context.WithCancel(context.Background())
 	hard, cut := context.WithCancel(context.Background())
 	s.stop, s.cut = cancel, cut
-	for _, u := range s.r.upstreams {
-		u.circuit.restore(b)
-	}
+	s.r.restoreCircuits(left, breaker)
 	for _, p := range s.r.polls {
 		p.wake = make(chan struct{}, 1) // a channel from outside stops the bubble's clock
 		p.resume(left[p.topic])

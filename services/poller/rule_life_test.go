@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
 )
@@ -82,6 +83,9 @@ type world struct {
 	told    event.Freshness // the last record
 	event   *event.Event    // the last one
 	breaker *event.Breaker  // the last transition
+	streak  int             // the rule's, when the last record was told
+	// circuits came with told, and with breaker.
+	circuits, breakerCircuits []event.Circuit
 	version uint64
 	said    time.Time // the last of either
 	burst   int       // how many at that moment
@@ -123,7 +127,7 @@ func (w *world) poll() *poll { return w.stages[w.life].r.polls[0] }
 func (w *world) live() {
 	interval := w.poll().config.Interval
 	defer func() { w.stages[w.life].end() }()
-	w.begin(remains{}, nil)
+	w.begin(remains{}, bus.Message{})
 	for w.life < lives-1 || w.r.IntN(8) > 0 {
 		w.mu.Lock()
 		rule := w.rule
@@ -314,7 +318,7 @@ func (w *world) read(j job) {
 	case f.AsOf.After(now):
 		fail("as of a time to come")
 	}
-	w.told = *f
+	w.told, w.circuits, w.streak = *f, j.circuits, w.rule.streak
 }
 
 // reasons are those that a record may give now.
@@ -368,7 +372,7 @@ func (w *world) restart() {
 
 // left is what the last life left in the stream, seen by a clock that was set
 // by step.
-func (w *world) left(step time.Duration) (remains, *event.Breaker) {
+func (w *world) left(step time.Duration) (remains, bus.Message) {
 	shift := func(at *time.Time) {
 		if !at.IsZero() {
 			*at = at.Add(-step)
@@ -400,11 +404,24 @@ func (w *world) left(step time.Duration) (remains, *event.Breaker) {
 	shift(&w.sent)
 	shift(&w.changed)
 	w.behind += max(0, -step)
+	shiftAll := func(all []event.Circuit) []event.Circuit {
+		all = slices.Clone(all)
+		for i := range all {
+			shift(&all[i].At)
+			shift(&all[i].NextProbeAt)
+		}
+		return all
+	}
+	w.circuits, w.breakerCircuits = shiftAll(w.circuits), shiftAll(w.breakerCircuits)
+	r.circuits = w.circuits
+	if w.rule.state == event.Closed {
+		w.rule.streak = w.streak // what was not told is lost
+	}
 	w.rule.restarts(time.Now(), period, step)
-	return r, w.breaker
+	return r, bus.Message{Breaker: w.breaker, Circuits: w.breakerCircuits}
 }
 
-func (w *world) begin(left remains, b *event.Breaker) {
+func (w *world) begin(left remains, b bus.Message) {
 	s := w.stages[w.life]
 	s.T, w.from, w.called, w.turns = w.t, time.Now(), false, nil
 	w.by = w.from.Add(w.poll().config.Interval + soon)
@@ -429,7 +446,8 @@ func (w *world) end(peace bool) {
 		}
 	}
 	if n := len(s.r.breakers.list); n > 0 {
-		w.breaker = &s.r.breakers.list[n-1]
+		w.breaker, w.breakerCircuits = &s.r.breakers.list[n-1], s.r.circuits()
+		w.breaker.Fence = uint64(7 + w.life)
 	}
 	if want := w.turns[max(0, len(w.turns)-len(have)):]; !slices.Equal(have, want) || len(have) < len(w.turns) && len(s.r.breakers.list) < maxBreakers {
 		w.t.Errorf("transitions of life %d are %q, want %q", w.life, have, w.turns)

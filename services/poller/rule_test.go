@@ -63,13 +63,10 @@ func (r *rule) ends(now time.Time, good bool, retryAfter time.Duration) {
 // restarts is a new poller whose clock is ahead of the last one's by step. What
 // is left of the period it reads from the clock, at most a whole one. Of a
 // probe that went down with its poller nothing was learnt: the next call is it.
-// A wish to be left alone, or a streak, that opened nothing is in no record.
+// A wish to be left alone that opened nothing is in no record.
 func (r *rule) restarts(now time.Time, period, step time.Duration) {
 	r.wait = time.Time{}
 	r.record = r.record.Add(-step)
-	if r.state == event.Closed {
-		r.streak = 0
-	}
 	if r.state == event.HalfOpen {
 		r.state, r.record = event.Open, now
 	}
