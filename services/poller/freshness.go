@@ -180,10 +180,3 @@ func (b *backoff) left(now time.Time) time.Duration {
 	}
 	return idle
 }
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}

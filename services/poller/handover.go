@@ -20,7 +20,7 @@ func (c *circuit) memo() (event.Circuit, bool) {
 		m.Cause = event.Detail(c.cause)
 	}
 	if c.state == event.Open {
-		m.NextProbeAt = stamp(c.probeAt)
+		m.NextProbeAt = stamp(c.probeAt.Add(time.Millisecond - 1)) // no earlier
 	}
 	return m, !c.touched.IsZero()
 }
@@ -83,7 +83,7 @@ func (r *runner) restoreCircuits(polls map[string]remains, breaker bus.Message) 
 // restore is adopt for the circuit that changed.
 func (c *circuit) restore(b *event.Breaker) {
 	if b != nil {
-		c.adopt(event.Circuit{Upstream: b.Upstream, State: b.To, Failures: b.Failures, Cause: b.Cause, At: b.At, NextProbeAt: b.NextProbeAt})
+		c.adopt(event.Circuit{Upstream: b.Upstream, State: b.To, Failures: b.Failures, Cause: b.Cause, At: b.At, NextProbeAt: b.NextProbeAt.Add(probeMargin)})
 	}
 }
 
@@ -115,9 +115,13 @@ func (c *circuit) adopt(m event.Circuit) {
 	if wait := m.NextProbeAt.Sub(c.probeAt); m.State == event.Open && wait > 0 {
 		// No longer than it was to be, if the clock was set back meanwhile.
 		whole := m.NextProbeAt.Sub(m.At)
-		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor, maxRetryAfter)) + probeMargin)
+		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor, maxRetryAfter)))
 	}
 	c.state = event.Open
 	c.generation++
-	c.changedAt, c.touched, c.changes = m.At, m.At, m.Changes
+	c.changedAt, c.changes = m.At, m.Changes
+	if now := clock(); m.At.After(now) { // it was set back
+		c.changedAt = now
+	}
+	c.touched = c.changedAt
 }

@@ -99,6 +99,9 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 	if s.down {
 		return st, errStream
 	}
+	if j.fresh != nil {
+		j.fresh.Fence = j.tenure.fence
+	}
 	if s.onPut != nil {
 		s.onPut(j)
 	}
@@ -116,7 +119,6 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 		s.events = append(s.events, e)
 	}
 	if j.fresh != nil {
-		j.fresh.Fence = j.tenure.fence
 		st.fresh, st.circuits = j.fresh, j.circuits
 		s.fresh = append(s.fresh, *j.fresh)
 	}

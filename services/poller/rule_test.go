@@ -71,4 +71,5 @@ func (r *rule) restarts(now time.Time, period, step time.Duration) {
 		r.state, r.record = event.Open, now
 	}
 	r.probe = now.Add(max(0, min(r.record.Sub(now), period)))
+	r.record = r.probe // which its first record tells
 }
