@@ -86,9 +86,9 @@ type world struct {
 	streak  int             // the rule's, when the last record was told
 	// circuits came with told, and with breaker.
 	circuits, breakerCircuits []event.Circuit
-	version uint64
-	said    time.Time // the last of either
-	burst   int       // how many at that moment
+	version                   uint64
+	said                      time.Time // the last of either
+	burst                     int       // how many at that moment
 	// Of the stream, and of the last two in it.
 	seq, eventSeq, freshSeq uint64
 }
