@@ -193,6 +193,13 @@ func (l *lease) try(ctx context.Context) (*tenure, error) {
 
 func (l *lease) seeHolder(value []byte) {
 	v := valueOf(value)
+	if v.Owner != l.self.Owner && l.crew != nil {
+		// Word that it is given back comes a little before the fact.
+		if g := l.gave.Load(); g != nil && (g.owner != v.Owner || time.Since(g.at) > handing) {
+			l.gave.Store(nil)
+		}
+		l.crew.taken(l.key)
+	}
 	if old := l.holder.Swap(&v); (old == nil || old.Owner != v.Owner) && v.Owner != l.self.Owner {
 		l.log.Info("another poller owns the source", "owner", v.Owner, "since", v.Since)
 	}

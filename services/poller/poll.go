@@ -49,11 +49,13 @@ type poll struct {
 	last       attempt
 
 	// What the stream knows of it, and what is being said.
-	stored  stored
-	saidAt  time.Time // when the last freshness record was stored
-	renew   bool      // a renewal is due
-	putting bool
-	retry   backoff
+	stored stored
+	saidAt time.Time // when the last freshness record was stored
+	// lastSaid is the asOf of the record that was made before a stop.
+	lastSaid time.Time
+	renew    bool // a renewal is due
+	putting  bool
+	retry    backoff
 
 	// When to ask.
 	calling bool

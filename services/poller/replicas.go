@@ -275,6 +275,16 @@ func (c *replicas) owned() (n int) {
 	return n
 }
 
+// staying counts the sources owned without those that are being given away.
+func (c *replicas) staying() (n int) {
+	for key, owned := range c.claims {
+		if owned && !c.given[key] {
+			n++
+		}
+	}
+	return n
+}
+
 // peers are the others with the same sources, and how many the one with the
 // fewest and the one with the most own.
 func (c *replicas) peers() (n, least, most int) {
@@ -348,7 +358,7 @@ func (c *replicas) surplus(now time.Time) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tidy(now)
-	mine := c.owned()
+	mine := c.staying()
 	n, least, most := c.peers()
 	if n == 0 || c.away || now.Sub(c.quiet) < 2*c.ttl || mine < least+2 || mine < most {
 		return 0
@@ -369,13 +379,13 @@ func (c *replicas) even() {
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.kept[l.key]
+		return c.kept[l.key] || c.given[l.key]
 	})
 	slices.SortFunc(list, func(a, b *runner) int { return cmp.Compare(b.sinceWhen(), a.sinceWhen()) })
 	for _, r := range list[:min(n, len(list))] {
 		c.mu.Lock()
+		mine := c.staying()
 		c.given[r.lease.Load().key] = true
-		mine := c.owned()
 		_, least, _ := c.peers()
 		c.mu.Unlock()
 		r.log.Info("source given back: another poller has fewer", "sources", mine, "fewest", least)

@@ -275,7 +275,7 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 				values += p.live()
 				delete(polls, p.topic)
 				if t.handed && !t.kept {
-					p.spare(time.Now())
+					p.spare(clock())
 				}
 			}
 			r.orphans = polls

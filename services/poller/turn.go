@@ -13,6 +13,10 @@ import (
 // How a lease is asked for, with regard to the other pollers (replicas.go), and
 // what is heard of it.
 
+// handing bounds how long after the word that a lease is given back it counts as
+// handed over.
+const handing = 2 * time.Second
+
 // tryInTurn asks for the lease once, unless it should be left to another poller
 // for a time, which it returns.
 func (l *lease) tryInTurn(ctx context.Context) (t *tenure, left time.Duration, err error) {
@@ -79,7 +83,7 @@ func (l *lease) reason(t *tenure) string {
 	switch {
 	case g != nil:
 		t.why = g.owner + " gave it back"
-		t.handed = t.start.Sub(g.at) < 2*time.Second
+		t.handed = t.start.Sub(g.at) < handing
 	case h != nil && h.Owner != l.self.Owner:
 		t.why = h.Owner + " did not renew it"
 	}
@@ -87,8 +91,9 @@ func (l *lease) reason(t *tenure) string {
 }
 
 // hearLeases listens to the bucket of the leases, so that one that is given
-// back moves at once, and pollers know of each other. It is only a hint: whoever
-// waits for a lease asks again by itself.
+// back moves at once, and pollers know of each other. What is heard of leases is
+// only a hint, as the subject carries also what the bucket refuses, such as the
+// tries of all who wait: who holds one is in the bucket alone.
 func (p *Poller) hearLeases(nc *nats.Conn, crew *replicas) error {
 	prefix := "$KV." + p.names.LeaseBucket() + "."
 	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
@@ -98,8 +103,8 @@ func (p *Poller) hearLeases(nc *nats.Conn, crew *replicas) error {
 			return
 		}
 		for _, r := range p.list() {
-			if l := r.lease.Load(); l != nil && l.key == key && !r.owned() {
-				l.hear(m.Data, deleted)
+			if l := r.lease.Load(); deleted && l != nil && l.key == key && !r.owned() {
+				l.hearReleased()
 			}
 		}
 	})
@@ -109,21 +114,12 @@ func (p *Poller) hearLeases(nc *nats.Conn, crew *replicas) error {
 	return nil
 }
 
-// hear learns from an entry of the lease, while it is not ours.
-func (l *lease) hear(value []byte, deleted bool) {
-	if deleted {
-		if h := l.holder.Load(); h != nil && h.Owner != l.self.Owner {
-			l.gave.Store(&giver{h.Owner, time.Now()})
-		}
-		l.poke()
-		return
+// hearReleased: its holder has probably given the lease back.
+func (l *lease) hearReleased() {
+	if h := l.holder.Load(); h != nil && h.Owner != l.self.Owner {
+		l.gave.Store(&giver{h.Owner, time.Now()})
 	}
-	if l.ours(value) {
-		return
-	}
-	l.gave.Store(nil)
-	l.seeHolder(value)
-	l.crew.taken(l.key)
+	l.poke()
 }
 
 // spare leaves the first poll of a tenure out if the last owner, who gave the
@@ -144,9 +140,13 @@ func (p *poll) spare(now time.Time) {
 }
 
 // sayLast makes the poll say, before it stops, when it was last confirmed, if
-// the stream does not know.
+// the stream does not know; once, as a stop must come to an end.
 func (p *poll) sayLast(now time.Time) {
-	if f := p.stored.fresh; f != nil && p.known && !p.stale && told(p.good.asOf, now).After(f.AsOf) {
+	f := p.stored.fresh
+	if f == nil || !p.known || p.stale || p.lastSaid.Equal(p.good.asOf) {
+		return
+	}
+	if p.lastSaid = p.good.asOf; told(p.good.asOf, now).After(f.AsOf) {
 		p.renew = true
 	}
 }
