@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,21 +51,13 @@ type post struct {
 	mendAt time.Time // when it is called
 }
 
-// newRuin starts everything. CHAOS_SEED repeats what was random.
+// newRuin starts everything.
 func newRuin(t *testing.T) *ruin {
 	t.Helper()
-	seed := uint64(time.Now().UnixNano()) % 1_000_000
-	if text := os.Getenv("POLLCAST_CHAOS_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatalf("POLLCAST_CHAOS_SEED: %v", err)
-		}
-	}
-	t.Logf("POLLCAST_CHAOS_SEED=%d", seed)
-	r := &ruin{T: t, rng: rand.New(rand.NewPCG(seed, 3)), book: newCallbook(t)}
+	r := &ruin{T: t, rng: rand.New(rand.NewPCG(chaosSeed(t), 3)), book: newCallbook(t)}
 	r.stack = newStack(t, r.sources())
 	r.stack.nats.start()
-	r.live = listen(t, r.stack.nats)
+	r.live = listenAll(t, r.stack.nats)
 	for i := range 3 {
 		p := &post{name: fmt.Sprint("poller ", i+1), net: newProxy(t, r.stack.nats.addr)}
 		p.poller = r.newPoller(p)

@@ -78,8 +78,8 @@ type liveLog struct {
 	events map[string][]storedEvent
 }
 
-// listen subscribes to everything until the test ends.
-func listen(t testing.TB, n *natsServer) *liveLog {
+// listenAll subscribes to everything until the test ends.
+func listenAll(t testing.TB, n *natsServer) *liveLog {
 	t.Helper()
 	l := &liveLog{events: map[string][]storedEvent{}}
 	nc := n.connect("reader")
