@@ -40,6 +40,8 @@ type Certificates struct {
 	turn    int // +1 whenever current is another
 }
 
+var noCertificates = &tls.Config{MinVersion: tls.VersionTLS12}
+
 // version tells whether a file was changed.
 type version struct {
 	modified time.Time
@@ -48,7 +50,11 @@ type version struct {
 
 // NewCertificates reads the files. notice, if set, is told when they were read
 // again, or why they cannot be; it must not block. The error names the file.
+// Without any settings it returns nil.
 func NewCertificates(files CertificateFiles, notice func(text string, err error)) (*Certificates, error) {
+	if files == (CertificateFiles{}) {
+		return nil, nil
+	}
 	c := &Certificates{files: files, notice: notice, looked: time.Now(), seen: files.versions()}
 	var err error
 	files.check(time.Now(), func(key, problem, _ string) {
@@ -65,7 +71,7 @@ func NewCertificates(files CertificateFiles, notice func(text string, err error)
 // and a number that grows with every change of the files.
 func (c *Certificates) Current() (settings *tls.Config, turn int) {
 	if c == nil {
-		return &tls.Config{MinVersion: tls.VersionTLS12}, 0
+		return noCertificates, 0
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,7 +104,10 @@ func (c *Certificates) look() {
 
 func (f CertificateFiles) versions() (all [3]version) {
 	for i, name := range []string{f.CA, f.Cert, f.Key} {
-		if info, err := os.Stat(name); name != "" && err == nil {
+		if name == "" {
+			continue
+		}
+		if info, err := os.Stat(name); err == nil {
 			all[i] = version{info.ModTime(), info.Size()}
 		}
 	}
