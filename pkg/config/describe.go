@@ -183,13 +183,22 @@ func Reference(into any) string {
 }
 
 // Print writes the configuration that into points to as YAML that Load takes
-// again, with [redacted] for its secrets, which Load refuses.
-func Print(into any) ([]byte, error) {
+// again, with [redacted] for its secrets, which Load refuses. from is where it
+// was loaded from, if it was: plain text that holds a ${NAME} there, such as the
+// password in a URL, is printed as it is written.
+func Print(into any, from ...Source) ([]byte, error) {
 	var root yaml.Node
 	if err := root.Encode(rootOf(into).Interface()); err != nil {
 		return nil, fmt.Errorf("print configuration: %w", err)
 	}
 	escapeValues(&root)
+	for _, src := range from {
+		written, err := writtenAt(into, src)
+		if err != nil {
+			return nil, fmt.Errorf("print configuration: %w", err)
+		}
+		showReferences(rootOf(into), &root, written)
+	}
 	var b bytes.Buffer
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)
@@ -205,6 +214,57 @@ func escapeValues(n *yaml.Node) {
 	for i, child := range n.Content {
 		if n.Kind != yaml.MappingNode || i%2 == 1 {
 			escapeValues(child)
+		}
+	}
+}
+
+// writtenAt reads src again, as text; nil if there is nothing to read.
+func writtenAt(into any, src Source) (*node, error) {
+	if src.Data == nil && src.File != "" {
+		data, err := readFile(src.File)
+		if err != nil {
+			return nil, err
+		}
+		src.Data = data
+	}
+	if src.Data == nil {
+		return nil, nil
+	}
+	l := &loader{env: environ(src.Env), tainted: map[string]bool{}}
+	root := l.parseFile(src.File, src.Data)
+	if root != nil {
+		l.override(rootOf(into), root, src) // what is overridden was not taken from the file
+	}
+	return root, nil
+}
+
+// showReferences puts the text of n, where plain text in v came of variables, in
+// the place of what came of them.
+func showReferences(v reflect.Value, y *yaml.Node, n *node) {
+	if n == nil {
+		return
+	}
+	switch k := kindOf(v.Type()); k {
+	case pointer:
+		if !v.IsNil() {
+			showReferences(v.Elem(), y, n)
+		}
+	case section, table:
+		for i := 0; y.Kind == yaml.MappingNode && i+1 < len(y.Content); i += 2 {
+			key := y.Content[i].Value
+			if k == table {
+				showReferences(entryOf(v, key), y.Content[i+1], n.get(key))
+			} else if f, ok := fieldNamed(v, key); ok {
+				showReferences(f, y.Content[i+1], n.get(key))
+			}
+		}
+	case list:
+		for i := 0; y.Kind == yaml.SequenceNode && i < min(len(y.Content), v.Len()); i++ {
+			showReferences(v.Index(i), y.Content[i], n.item(i))
+		}
+	case text:
+		if n.kind == scalar && !n.literal && strings.Contains(n.text, "${") {
+			y.Value, y.Style = n.text, 0
 		}
 	}
 }

@@ -117,6 +117,37 @@ func TestPrintHidesVariables(t *testing.T) {
 	}
 }
 
+// A secret in the middle of plain text has no type that says so either.
+func TestPrintShowsReferences(t *testing.T) {
+	file := `
+nats: {url: "nats://user:${PW}@h:4222"}
+gateway: {listen: "${ADDRESS:-:80}", maxClients: "${MANY}"}
+poller: {sources: {host: {upstreams: [{url: plain}, {url: "https://h/${KEY}/$$"}]}}}
+`
+	env := []string{"PW=hunter2", "KEY=hunter2", "MANY=7", "POLLCAST_GATEWAY_LISTEN=:81"}
+	src := Source{File: "f.yaml", Data: []byte(file), Env: env}
+	cfg := defaults()
+	if err := Load(&cfg, src); err != nil {
+		t.Fatal(err)
+	}
+	out, err := Print(&cfg, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"nats://user:${PW}@h:4222", "https://h/${KEY}/$$", "url: plain", "listen: :81", "maxClients: 7"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("have\n%s\nwant %s", out, want)
+		}
+	}
+	if strings.Contains(string(out), "hunter2") {
+		t.Errorf("a secret shows:\n%s", out)
+	}
+	again := defaults()
+	if err := Load(&again, Source{Data: out, Env: env}); err != nil || fmt.Sprint(again) != fmt.Sprint(cfg) {
+		t.Errorf("loading what was printed: %v\nhave %+v\nwant %+v", err, again, cfg)
+	}
+}
+
 func TestDurationText(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", time.Second: "1s", 10 * time.Second: "10s", 90 * time.Second: "1m30s", 5 * time.Minute: "5m",

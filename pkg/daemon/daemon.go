@@ -131,7 +131,7 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 		fmt.Fprintln(stdout, "the configuration is good")
 		return ExitOK
 	case *print:
-		out, err := config.Print(s.Config)
+		out, err := config.Print(s.Config, f.source(f.file(env), nil, env))
 		if err != nil {
 			return fail(ExitFailed, err)
 		}
@@ -184,16 +184,24 @@ func (f *Flags) Register(flags *flag.FlagSet) {
 
 // Load fills a configuration from the file, the environment and the flags.
 func (f *Flags) Load(into any, env []string) error {
-	file := f.File
-	if file == "" {
-		file = Getenv(env, FileVariable)
+	return f.LoadData(into, f.file(env), nil, env)
+}
+
+// file is the name of the configuration's file, "" for none.
+func (f *Flags) file(env []string) string {
+	if f.File != "" {
+		return f.File
 	}
-	return f.LoadData(into, file, nil, env)
+	return Getenv(env, FileVariable)
 }
 
 // LoadData is Load with the file's content at hand; nil data means to read it.
 func (f *Flags) LoadData(into any, file string, data []byte, env []string) error {
-	return config.Load(into, config.Source{File: file, Data: data, Env: env, Reserved: reserved, Sets: f.Sets})
+	return config.Load(into, f.source(file, data, env))
+}
+
+func (f *Flags) source(file string, data []byte, env []string) config.Source {
+	return config.Source{File: file, Data: data, Env: env, Reserved: reserved, Sets: f.Sets}
 }
 
 // reserved are the variables that are no settings: those of the command line,

@@ -50,7 +50,7 @@ func (s Source) checkAttempts(report func(path, problem, fix string)) {
 		report("hedge", "there is no second upstream to ask", "add one, or remove it")
 	case name != "" && s.Hedge >= slackest.share():
 		share := slackest.share()
-		report("hedge", fmt.Sprintf("%v is not less than the %v that the first call has, so that it would never come to it", s.Hedge, share),
+		report("hedge", fmt.Sprintf("%v is not less than the %v that the first call has, so that it would never come to it", s.Hedge, share.Truncate(time.Millisecond)),
 			fmt.Sprintf("use less than %v", share.Truncate(time.Millisecond)))
 	}
 	s.checkQuota(report)
