@@ -26,6 +26,8 @@ func chaosTime(t *testing.T) time.Duration {
 // under hundreds of clients.
 func TestChaosGateways(t *testing.T) {
 	w := newWorld(t, chaosSeed(t), worldSize{gateways: 3, witnesses: 280, sdks: 12, topics: 10, rate: 80, history: 600})
+	w.listening()
+	w.roll()
 	w.breakThings(chaosTime(t), 1500*time.Millisecond, faults)
 	w.finish()
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A cluster is three NATS servers as processes, as deploy/kubernetes runs them:
@@ -100,23 +100,22 @@ func (c *cluster) launch(n *clusterNode) {
 	n.frozen = false
 }
 
-// up starts what is down, wakes what is frozen and waits until the cluster
-// takes messages again.
+// up starts what is down, wakes what is frozen and waits until every node says
+// that it has caught up with the others.
 func (c *cluster) up() {
 	c.t.Helper()
 	for _, n := range c.nodes {
 		c.restore(n)
 	}
-	nc := c.connect(c.t, admin)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		c.t.Fatal(err)
+	for _, n := range c.nodes {
+		within(c.t, clusterPatience, n.name+" is healthy", func() error {
+			code, body, err := get("http://" + n.monitor + "/healthz")
+			if err == nil && code != http.StatusOK {
+				err = fmt.Errorf("HTTP %d: %s", code, body)
+			}
+			return err
+		})
 	}
-	within(c.t, clusterPatience, "the NATS cluster serves JetStream", func() error {
-		_, err := js.AccountInfo(c.t.Context())
-		return err
-	})
 }
 
 // clusterPatience is how long a test waits for a cluster that elects leaders and

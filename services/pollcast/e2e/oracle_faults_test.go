@@ -136,7 +136,7 @@ func (b *saboteur) drainGateway(d time.Duration) {
 		s := g.service
 		s.signal(syscall.SIGTERM)
 		b.later(2*time.Second+d, g, func() {
-			if code := s.wait(endTime); code != 0 {
+			if code := s.wait(drainLimit); code != 0 {
 				b.Errorf("a drained gateway ended with exit code %d", code)
 			}
 			b.startGateway(g)

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -176,9 +175,7 @@ func (f *rush) publish(ctx context.Context, i int, pause time.Duration, rng *ran
 			said, fr.CheckedAt = now, now
 			m, err := f.names.FreshMsg(&fr)
 			if err == nil {
-				send, cancel := context.WithTimeout(ctx, 2*time.Second)
-				_, err = f.js.PublishMsg(send, m)
-				cancel()
+				err = e.renew(ctx, m)
 			}
 			if err != nil {
 				said = time.Time{} // again at once
@@ -224,6 +221,21 @@ type rushSeq struct {
 	*rush
 	topic string
 	last  uint64 // sequence number of the last event
+	fresh uint64 // and of the last freshness record
+}
+
+// renew stores a freshness record, unless another one was stored behind its
+// back: one that was under way for long must not come after a newer one.
+func (e *rushSeq) renew(ctx context.Context, m *nats.Msg) error {
+	send, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	got, err := e.js.PublishMsg(send, m, jetstream.WithExpectLastSequencePerSubject(e.fresh))
+	if err == nil {
+		e.fresh = got.Sequence
+	} else if seq, _, ok := e.lastOf(ctx, m.Subject); ok {
+		e.fresh = seq
+	}
+	return err
 }
 
 // put stores an event, however often that has to be tried: each attempt names
@@ -246,14 +258,29 @@ func (e *rushSeq) put(ctx context.Context, m *nats.Msg, version uint64) {
 	}
 }
 
-// stored asks the stream's leader whether the event is there.
+// stored asks whether the event is there.
 func (e *rushSeq) stored(ctx context.Context, subject string, version uint64) bool {
-	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+	seq, data, ok := e.lastOf(ctx, subject)
+	if !ok {
+		return false
+	}
+	var value struct{ N uint64 }
+	if err := json.Unmarshal(data, &value); err != nil {
+		e.t.Errorf("what the stream holds of %s: %v: %s", subject, err, data)
+		return false
+	}
+	e.last = seq
+	return value.N == version
+}
+
+// lastOf asks the stream's leader for the last message of a subject.
+func (e *rushSeq) lastOf(ctx context.Context, subject string) (seq uint64, data []byte, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	body, _ := json.Marshal(map[string]string{"last_by_subj": subject}) // a map of strings
-	reply, err := e.nc.RequestWithContext(ask, "$JS.API.STREAM.MSG.GET.POLLCAST", body)
+	reply, err := e.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET.POLLCAST", body)
 	if err != nil {
-		return false
+		return 0, nil, false
 	}
 	var answer struct {
 		Error   *jetstream.APIError
@@ -263,13 +290,7 @@ func (e *rushSeq) stored(ctx context.Context, subject string, version uint64) bo
 		}
 	}
 	if json.Unmarshal(reply.Data, &answer) != nil || answer.Error != nil {
-		return false
+		return 0, nil, false
 	}
-	var value struct{ N uint64 }
-	if err := json.Unmarshal(answer.Message.Data, &value); err != nil {
-		e.t.Errorf("what the stream holds of %s: %v", subject, errors.Join(err, errors.New(string(answer.Message.Data))))
-		return false
-	}
-	e.last = answer.Message.Seq
-	return value.N == version
+	return answer.Message.Seq, answer.Message.Data, true
 }

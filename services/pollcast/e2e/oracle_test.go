@@ -24,11 +24,14 @@ func chaosSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// TestOracle breaks gateways and a NATS cluster for a short while: what
-// TestChaosGateways does for long.
+// TestOracle restarts both gateways under load, which nobody may notice, and then
+// breaks gateways and a NATS cluster for a short while: what TestChaosGateways
+// does for long.
 func TestOracle(t *testing.T) {
 	w := newWorld(t, chaosSeed(t), worldSize{gateways: 2, witnesses: 56, sdks: 4, topics: 6, rate: 60, history: 1000})
-	w.breakThings(10*time.Second, 600*time.Millisecond, quickFaults())
+	w.listening()
+	w.roll()
+	w.breakThings(8*time.Second, 600*time.Millisecond, quickFaults())
 	w.finish()
 }
 

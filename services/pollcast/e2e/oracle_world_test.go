@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -166,6 +167,64 @@ func (w *world) ready(v *service) {
 	})
 }
 
+// roll restarts every gateway, one after the other, as a deployment does it. No
+// client may lose anything by that: every one of them goes on where it was.
+func (w *world) roll() {
+	w.Helper()
+	before := w.notResumed()
+	for _, g := range w.gateways {
+		g.service.signal(syscall.SIGTERM)
+		if code := g.service.wait(drainLimit); code != 0 {
+			w.Errorf("a drained gateway ended with exit code %d", code)
+		}
+		w.startGateway(g)
+		w.ready(g.service)
+		w.count("gateway rolled")
+	}
+	if after := w.notResumed(); after != before {
+		w.Errorf("after a rolling restart %d resumes were not complete", after-before)
+	}
+}
+
+// drainLimit is how long a gateway may take to end: the drain time, what closing
+// may take, and a busy machine.
+const drainLimit = 15 * time.Second
+
+// notResumed is how many resumes were not complete.
+func (w *world) notResumed() (n int) {
+	for _, v := range w.witnesses {
+		v.mu.Lock()
+		for _, times := range v.refused {
+			n += times
+		}
+		v.mu.Unlock()
+	}
+	for _, s := range w.sdks {
+		s.mu.Lock()
+		for _, times := range s.refused {
+			n += times
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// listening waits until every client was given its first snapshot.
+func (w *world) listening() {
+	w.Helper()
+	within(w, clusterPatience, "every client has heard something", func() error {
+		for _, v := range w.witnesses {
+			v.mu.Lock()
+			n := len(v.diary)
+			v.mu.Unlock()
+			if n == 0 {
+				return fmt.Errorf("witness %s has not, who wants %v", v.name, v.wants)
+			}
+		}
+		return nil
+	})
+}
+
 // count counts what the test did and saw.
 func (w *world) count(what string) {
 	w.mu.Lock()
@@ -318,8 +377,8 @@ const staleGrace = 3 * time.Second
 // blackouts says which polls were not called stale although nobody could know
 // of them.
 func (v *witness) blackouts(blackouts []blackout) (broken []string) {
-	if v.kind.slow {
-		return nil // it hears late
+	if v.kind.slow || v.kind.fickle {
+		return nil // it hears late, or no longer of all that it heard of
 	}
 	for _, b := range blackouts {
 		by := b.from.Add(rushMaxAge + time.Second + staleGrace)
