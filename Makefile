@@ -46,7 +46,7 @@ test: lint modules bin/nats ## run every test that needs only Go and make (about
 	POLLCAST_NATS_CLI="$(CURDIR)/bin/nats" $(GO) test -count=1 -timeout 6m ./services/pollcast/e2e
 
 .PHONY: test-system
-test-system: bin/nats ## run what needs Debian packages or Docker: aria2, compose, the console's build
+test-system: bin/nats ## run what needs Debian packages or Docker: aria2, nginx, haproxy, compose, the console's build
 	@.ci/need
 	@$(MAKE) proto generated
 	cd $(CONSOLE) && npm run --silent check
