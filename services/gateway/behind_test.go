@@ -109,3 +109,83 @@ func TestTrimmedWhileTheStreamIsReadBack(t *testing.T) {
 		t.Errorf("%+v, want not resumed: trimmed", sub)
 	}
 }
+
+// A deletion takes what was before it along, while the stream is read back: the
+// client is told of the deletion, and of nothing after what it was not told of.
+func TestDeletedWhileTheStreamIsReadBack(t *testing.T) {
+	r := newRig(t, nil)
+	r.event("b.x", "1")
+	for i := range 3 {
+		r.event("a.x", fmt.Sprint(i))
+	}
+	gw, _ := r.start(nil)
+	r.event("a.x", "4") // in the history
+	s := gw.server
+	s.past = slowPast{s.past, func() {
+		r.versions["a.x"]++
+		m := r.names.EventMsg(&event.Event{Topic: "a.x", Poll: "a.x", Deleted: true, Version: r.versions["a.x"], ChangedAt: time.Now(), AsOf: time.Now()}, time.Now())
+		m.Header.Set("Nats-Rollup", "sub")
+		if _, err := r.js.PublishMsg(t.Context(), m); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the gateway heard of it", func() bool {
+			s.hub.mu.Lock()
+			defer s.hub.mu.Unlock()
+			return s.hub.seq >= 6
+		})
+	}}
+	var epoch string
+	eventually(t, "the gateway has read it all", func() bool {
+		s.hub.mu.Lock()
+		defer s.hub.mu.Unlock()
+		epoch = s.hub.epoch
+		return s.hub.seq >= 5
+	})
+	p, sub := resume(t, gw.Addr(), "a.>", 2, epoch)
+	if e := p.event(); !sub.Resumed || !e.Deleted || e.Version != 5 {
+		t.Errorf("%+v, and then %+v; want resumed, and the deletion", sub, e)
+	}
+}
+
+// What comes to a paced feed while the stream is read back in vain is in the
+// snapshot, and not sent once more.
+func TestPacedSnapshotAfterReadingBack(t *testing.T) {
+	r := newRig(t, nil)
+	r.event("a.x", "1")
+	r.event("a.x", "2")
+	gw, _ := r.start(nil)
+	s := gw.server
+	other := dial(t, gw.Addr(), "/v1/ws")
+	other.send(`{"id":1,"subscribe":{"topics":["a.>"],"maxHz":0.5}}`)
+	other.event()
+	r.event("a.x", "3") // the tick that makes the next one wait
+	other.event()
+	time.Sleep(2 * snapshotShare) // that of the other one is shared no more
+	s.past = slowPast{failing{}, func() {
+		r.event("a.x", "4")
+		eventually(t, "the gateway heard of it", func() bool {
+			s.hub.mu.Lock()
+			defer s.hub.mu.Unlock()
+			return s.hub.seq >= 4
+		})
+	}}
+	p := dial(t, gw.Addr(), "/v1/ws")
+	s.hub.mu.Lock()
+	epoch := s.hub.epoch
+	s.hub.mu.Unlock()
+	p.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["a.>"],"maxHz":0.5,"since":{"seq":1,"epoch":"%s"}}}`, epoch))
+	if e := p.event(); e.Version != 4 || e.Phase != wire.Snapshot {
+		t.Fatalf("%+v, want the snapshot", e)
+	}
+	r.event("a.y", "1")
+	if e := p.event(); e.Topic != "a.y" {
+		t.Errorf("version %d of %s came again after the snapshot", e.Version, e.Topic)
+	}
+}
+
+// failing is a stream that cannot be read.
+type failing struct{ replayer }
+
+func (failing) replay(context.Context, []string, uint64, uint64) ([]past, int64, bool, error) {
+	return nil, 0, false, context.DeadlineExceeded
+}

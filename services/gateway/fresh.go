@@ -21,8 +21,10 @@ type pollState struct {
 	// record is the last freshness record; nil until one was seen.
 	record *event.Freshness
 	seq    uint64
-	// heard is when the last record or event was made known, on this clock.
-	heard time.Time
+	// heard is when the last record or event of the poll's own topic was made
+	// known, on this clock, and keyed when the last event of a key was: it says
+	// nothing of the other keys, until the record of its tick comes.
+	heard, keyed time.Time
 	// asOf is that of the newest event of the poll's own topic, which came at
 	// asOfSeq. It is ahead of the record until the one of the same tick comes.
 	asOf    time.Time
@@ -78,7 +80,7 @@ func (p *pollState) own(f event.Freshness) bool {
 // of its record. An event with a position is no such evidence: the walk may be
 // far behind its head.
 func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness) event.Freshness {
-	silent := f.Reason == event.PollerSilent && p.own(f)
+	silent := f.Reason == event.PollerSilent && p.own(f) && f.CheckedAt.Sub(p.keyed) > p.maxAge()+silenceGrace
 	if e.Position == nil && seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && !silent {
 		f = answered(f, e.AsOf)
 	}

@@ -93,3 +93,34 @@ func TestFreshnessBetweenEventAndRecord(t *testing.T) {
 		t.Errorf("with NATS again: told %+v, want it fresh, as of the event", f)
 	}
 }
+
+// After a silence the first event of one key says nothing of the other keys:
+// their values are as stale as they were until the poll's record comes.
+func TestOneKeyDoesNotVouchForTheOthers(t *testing.T) {
+	h := newHub(nil, 10, 10, newMetrics(prometheus.NewRegistry()), quiet())
+	in := intake{h}
+	in.Reset("E")
+	in.Connected(true, "")
+	now := time.Now()
+	old := now.Add(-time.Minute)
+	key := func(name string, asOf time.Time) *event.Event {
+		return &event.Event{Topic: "a.k." + name, Poll: "a.k", Key: name, Version: 1, Data: []byte(`1`), AsOf: asOf, ChangedAt: asOf}
+	}
+	in.Snapshot([]bus.Message{
+		{Seq: 1, Stored: old, Event: key("x", old)},
+		{Seq: 2, Stored: old, Fresh: &event.Freshness{Poll: "a.k", AsOf: old, CheckedAt: old, Breaker: event.Closed, MaxAgeMs: 1000}},
+	}, 2)
+	in.Append([]bus.Message{{Seq: 3, Stored: now, Event: key("y", now)}}, 3, false)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.polls["a.k"].fresh(time.Now(), false)
+	if !f.Stale || f.Reason != event.PollerSilent {
+		t.Errorf("%+v, want poller_silent", f)
+	}
+	for name, stale := range map[string]bool{"x": true, "y": false} {
+		top := h.topics["a.k."+name]
+		if tr := h.trust(past{top.last, top.seq}, f); tr.Stale != stale {
+			t.Errorf("%s: %+v, want stale %v", name, tr, stale)
+		}
+	}
+}

@@ -180,11 +180,15 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	}
 	t := h.topic(e.Topic)
 	p := h.poll(e.Poll)
-	p.heard = later(p.heard, heard)
+	if e.Topic == e.Poll || p.record == nil {
+		p.heard = later(p.heard, heard)
+	} else {
+		p.keyed = later(p.keyed, heard)
+	}
 	if e.Topic == e.Poll {
 		p.asOf, p.asOfSeq, p.walks = later(p.asOf, e.AsOf), seq, e.Position != nil
 	}
-	if t.last != nil && t.last.Version+1 != e.Version {
+	if t.last != nil && t.last.Version+1 != e.Version && !e.Deleted { // a deletion takes what was before it along
 		h.history.restart(seq - 1) // the stream has lost events in between
 	}
 	h.history.add(e, seq)

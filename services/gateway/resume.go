@@ -75,18 +75,32 @@ func (s *server) since(since *wire.Since, patterns []string, to uint64) replayed
 	case len(events)+len(late) > maxReplay:
 		return replayed{reason: wire.NotResumedTooFar}
 	}
-	events = append(events, late...)
+	events = h.history.survivors(append(events, late...), known)
 	if !complete || !contiguous(events) || !h.history.spares(events, patterns, known, depth) {
 		return replayed{reason: wire.NotResumedTrimmed}
 	}
 	return replayed{events: events}
 }
 
-// contiguous reports whether no topic's version jumps.
+// survivors are the events without those that a deletion after known has taken
+// along: the stream, read back after it, may hold some of them or none, and the
+// deletion stands for them all.
+func (h *history) survivors(events []past, known uint64) []past {
+	gone := map[string]uint64{}
+	later, _ := h.after(known)
+	for _, p := range later {
+		if p.e.Deleted {
+			gone[p.e.Topic] = p.seq
+		}
+	}
+	return slices.DeleteFunc(events, func(p past) bool { return p.seq < gone[p.e.Topic] })
+}
+
+// contiguous reports whether no topic's version jumps, but to its deletion.
 func contiguous(events []past) bool {
 	versions := map[string]uint64{}
 	for _, p := range events {
-		if v, ok := versions[p.e.Topic]; ok && v+1 != p.e.Version {
+		if v, ok := versions[p.e.Topic]; ok && v+1 != p.e.Version && !p.e.Deleted {
 			return false
 		}
 		versions[p.e.Topic] = p.e.Version

@@ -65,6 +65,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		answer.Resumed = answer.Reason == ""
 	}
 	if !answer.Resumed {
+		h.settle(f, h.now()) // what came while the stream was read back
 		begin = h.snapshot(f, before, old == nil)
 	}
 	answer.Seq = begin.seq
