@@ -18,8 +18,8 @@ import (
 // test; the gateways ping every second.
 const proxyIdle = 3 * time.Second
 
-// A proxy is one of the examples in deploy/proxy.
-type proxy struct {
+// A balancer is one of the examples in deploy/proxy.
+type balancer struct {
 	name, file, install string
 	// replace is what of the file the test replaces: {LISTEN}, {ONE} and {TWO} are
 	// addresses, {IDLE} is proxyIdle in seconds.
@@ -27,7 +27,7 @@ type proxy struct {
 	args    func(dir, file string) []string
 }
 
-var proxies = []proxy{
+var balancers = []balancer{
 	{
 		name: "nginx", file: "nginx.conf", install: "nginx-light",
 		replace: map[string]string{
@@ -49,7 +49,7 @@ var proxies = []proxy{
 }
 
 // start runs the proxy, by its example, in front of two gateways.
-func (p proxy) start(t *testing.T, one, two string) (addr string) {
+func (p balancer) start(t *testing.T, one, two string) (addr string) {
 	t.Helper()
 	path, err := exec.LookPath(p.name)
 	if err != nil {
@@ -111,7 +111,7 @@ func TestProxies(t *testing.T) {
 	second.ready()
 	gateways := map[string]*service{"first": first, "second": second}
 	type pair struct {
-		proxy
+		balancer
 		addr   string
 		ws     *client
 		silent *client
@@ -119,10 +119,10 @@ func TestProxies(t *testing.T) {
 	}
 	var pairs []*pair
 	start := time.Now()
-	for _, p := range proxies {
+	for _, p := range balancers {
 		addr := p.start(t, first.addr, second.addr)
 		pairs = append(pairs, &pair{
-			proxy: p, addr: addr,
+			balancer: p, addr: addr,
 			ws:     dial(t, addr, "/v1/ws?topics=up.>"),
 			silent: dial(t, addr, "/v1/ws?topics=nothing.here"),
 			sse:    openEvents(t, addr, "nothing.here", func(heard, time.Time) {}),
