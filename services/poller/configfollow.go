@@ -86,7 +86,10 @@ func (f Follow) first() (int64, error) {
 
 // checkFollow reports what does not go with follow, and what it lacks.
 func (p Poll) checkFollow(report func(path, problem, fix string)) {
-	f := p.Follow.withDefaults()
+	f := *p.Follow
+	if !p.explicit { // in a file a zero is a zero
+		f = f.withDefaults()
+	}
 	for _, k := range []struct {
 		key string
 		set bool

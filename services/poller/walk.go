@@ -68,8 +68,17 @@ type walking struct {
 	from  walkFrom
 	at    cursor
 	begin time.Time
+	size  int // of what was found
 	out   walked
 }
+
+const (
+	// maxAtOnce bounds the positions that are asked for together, in a batch or,
+	// of an upstream that takes none, side by side.
+	maxAtOnce = 50
+	// maxWalk is the size at which a tick's walk ends, in bytes.
+	maxWalk = 16 << 20
+)
 
 // halt ends a walk for this tick: with a failure, because the poller stops, or
 // because the upstream may not be asked more often.
@@ -135,8 +144,8 @@ func (w *walking) run() halt {
 			return halt{}
 		}
 		w.out.why = fmt.Sprintf("position %d of %d is next", next, head)
-		n := min(int64(w.from.room-len(w.out.steps)), head-next+1)
-		if n <= 0 || !w.mayAsk() {
+		n := min(int64(w.from.room-len(w.out.steps)), head-next+1, maxAtOnce)
+		if n <= 0 || w.size > maxWalk || !w.mayAsk() {
 			return halt{}
 		}
 		if !w.p.source.config.Batch {
@@ -174,6 +183,7 @@ func (w *walking) add(e *event.Event, id string) {
 	e.Topic, e.Poll, e.Upstream = w.p.topic, w.p.topic, w.up.name
 	w.out.steps = append(w.out.steps, &step{event: e, sent: w.sent, id: id})
 	w.at = cursor{known: true, position: *e.Position, id: id}
+	w.size += len(e.Data)
 }
 
 // below is for a head below the position. It is believed at once if it has
