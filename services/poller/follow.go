@@ -277,14 +277,18 @@ func (p *publisher) putSteps(ctx context.Context, j job, st *stored) error {
 	return nil
 }
 
-// past calls each for every event of a topic that the stream holds, oldest
-// first.
-func (p *publisher) past(ctx context.Context, topic string, each func(*event.Event)) error {
+// past calls each for the events of a topic among the last messages of the
+// stream, oldest first; 0 is all messages.
+func (p *publisher) past(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error {
 	state, err := bus.State(ctx, p.js, p.names)
 	if err != nil {
 		return err
 	}
-	return p.names.Range(ctx, p.nc, p.names.In(topic), 1, state.LastSeq, func(m *nats.Msg) {
+	from := uint64(1)
+	if messages > 0 && state.LastSeq > messages {
+		from = state.LastSeq - messages
+	}
+	return p.names.Range(ctx, p.nc, p.names.In(topic), from, state.LastSeq, func(m *nats.Msg) {
 		if d, err := p.names.Decode(m); err == nil && d.Event != nil {
 			each(d.Event)
 		}

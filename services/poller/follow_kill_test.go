@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -85,6 +86,14 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 		}
 	}
 	want := c.head()
+	defer func() {
+		for _, p := range pollers {
+			if t.Failed() {
+				st, _ := json.Marshal(p.Status())
+				t.Logf("status: %s", st)
+			}
+		}
+	}()
 	eventually(t, "the walk is at the head", func() bool {
 		for _, p := range pollers {
 			if st := p.Status().Sources[0]; st.Owned && len(st.Polls) == 1 && st.Polls[0].Position != nil && *st.Polls[0].Position == int64(want) && !st.Polls[0].Stale {

@@ -28,7 +28,7 @@ type runner struct {
 	// What a tenure needs of the poller; tests of a runner bring their own.
 	put        func(context.Context, job) (stored, error)
 	maxPayload func() int64
-	past       func(ctx context.Context, topic string, each func(*event.Event)) error
+	past       func(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error
 	complain   func(error)
 
 	lease    atomic.Pointer[lease] // nil until NATS was there

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/big"
 	"slices"
 	"sort"
@@ -59,17 +60,19 @@ type walked struct {
 
 // walking is one tick's walk.
 type walking struct {
-	p     *poll
-	f     *follower
-	ctx   context.Context
-	up    *upstream
-	slot  time.Time
-	sent  time.Time // the call for the head: all that a tick finds is as of then
-	from  walkFrom
-	at    cursor
-	begin time.Time
-	size  int // of what was found
-	out   walked
+	p      *poll
+	f      *follower
+	hard   context.Context // of the tenure
+	ctx    context.Context // of the tick's time
+	cancel context.CancelFunc
+	up     *upstream
+	slot   time.Time
+	sent   time.Time // the call for the head: all that a tick finds is as of then
+	from   walkFrom
+	at     cursor
+	begin  time.Time
+	size   int // of what was found
+	out    walked
 }
 
 const (
@@ -91,12 +94,12 @@ type halt struct {
 // walk asks for the positions up to the head that the reading brought. A
 // position that fails makes the reading fail; those before it are kept.
 func (p *poll) walk(ctx context.Context, r *reading, from walkFrom, begin time.Time) {
-	call, cancel := context.WithDeadline(ctx, begin.Add(p.config.Timeout))
-	defer cancel()
 	w := &walking{
-		p: p, f: p.follow, ctx: call, up: r.up, slot: r.slot, sent: r.sent, from: from, at: from.at, begin: begin,
+		p: p, f: p.follow, hard: ctx, up: r.up, slot: r.slot, sent: r.sent, from: from, at: from.at, begin: begin,
 		out: walked{from: from.at, head: r.head},
 	}
+	w.ctx, w.cancel = context.WithDeadline(ctx, begin.Add(p.config.Timeout))
+	defer func() { w.cancel() }()
 	h := w.run()
 	r.walked, r.took = w.out, time.Since(begin)
 	if r.abandoned = h.abandoned || ctx.Err() != nil; !r.abandoned && h.failure != nil {
@@ -193,7 +196,7 @@ func (w *walking) below() (h halt, turned bool) {
 	head := w.out.head
 	w.out.why = fmt.Sprintf("the head is %d, and position %d is published", head, w.at.position)
 	if w.f.id != nil {
-		past, err := w.past()
+		past, err := w.past(lately)
 		if err != nil {
 			return halt{}, false
 		}
@@ -216,41 +219,61 @@ func (w *walking) below() (h halt, turned bool) {
 }
 
 // turnBack finds the newest published position that the upstream still has,
-// and takes back those after it.
+// and takes back those after it: first among the latest, then among all that
+// the stream holds. It takes the time that it needs: a tick that could not
+// finish it would begin anew, for ever.
 func (w *walking) turnBack() (h halt, turned bool) {
-	past, err := w.past()
-	if err != nil {
-		return halt{}, false // the next tick tries again
-	}
-	var known []int64
-	for position := range past {
-		if position <= w.at.position {
-			known = append(known, position)
+	for _, messages := range []uint64{lately, 0} {
+		past, err := w.past(messages)
+		if err != nil {
+			return halt{}, false // the next tick tries again
+		}
+		var known []int64
+		for position := range past {
+			if position <= w.at.position {
+				known = append(known, position)
+			}
+		}
+		slices.Sort(known)
+		// Below the place where they part all are the same, above it none is.
+		parted := sort.Search(len(known), func(i int) bool {
+			if h != (halt{}) || known[i] > w.out.head {
+				return true
+			}
+			w.renew()
+			a := w.ask(known[i], 1)[0]
+			h = a.halt
+			return a.value == nil || a.id != past[known[i]]
+		})
+		switch {
+		case h != (halt{}):
+			return h, false
+		case parted == 0 && messages > 0: // deeper
+		case len(known) == 0:
+			w.takeBack(w.at.position-1, "")
+			return halt{}, true
+		case parted == 0: // deeper than the stream's history
+			w.takeBack(known[0]-1, "")
+			return halt{}, true
+		case known[parted-1] == w.at.position:
+			return halt{}, false // it was between two answers, or the next tick asks another upstream
+		default:
+			w.takeBack(known[parted-1], past[known[parted-1]])
+			return halt{}, true
 		}
 	}
-	slices.Sort(known)
-	// Below the place where they part all are the same, above it none is.
-	parted := sort.Search(len(known), func(i int) bool {
-		if h != (halt{}) || known[i] > w.out.head {
-			return true
-		}
-		a := w.ask(known[i], 1)[0]
-		h = a.halt
-		return a.value == nil || a.id != past[known[i]]
-	})
-	switch {
-	case h != (halt{}):
-		return h, false
-	case len(known) == 0:
-		w.takeBack(w.at.position-1, "")
-	case parted == 0: // deeper than the stream's history
-		w.takeBack(known[0]-1, "")
-	case known[parted-1] == w.at.position:
-		return halt{}, false // it was between two answers, or the next tick asks another upstream
-	default:
-		w.takeBack(known[parted-1], past[known[parted-1]])
-	}
-	return halt{}, true
+	return halt{}, false
+}
+
+// lately is how many messages of the stream, of whatever topic, are looked
+// through first.
+const lately = 4096
+
+// renew gives the walk the time of another tick.
+func (w *walking) renew() {
+	w.cancel()
+	w.begin = clock()
+	w.ctx, w.cancel = context.WithTimeout(w.hard, w.p.config.Timeout)
 }
 
 // takeBack makes it a step that what comes after to does not hold.
@@ -264,22 +287,23 @@ func (w *walking) takeBack(to int64, id string) {
 	w.add(&event.Event{Data: data, Position: &to, Reorganised: true}, id)
 }
 
-// past is the ids of the positions that the stream holds and that were not
-// taken back.
-func (w *walking) past() (map[int64]string, error) {
+// past is the ids of the positions that the last messages of the stream hold
+// and that were not taken back; 0 is all messages.
+func (w *walking) past(messages uint64) (map[int64]string, error) {
+	defer w.renew()
+	ctx, cancel := context.WithTimeout(w.hard, publishTimeout)
+	defer cancel()
 	ids := map[int64]string{}
-	err := w.p.source.past(w.ctx, w.p.topic, func(e *event.Event) {
-		c := w.f.cursorOf(w.ctx, e)
+	err := w.p.source.past(ctx, w.p.topic, messages, func(e *event.Event) {
+		c := w.f.cursorOf(ctx, e)
 		if !c.known {
 			clear(ids)
 			return
 		}
-		for position := range ids {
-			if position > c.position {
-				delete(ids, position)
-			}
+		if e.Reorganised {
+			maps.DeleteFunc(ids, func(position int64, _ string) bool { return position > c.position })
 		}
-		if c.id != "" {
+		if delete(ids, c.position); c.id != "" {
 			ids[c.position] = c.id
 		}
 	})
