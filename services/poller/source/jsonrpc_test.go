@@ -86,6 +86,30 @@ func TestValue(t *testing.T) {
 	}
 }
 
+// Parameters go as they are: by position, by name, or none.
+func TestParams(t *testing.T) {
+	call := open(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			ID     int
+			Params json.RawMessage
+		}
+		_ = json.NewDecoder(r.Body).Decode(&q)
+		if q.Params == nil {
+			q.Params = json.RawMessage(`"none"`)
+		}
+		_, _ = fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%d,"result":%s}`, q.ID, q.Params)
+	}))
+	for _, params := range []string{`[1,"a",null]`, `{"state":"open","ids":[1,2]}`, `[]`, `{}`, ``} {
+		c, want := Call{Method: "m", Params: json.RawMessage(params)}, params
+		if params == "" {
+			c.Params, want = nil, `"none"`
+		}
+		if v, err := call(t.Context(), c); err != nil || string(v) != want {
+			t.Errorf("params %s: %s, %v", params, v, err)
+		}
+	}
+}
+
 func TestFailures(t *testing.T) {
 	const up, bad, rej, out = event.UpstreamError, event.BadResponse, event.RequestRejected, event.Timeout
 	for _, tt := range []struct {
