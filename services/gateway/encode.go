@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/pollcast/pollcast/pkg/wire"
 )
@@ -29,12 +31,28 @@ func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
 		}
 		return append(appendHeader(dst, opBinary, len(b)), b...)
 	}
-	b := marshal(f)
-	if fm == asSSE {
-		return appendSSE(dst, f, b)
+	scratch := scratches.Get().(*[]byte)
+	b, err := f.AppendJSON((*scratch)[:0])
+	if err != nil {
+		panic(fmt.Sprintf("gateway: %v", err)) // every value was checked at intake
 	}
-	return append(appendHeader(dst, opText, len(b)), b...)
+	if fm == asSSE {
+		dst = appendSSE(dst, f, b)
+	} else {
+		dst = append(appendHeader(slices.Grow(dst, len(b)+maxHeader), opText, len(b)), b...)
+	}
+	if cap(b) <= maxScratch {
+		*scratch = b
+		scratches.Put(scratch)
+	}
+	return dst
 }
+
+// scratches are for a frame whose length must be known before its header is
+// written; a long one is not kept.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxScratch = 64 << 10
 
 // marshal makes JSON without escaping what is only special in HTML.
 func marshal(v any) []byte {

@@ -16,6 +16,9 @@ const (
 	opPong   = 0x80 | 0xA
 )
 
+// maxHeader is the longest header of an unmasked frame.
+const maxHeader = 10
+
 // appendHeader appends the header of an unmasked frame of n payload bytes.
 func appendHeader(dst []byte, op byte, n int) []byte {
 	switch {
