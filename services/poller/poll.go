@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,8 @@ type poll struct {
 	failures   int // polls in a row that failed
 	checkedAt  time.Time
 	last       attempt
+	attempts   *attempts
+	lines      *lines // of the log
 
 	// What the stream knows of it, and what is being said.
 	stored stored
@@ -321,7 +324,7 @@ func (p *poll) take(r reading) {
 			outcome = string(event.NotAdvancing)
 		}
 	}
-	p.count(outcome, now, r.took)
+	p.count(outcome, now, r.took, r.up)
 	p.metrics.duration.Observe(r.took.Seconds())
 	if p.follow != nil {
 		p.follow.still = still
@@ -377,7 +380,7 @@ func (p *poll) refused(k tickKind, err error, now time.Time) {
 		p.checkedAt, p.renew = stamp(now), p.renewalDue(now)
 		p.markStale(event.UpstreamError, "upstream asked to wait (Retry-After)", now)
 	default:
-		p.count(string(event.BreakerOpen), now, 0)
+		p.count(string(event.BreakerOpen), now, 0, nil)
 		p.markStale(event.BreakerOpen, p.whyOpen(), now)
 	}
 }
@@ -391,7 +394,9 @@ func (p *poll) whyOpen() string {
 	return cause
 }
 
-func (p *poll) count(outcome string, now time.Time, took time.Duration) {
+// count keeps a tick's outcome; up is nil if no upstream was asked.
+func (p *poll) count(outcome string, now time.Time, took time.Duration, up *upstream) {
+	p.attempts.add(outcome, now.Add(-took), took, slices.Index(p.source.upstreams, up))
 	p.metrics.outcomes[outcome].Inc()
 	p.last = attempt{outcome, now, took}
 	p.checkedAt, p.renew = stamp(now), p.renewalDue(now)

@@ -235,6 +235,8 @@ func (r *runner) inherit(old *runner) {
 	}
 	r.probes.Store(old.probes.Load())
 	r.breakers.inherit(&old.breakers)
+	r.turns.inherit(&old.turns)
+	r.lines.inherit(&old.lines)
 	for _, p := range r.polls {
 		for _, was := range old.polls {
 			if was.topic == p.topic {
@@ -247,6 +249,14 @@ func (r *runner) inherit(old *runner) {
 // inherit takes over the memory of a poll with another configuration.
 func (p *poll) inherit(old *poll) {
 	p.status.Store(old.status.Load())
+	p.attempts.inherit(old.attempts, func(i int8) int8 {
+		if i < 0 || int(i) >= len(old.source.upstreams) {
+			return -1
+		}
+		name := old.source.upstreams[i].name
+		return int8(slices.IndexFunc(p.source.upstreams, func(u *upstream) bool { return u.name == name }))
+	})
+	p.lines.inherit(old.lines)
 	p.skipped, p.slot = old.skipped, old.slot
 	if p.config.Interval != old.config.Interval {
 		p.slot = time.Time{}

@@ -39,6 +39,8 @@ type runner struct {
 	breakers breakerQueue
 	orphans  map[string]remains // polls in the stream that the configuration lacks
 	closed   sync.Once
+	turns    turns
+	lines    lines
 }
 
 // grace is how long a stopping runner waits for calls and publishes under way.
@@ -50,7 +52,9 @@ const probeStagger = 20 * time.Millisecond
 // newRunner makes a source of a checked configuration. close frees it.
 func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, error) {
 	c = c.withDefaults()
-	r := &runner{name: name, config: c, log: log.With("source", name), metrics: m, complain: func(error) {}}
+	r := &runner{name: name, config: c, metrics: m, complain: func(error) {}}
+	r.lines.most = sourceLines
+	r.log = remember(log.With("source", name), &r.lines)
 	header, _ := c.credentials()
 	secrets := secretsOf(c)
 	certificates, err := source.NewCertificates(c.TLS.files(), r.noteCertificates)
@@ -88,10 +92,11 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		topic := name + "." + pollName
 		p := &poll{
 			topic: topic, index: i, source: r, config: pc,
-			schedule: newSchedule(topic, pc.Interval), log: log.With("poll", topic),
+			schedule: newSchedule(topic, pc.Interval), attempts: new(attempts), lines: &lines{most: pollLines},
 			metrics: m.poll(topic), wake: make(chan struct{}, 1),
 			keys: map[string]*keyed{}, always: pc.Emit == emitAlways,
 		}
+		p.log = remember(log.With("poll", topic), p.lines)
 		if c.Batch { // one turn for all, so that their calls meet
 			p.schedule = newSchedule(name, pc.Interval)
 			p.schedule.exact = true

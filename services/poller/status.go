@@ -1,8 +1,6 @@
 package poller
 
 import (
-	"encoding/json"
-	"net/http"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -46,6 +44,9 @@ type SourceStatus struct {
 	Breaker    event.State      `json:"breaker"`
 	Upstreams  []UpstreamStatus `json:"upstreams"`
 	Polls      []PollStatus     `json:"polls"` // as of when the source was last owned
+	// Log is the last lines of the source's own log, of its lease and its
+	// circuits, at most 20.
+	Log []string `json:"log"`
 }
 
 // UpstreamStatus is one circuit.
@@ -57,6 +58,8 @@ type UpstreamStatus struct {
 	ChangedAt   time.Time   `json:"changedAt,omitzero"`
 	NextProbeAt time.Time   `json:"nextProbeAt,omitzero"`
 	WaitUntil   time.Time   `json:"waitUntil,omitzero"` // Retry-After
+	// History is the circuit's last 20 changes in this process, the newest first.
+	History []event.Breaker `json:"history"`
 }
 
 // PollStatus is one poll.
@@ -84,6 +87,23 @@ type PollStatus struct {
 	// of a poll that follows a sequence.
 	Position *int64 `json:"position,omitempty"`
 	Head     *int64 `json:"head,omitempty"`
+	// Attempts are the last 50, the newest first.
+	Attempts []AttemptStatus `json:"attempts"`
+	// Log is the last lines of the poll's own log, at most 5: what became of its
+	// value, and why.
+	Log []string `json:"log"`
+}
+
+// AttemptStatus is one attempt of a poll to get a value.
+type AttemptStatus struct {
+	At      time.Time `json:"at"` // when it began
+	TookMs  float64   `json:"tookMs"`
+	Outcome string    `json:"outcome"` // ok, or a reason
+	// Upstream is the one that answered, or failed last; empty if the breaker let
+	// none be asked.
+	Upstream string `json:"upstream,omitempty"`
+	// Times is how many such attempts in a row this stands for, if more than one.
+	Times uint32 `json:"times,omitempty"`
 }
 
 // Status returns what the poller is doing now.
@@ -112,7 +132,7 @@ func (p *Poller) Status() Status {
 
 func (r *runner) look() SourceStatus {
 	breaker, _, _ := r.breaker()
-	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}}
+	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}, Log: r.lines.look()}
 	if t := r.tenure.Load(); t != nil {
 		s.Owned, s.Fence = true, t.fence
 	}
@@ -123,7 +143,7 @@ func (r *runner) look() SourceStatus {
 	}
 	for _, u := range r.upstreams {
 		c := u.circuit.look()
-		us := UpstreamStatus{Name: u.name, State: c.state, Failures: c.streak, ChangedAt: stamp(c.changedAt)}
+		us := UpstreamStatus{Name: u.name, State: c.state, Failures: c.streak, ChangedAt: stamp(c.changedAt), History: r.turns.look(u.name)}
 		if c.streak > 0 {
 			us.Cause = c.cause
 		}
@@ -137,21 +157,10 @@ func (r *runner) look() SourceStatus {
 	}
 	for _, p := range r.polls {
 		if st := p.status.Load(); st != nil {
-			s.Polls = append(s.Polls, *st)
+			full := *st
+			full.Attempts, full.Log = p.attempts.look(r.upstreams), p.lines.look()
+			s.Polls = append(s.Polls, full)
 		}
 	}
 	return s
-}
-
-// StatusHandler answers with Status as JSON.
-func (p *Poller) StatusHandler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		data, err := json.MarshalIndent(p.Status(), "", "  ")
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(append(data, '\n')) // the reader is gone, or not
-	})
 }

@@ -181,6 +181,7 @@ func (r *runner) announce(b event.Breaker) {
 		log.Warn("breaker opened", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
 	}
 	r.metrics.transitions.WithLabelValues(r.name, b.Upstream, string(b.To)).Inc()
+	r.turns.add(b)
 	r.breakers.push(b)
 	r.wakePolls()
 }

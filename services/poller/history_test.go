@@ -1,0 +1,166 @@
+package poller
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/pollcast/pollcast/pkg/bus/bustest"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+func TestAttempts(t *testing.T) {
+	var a attempts
+	ups := []*upstream{{name: "http://one"}, {name: "http://two"}}
+	start := time.Now()
+	if have := a.look(ups); have == nil || len(have) != 0 {
+		t.Errorf("of a new poll: %v", have)
+	}
+	for i := range 60 {
+		a.add(outcomeOK, start.Add(time.Duration(i)*time.Second), 1500*time.Microsecond, i%2)
+	}
+	for i := range 1000 { // they do not push out what opened the breaker
+		a.add(string(event.BreakerOpen), start.Add(time.Duration(60+i)*time.Second), 0, -1)
+	}
+	a.add(string(event.Timeout), start.Add(time.Hour), time.Second, 0)
+	have := a.look(ups)
+	if len(have) != keptAttempts {
+		t.Fatalf("%d attempts, want %d", len(have), keptAttempts)
+	}
+	if f := have[0]; f.Outcome != "timeout" || f.TookMs != 1000 || f.Upstream != "http://one" || !f.At.Equal(stamp(start.Add(time.Hour))) {
+		t.Errorf("newest: %+v", f)
+	}
+	if f := have[1]; f.Outcome != "breaker_open" || f.Times != 1000 || f.Upstream != "" || !f.At.Equal(stamp(start.Add(time.Minute))) {
+		t.Errorf("held back: %+v", f)
+	}
+	if f := have[2]; f.Outcome != "ok" || f.TookMs != 1.5 || f.Upstream != "http://two" || f.Times != 0 {
+		t.Errorf("before: %+v", f)
+	}
+	var next attempts // of a configuration in which the upstreams changed places
+	next.inherit(&a, func(i int8) int8 { return []int8{1, -1}[max(i, 0)] })
+	if f := next.look([]*upstream{ups[1], ups[0]})[0]; f.Upstream != "http://one" {
+		t.Errorf("inherited: %+v", f)
+	}
+	// 5,000 polls need a few megabytes.
+	if size := unsafe.Sizeof(a); size > 1300 {
+		t.Errorf("%d bytes for each poll", size)
+	}
+}
+
+func TestLines(t *testing.T) {
+	var all logLines
+	kept := &lines{most: 3}
+	log := remember(slog.New(slog.NewTextHandler(&all, &slog.HandlerOptions{Level: slog.LevelWarn})).With("poll", "a.b"), kept)
+	log.Debug("not at all")
+	for i := range 5 {
+		log.Info("line", "i", i)
+	}
+	log.With("reason", "timeout").Warn(strings.Repeat("ü", lineBytes))
+	have := kept.look()
+	if len(have) != 3 || !strings.Contains(have[0], "msg=line i=3") || !strings.Contains(have[1], "i=4") || strings.Contains(have[0], "a.b") {
+		t.Errorf("kept %q", have)
+	}
+	if last := have[2]; !strings.Contains(last, "level=WARN") || len(last) > lineBytes+len("…") {
+		t.Errorf("a long line: %d bytes", len(last))
+	}
+	if s := all.String(); strings.Contains(s, "msg=line") || !strings.Contains(s, "poll=a.b reason=timeout") {
+		t.Errorf("the log itself: %s", s)
+	}
+}
+
+func TestTurns(t *testing.T) {
+	var turns turns
+	for i := range 30 {
+		turns.add(event.Breaker{Upstream: "a", Failures: i})
+	}
+	turns.add(event.Breaker{Upstream: "b"})
+	if have := turns.look("a"); len(have) != keptTurns || have[0].Failures != 29 || len(turns.look("b")) != 1 || turns.look("c") == nil {
+		t.Errorf("kept %+v", have)
+	}
+}
+
+// What /status shows of an upstream that fails, to programs and to people.
+func TestStatusPage(t *testing.T) {
+	s, u, well := bustest.Start(t), newRPC(t), newRPC(t)
+	c := oneSource(u.URL, 100*time.Millisecond, 300*time.Millisecond)
+	c.Sources["well"] = oneSource(well.URL, 100*time.Millisecond, time.Minute).Sources["host"]
+	w := watch(t, s)
+	p := run(t, c, s.Config())
+	w.fresh("fresh", func(f *event.Freshness) bool { return f.Poll == "host.system.status" && !f.Stale })
+	u.set("503")
+	w.fresh("a probe failed", func(f *event.Freshness) bool { return f.ConsecutiveFailures > 5 })
+	get := func(query, accept string) (*httptest.ResponseRecorder, string) {
+		r := httptest.NewRequest(http.MethodGet, "/status"+query, nil)
+		r.Header.Set("Accept", accept)
+		rec := httptest.NewRecorder()
+		p.StatusHandler().ServeHTTP(rec, r)
+		return rec, rec.Body.String()
+	}
+	var st Status
+	eventually(t, "the attempts show it", func() bool {
+		rec, body := get("?source=host", "*/*")
+		st = Status{}
+		if err := json.Unmarshal([]byte(body), &st); err != nil || rec.Header().Get("Content-Type") != "application/json" {
+			t.Fatalf("%v, %q", err, rec.Header())
+		}
+		return len(st.Sources) == 1 && len(st.Sources[0].Polls[0].Attempts) > 7
+	})
+	poll, outcomes := st.Sources[0].Polls[0], map[string]int{}
+	for _, a := range poll.Attempts {
+		outcomes[a.Outcome]++
+		if (a.Outcome == "breaker_open") != (a.Upstream == "") || a.At.IsZero() || a.Upstream != "" && (a.Upstream != u.URL || a.TookMs <= 0) {
+			t.Errorf("attempt %+v", a)
+		}
+	}
+	if outcomes["ok"] == 0 || outcomes["upstream_error"] < 6 || outcomes["breaker_open"] == 0 {
+		t.Errorf("outcomes %v", outcomes)
+	}
+	if log := strings.Join(poll.Log, "\n"); !strings.Contains(log, "value is stale") || !strings.Contains(log, "HTTP 503") {
+		t.Errorf("log of the poll: %q", log)
+	}
+	if log := strings.Join(st.Sources[0].Log, "\n"); !strings.Contains(log, "lease acquired") || !strings.Contains(log, "probe failed") {
+		t.Errorf("log of the source: %q", log)
+	}
+	if h := st.Sources[0].Upstreams[0].History; len(h) < 3 || h[len(h)-1].To != event.Open || h[len(h)-1].Cause != "HTTP 503 Service Unavailable" {
+		t.Errorf("history %+v", h)
+	}
+
+	rec, page := get("", "text/html,application/xhtml+xml,*/*;q=0.8")
+	for _, want := range []string{"1 of 2 polls stale", "host.system.status", "well.system.status", "HTTP 503 Service Unavailable", "upstream_error", "<b class=\"good\">fresh</b>", "polled by this poller", "value is stale"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if csp := rec.Header().Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'") || strings.Contains(page, "<script") || rec.Header().Get("Vary") != "Accept" {
+		t.Errorf("headers %v", rec.Header())
+	}
+	if _, page := get("?source=well&refresh=5", "text/html"); strings.Contains(page, "host.system.status") || !strings.Contains(page, `http-equiv="refresh" content="5"`) || !strings.Contains(page, "all well") {
+		t.Errorf("the page of one source: %s", page)
+	}
+	if rec, _ := get("?source=nothing", "text/html"); rec.Code != http.StatusNotFound {
+		t.Errorf("no such source: %d", rec.Code)
+	}
+	if _, page := get("?format=json", "text/html"); !json.Valid([]byte(page)) {
+		t.Error("format=json gives no JSON")
+	}
+}
+
+func TestBrief(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		120 * time.Millisecond: "120ms", 1234 * time.Millisecond: "1.2s", 59 * time.Second: "59s",
+		3 * time.Minute: "3m", 61*time.Minute + 4*time.Second: "1h1m", 72 * time.Hour: "3 days",
+	} {
+		if have := brief(d); have != want {
+			t.Errorf("%v: %s, want %s", d, have, want)
+		}
+	}
+	if have := fmt.Sprint(millis(0.456), " ", millis(1500)); have != "460µs 1.5s" && have != "0s 1.5s" {
+		t.Errorf("have %s", have)
+	}
+}

@@ -1,0 +1,147 @@
+package poller
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	page "html/template"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+//go:embed status.html
+var statusHTML string
+
+var statusPage = page.Must(page.New("status").Funcs(page.FuncMap{
+	"ago": ago, "ms": millis, "clock": func(t time.Time) string { return t.UTC().Format("15:04:05.000") },
+	"span": func(ms int64) string { return brief(time.Duration(ms) * time.Millisecond) },
+	"tone": tone, "oldestFirst": oldestFirst,
+}).Parse(statusHTML))
+
+// statusView is what the page shows.
+type statusView struct {
+	Status
+	Now     time.Time
+	Only    string // the one source that was asked for
+	Brief   bool   // too many polls to show each one's attempts
+	Polls   int
+	Stale   int
+	Refresh int
+}
+
+// maxDetailed is for how many polls the page shows every attempt.
+const maxDetailed = 200
+
+// StatusHandler answers with Status: as a page to browsers, otherwise as JSON.
+// ?format=html or json decides, ?source=name narrows it to one source,
+// ?refresh=5 makes the page come anew every so many seconds.
+func (p *Poller) StatusHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, only := p.Status(), r.URL.Query().Get("source")
+		if only != "" {
+			s.Sources = slices.DeleteFunc(s.Sources, func(o SourceStatus) bool { return o.Name != only })
+			if len(s.Sources) == 0 {
+				http.Error(w, "there is no such source", http.StatusNotFound)
+				return
+			}
+		}
+		w.Header().Set("Vary", "Accept")
+		w.Header().Set("Cache-Control", "no-store")
+		var body bytes.Buffer
+		var err error
+		if wantsPage(r) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+			v := statusView{Status: s, Now: time.Now(), Only: only}
+			_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // nonsense is 0
+			v.Refresh = min(max(v.Refresh, 0), 3600)
+			for _, o := range s.Sources {
+				v.Polls += len(o.Polls)
+				for _, poll := range o.Polls {
+					if o.Owned && poll.Stale {
+						v.Stale++
+					}
+				}
+			}
+			v.Brief = v.Polls > maxDetailed && only == ""
+			err = statusPage.Execute(&body, v)
+		} else {
+			w.Header().Set("Content-Type", "application/json")
+			e := json.NewEncoder(&body)
+			e.SetIndent("", "  ")
+			err = e.Encode(s)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_, _ = w.Write(body.Bytes()) // the reader is gone, or not
+	})
+}
+
+func wantsPage(r *http.Request) bool {
+	switch r.URL.Query().Get("format") {
+	case "html":
+		return true
+	case "json":
+		return false
+	}
+	return strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+// tone is the class of a state, a reason or an outcome.
+func tone(v any) string {
+	switch fmt.Sprint(v) {
+	case outcomeOK, string(event.Closed):
+		return "good"
+	case string(event.BreakerOpen), string(event.HalfOpen):
+		return "held"
+	case string(event.NotAdvancing), string(event.RequestRejected):
+		return "warn"
+	}
+	return "bad"
+}
+
+func oldestFirst(list []AttemptStatus) []AttemptStatus {
+	list = slices.Clone(list)
+	slices.Reverse(list)
+	return list
+}
+
+// ago is how far a time lies back from now, or ahead.
+func ago(now, t time.Time) string {
+	switch d := now.Sub(t); {
+	case t.IsZero():
+		return "never"
+	case d < 0:
+		return "in " + brief(-d)
+	default:
+		return brief(d) + " ago"
+	}
+}
+
+// brief is a duration in at most two units.
+func brief(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(time.Second).String()
+	case d < time.Hour:
+		return strings.TrimSuffix(d.Round(time.Second).String(), "0s")
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+func millis(v float64) string {
+	return brief(time.Duration(v * float64(time.Millisecond)).Round(10 * time.Microsecond))
+}
