@@ -27,8 +27,11 @@ func chaosSeed(t *testing.T) uint64 {
 // TestOracle restarts both gateways under load, which nobody may notice, and then
 // breaks gateways and a NATS cluster for a short while: what TestChaosGateways
 // does for long.
-func TestOracle(t *testing.T) {
-	w := newWorld(t, chaosSeed(t), worldSize{gateways: 2, witnesses: 56, sdks: 4, topics: 6, rate: 60, history: 1000})
+func TestOracle(t *testing.T) { oracle(t, chaosSeed(t)) }
+
+func oracle(t *testing.T, seed uint64) {
+	t.Helper()
+	w := newWorld(t, seed, worldSize{gateways: 2, witnesses: 56, sdks: 4, topics: 6, rate: 60, history: 1000})
 	w.listening()
 	w.roll()
 	w.breakThings(8*time.Second, 600*time.Millisecond, quickFaults())
