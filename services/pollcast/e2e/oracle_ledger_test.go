@@ -164,7 +164,8 @@ func (l *ledger) complete() {
 			case e.version > before.version && e.deleted:
 				l.holes[topic] = append(l.holes[topic], hole{before.seq, e.seq})
 			default:
-				l.t.Fatalf("%s: version %d at %d follows %d: publishers are wrong, or the oracle has missed some", topic, e.version, e.seq, before.version)
+				l.t.Errorf("%s: version %d at %d follows version %d at %d: the publisher is wrong, or JetStream's consumer has missed what the stream holds in between: %s",
+					topic, e.version, e.seq, before.version, before.seq, l.between(topic, before.seq, e.seq))
 			}
 			if e.asOf.Before(before.asOf) {
 				l.t.Errorf("%s: asOf of version %d is before that of the one before", topic, e.version)
@@ -186,6 +187,23 @@ func (l *ledger) at(topic string, seq uint64) (stored, bool) {
 		return events[i], true
 	}
 	return stored{}, false
+}
+
+// between asks the stream's leader for the versions of a topic between two
+// positions.
+func (l *ledger) between(topic string, from, to uint64) string {
+	s, err := l.js.Stream(l.t.Context(), "POLLCAST")
+	if err != nil {
+		return err.Error()
+	}
+	var found []string
+	for seq := from; seq <= to; seq++ {
+		m, err := s.GetMsg(l.t.Context(), seq)
+		if err == nil && m.Subject == "pollcast.in."+topic {
+			found = append(found, fmt.Sprintf("%s at %d", m.Header.Get("ce-version"), seq))
+		}
+	}
+	return strings.Join(found, ", ")
 }
 
 // gone says whether the stream may have held an event of the topic there, or
