@@ -118,6 +118,10 @@ chaos: ## kill, freeze and cut off processes at random for CHAOS each, and hold 
 	CHAOS=$(CHAOS) $(GO) test -count=1 -timeout 60m -tags chaos -run Chaos -v ./services/pollcast/e2e
 	$(GO) test -count=1 -timeout 20m -tags chaos -run Chaos -v ./services/poller
 
+.PHONY: storm
+storm: ## kill a gateway under 10,000 clients, and see them all resume on another (by hand)
+	$(GO) test -count=1 -timeout 10m -tags soak -run TestStormOf10000 -v ./services/pollcast/e2e
+
 .PHONY: fmt
 fmt: ## format the Go code
 	@find pkg services -name node_modules -prune -o -name '*.go' -exec "$$($(GO) env GOROOT)/bin/gofmt" -w {} +

@@ -24,6 +24,7 @@ type metrics struct {
 	topics        prometheus.Gauge
 	topicsRefused prometheus.Counter
 	feeds         prometheus.Gauge
+	snapshots     prometheus.Counter
 	ready         prometheus.Gauge
 	memory        prometheus.Gauge
 	memoryBudget  prometheus.Gauge
@@ -70,6 +71,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		memoryBudget:  gauge("memory_budget_bytes", "The memory budget."),
 		evicted:       counter("memory_evictions_total", "Connections closed because the memory budget was nearly used up."),
 		waiting:       gauge("connections_waiting", "Clients that wait for their turn to connect."),
+		snapshots:     counter("snapshots_total", "Snapshots taken; clients that come to a feed within 100 ms share one."),
 		ready:         gauge("ready", "1 while the gateway can serve a snapshot and reaches NATS."),
 	}
 	m.behind = prometheus.NewHistogram(prometheus.HistogramOpts{

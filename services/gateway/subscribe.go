@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/topic"
@@ -69,7 +70,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		begin = h.snapshot(f, before, old == nil)
 	}
 	answer.Seq = begin.seq
-	done := s.budget.pass(begin.cost())
+	done := s.budget.pass(begin.what.cost())
 	if done == nil {
 		h.leave(f)
 		h.mu.Unlock()
@@ -107,22 +108,26 @@ type opening struct {
 	cur  cursor
 	pos  uint64
 	made time.Time
-	data []byte // encoded, or
-	collected
+	what *contents
 }
 
+// contents are what an opening shows. They are encoded once, by the first who
+// needs them, however many share them.
+type contents struct {
+	collected
+	once sync.Once
+	data []byte
+}
+
+// frames must not be called under the hub's mutex: it may take long.
 func (o *opening) frames(fm format) []byte {
-	if o.data != nil {
-		return o.data
-	}
-	return o.encode(fm, o.made)
+	c := o.what
+	c.once.Do(func() { c.data = c.encode(fm, o.made) })
+	return c.data
 }
 
 // cost is about what its frames take, in bytes.
-func (o *opening) cost() int64 {
-	if o.data != nil {
-		return int64(len(o.data))
-	}
+func (o *contents) cost() int64 {
 	n := int64(len(o.fresh)) * frameCost
 	for i := range o.events {
 		n += int64(len(o.events[i].e.Data)) + frameCost
@@ -141,11 +146,10 @@ func (h *hub) snapshot(f *feed, before []string, share bool) opening {
 	if share && f.snap != nil && now.Sub(f.snap.made) <= snapshotShare {
 		return *f.snap
 	}
-	o := opening{seq: h.seq, made: now, collected: h.collect(f, before, h.freshness(f), nil)}
+	o := opening{seq: h.seq, made: now, what: &contents{collected: h.collect(f, before, h.freshness(f), nil)}}
 	o.cur, o.pos = f.tip()
+	h.metrics.snapshots.Inc()
 	if share {
-		// Encoded under the mutex, so that others can have it.
-		o.data, o.collected = append([]byte{}, o.encode(f.format, now)...), collected{}
 		f.snap = &o
 	}
 	return o
@@ -170,7 +174,7 @@ func (s *server) replay(f *feed, before []string, since *wire.Since) (o opening,
 	}
 	r.events = slices.DeleteFunc(r.events, func(p past) bool { return matchAny(before, p.e.Topic) })
 	o.made = h.now()
-	o.collected = h.collect(f, before, fresh, &r)
+	o.what = &contents{collected: h.collect(f, before, fresh, &r)}
 	return o, ""
 }
 
