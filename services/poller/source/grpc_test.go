@@ -341,7 +341,9 @@ func TestGRPCBehindProxies(t *testing.T) {
 		detail string
 	}{
 		{"503", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, event.UpstreamError, "HTTP 503 Service Unavailable"},
-		{"302", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://login.example/?x=1", http.StatusFound) }, event.BadResponse, "this one leads to https://login.example"},
+		{"302", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://login.example/?x=1", http.StatusFound)
+		}, event.BadResponse, "this one leads to https://login.example"},
 		{"HTML", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, event.BadResponse, "answer is HTML, not gRPC"},
 		{"JSON", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
