@@ -97,24 +97,31 @@ type (
 // FreshMsg makes the message of a freshness record, with the circuits of the
 // source's upstreams if any of them has something to say.
 func (n Names) FreshMsg(f *event.Freshness, circuits ...event.Circuit) (*nats.Msg, error) {
-	return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, freshRecord{f, circuits})
+	if len(circuits) == 0 { // as with most of the most frequent records
+		return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, f.AppendJSON(nil)), nil
+	}
+	data, err := json.Marshal(freshRecord{f, circuits})
+	if err != nil {
+		return nil, fmt.Errorf("encode record of %s: %w", f.Poll, err)
+	}
+	return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, data), nil
 }
 
 // BreakerMsg makes the message of a breaker transition, with the circuits of the
 // source's upstreams.
 func (n Names) BreakerMsg(b *event.Breaker, circuits ...event.Circuit) (*nats.Msg, error) {
-	return n.record(n.InBreaker(b.Source), event.TypeBreaker, b.Source, b.At, b.Fence, breakerRecord{b, circuits})
+	data, err := json.Marshal(breakerRecord{b, circuits})
+	if err != nil {
+		return nil, fmt.Errorf("encode record of %s: %w", b.Source, err)
+	}
+	return n.record(n.InBreaker(b.Source), event.TypeBreaker, b.Source, b.At, b.Fence, data), nil
 }
 
-func (n Names) record(subject, typ, about string, at time.Time, fence uint64, v any) (*nats.Msg, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("encode record of %s: %w", about, err)
-	}
+func (n Names) record(subject, typ, about string, at time.Time, fence uint64, data []byte) *nats.Msg {
 	id := subject[len(n.in):] + ":" + strconv.FormatInt(at.UnixNano(), 10) + ":" + strconv.FormatUint(fence, 10)
 	m := n.message(subject, typ, about, id, at, fence)
 	m.Data = data
-	return m, nil
+	return m
 }
 
 func (n Names) message(subject, typ, about, id string, at time.Time, fence uint64) *nats.Msg {

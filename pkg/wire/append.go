@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"time"
-	"unicode/utf8"
 
 	"github.com/pollcast/pollcast/pkg/event"
 )
@@ -21,7 +19,7 @@ func (f *ServerFrame) AppendJSON(dst []byte) ([]byte, error) {
 	case f.Event != nil:
 		return append(f.Event.appendJSON(append(dst, `{"event":`...)), '}'), nil
 	case f.Fresh != nil:
-		return append(appendFreshness(append(dst, `{"fresh":`...), f.Fresh), '}'), nil
+		return append(f.Fresh.AppendJSON(append(dst, `{"fresh":`...)), '}'), nil
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -33,25 +31,25 @@ func (f *ServerFrame) AppendJSON(dst []byte) ([]byte, error) {
 }
 
 func (e *Event) appendJSON(b []byte) []byte {
-	b = appendString(append(b, `{"topic":`...), e.Topic)
+	b = event.AppendString(append(b, `{"topic":`...), e.Topic)
 	b = strconv.AppendUint(append(b, `,"seq":`...), e.Seq, 10)
 	b = strconv.AppendUint(append(b, `,"version":`...), e.Version, 10)
-	b = appendString(append(b, `,"phase":`...), string(e.Phase))
-	b = appendTime(append(b, `,"changedAt":`...), e.ChangedAt)
-	b = appendTime(append(b, `,"asOf":`...), e.AsOf)
+	b = event.AppendString(append(b, `,"phase":`...), string(e.Phase))
+	b = event.AppendTime(append(b, `,"changedAt":`...), e.ChangedAt)
+	b = event.AppendTime(append(b, `,"asOf":`...), e.AsOf)
 	b = strconv.AppendInt(append(b, `,"ageMs":`...), e.AgeMs, 10)
 	b = strconv.AppendBool(append(b, `,"stale":`...), e.Stale)
-	b = appendString(append(b, `,"reason":`...), string(e.Reason))
-	b = appendString(append(b, `,"breaker":`...), string(e.Breaker))
+	b = event.AppendString(append(b, `,"reason":`...), string(e.Reason))
+	b = event.AppendString(append(b, `,"breaker":`...), string(e.Breaker))
 	if e.Deleted {
 		b = append(b, `,"deleted":true`...)
 	}
 	if e.Key != "" {
-		b = appendString(append(b, `,"key":`...), e.Key)
+		b = event.AppendString(append(b, `,"key":`...), e.Key)
 	}
-	b = appendString(append(b, `,"poll":`...), e.Poll)
+	b = event.AppendString(append(b, `,"poll":`...), e.Poll)
 	if e.Upstream != "" {
-		b = appendString(append(b, `,"upstream":`...), e.Upstream)
+		b = event.AppendString(append(b, `,"upstream":`...), e.Upstream)
 	}
 	if e.Position != nil {
 		b = strconv.AppendInt(append(b, `,"position":`...), *e.Position, 10)
@@ -63,90 +61,6 @@ func (e *Event) appendJSON(b []byte) []byte {
 		b = appendCompact(append(b, `,"data":`...), e.Data)
 	}
 	return append(b, '}')
-}
-
-func appendFreshness(b []byte, f *event.Freshness) []byte {
-	b = appendString(append(b, `{"poll":`...), f.Poll)
-	if !f.AsOf.IsZero() {
-		b = appendTime(append(b, `,"asOf":`...), f.AsOf)
-	}
-	if !f.CheckedAt.IsZero() {
-		b = appendTime(append(b, `,"checkedAt":`...), f.CheckedAt)
-	}
-	b = strconv.AppendBool(append(b, `,"stale":`...), f.Stale)
-	b = appendString(append(b, `,"reason":`...), string(f.Reason))
-	if f.Detail != "" {
-		b = appendString(append(b, `,"detail":`...), f.Detail)
-	}
-	b = appendString(append(b, `,"breaker":`...), string(f.Breaker))
-	b = strconv.AppendInt(append(b, `,"consecutiveFailures":`...), int64(f.ConsecutiveFailures), 10)
-	if !f.NextProbeAt.IsZero() {
-		b = appendTime(append(b, `,"nextProbeAt":`...), f.NextProbeAt)
-	}
-	b = strconv.AppendInt(append(b, `,"intervalMs":`...), f.IntervalMs, 10)
-	b = strconv.AppendInt(append(b, `,"maxAgeMs":`...), f.MaxAgeMs, 10)
-	if f.Fence != 0 {
-		b = strconv.AppendUint(append(b, `,"fence":`...), f.Fence, 10)
-	}
-	return append(b, '}')
-}
-
-func appendTime(b []byte, t time.Time) []byte {
-	return append(t.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
-}
-
-// appendString quotes s as encoding/json does.
-func appendString(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	from := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
-			i++
-			continue
-		}
-		n := 1
-		if c >= utf8.RuneSelf {
-			var r rune
-			r, n = utf8.DecodeRuneInString(s[i:])
-			// Line and paragraph separator would end a line of JavaScript.
-			if separator := r == '\u2028' || r == '\u2029'; !separator && (r != utf8.RuneError || n > 1) {
-				i += n
-				continue
-			}
-			b = append(b, s[from:i]...)
-			if n == 1 {
-				b = append(b, `\ufffd`...)
-			} else {
-				b = append(b, `\u202`...)
-				b = append(b, hex[r&0xF])
-			}
-			i += n
-			from = i
-			continue
-		}
-		b = append(b, s[from:i]...)
-		switch c {
-		case '"', '\\':
-			b = append(b, '\\', c)
-		case '\b':
-			b = append(b, `\b`...)
-		case '\f':
-			b = append(b, `\f`...)
-		case '\n':
-			b = append(b, `\n`...)
-		case '\r':
-			b = append(b, `\r`...)
-		case '\t':
-			b = append(b, `\t`...)
-		default:
-			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&0xF])
-		}
-		i++
-		from = i
-	}
-	return append(append(b, s[from:]...), '"')
 }
 
 // appendCompact appends valid JSON without the space between its tokens.
