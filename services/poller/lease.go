@@ -229,9 +229,17 @@ func (l *lease) hold(ctx context.Context, t *tenure) error {
 			return err
 		case err != nil:
 			wait = l.ttl / 10
-			l.log.Debug("lease not renewed yet", "error", errors.Join(err, l.repair(ctx)))
+			l.log.Debug("lease not renewed yet", "error", errors.Join(err, l.mend(ctx, t)))
 		}
 	}
+}
+
+// mend makes the bucket again if it is gone. The end of the lease must not wait
+// for that.
+func (l *lease) mend(ctx context.Context, t *tenure) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(t.ends.Load())-time.Since(t.start))
+	defer cancel()
+	return l.repair(ctx)
 }
 
 // renew extends the lease once. It returns errFenced when it is another's.

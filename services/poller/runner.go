@@ -156,7 +156,10 @@ func (r *runner) close() {
 	})
 }
 
-func (r *runner) owned() bool { return r.tenure.Load() != nil }
+func (r *runner) owned() bool {
+	t := r.tenure.Load()
+	return t != nil && t.valid()
+}
 
 // run owns the source whenever it can, until stop ends, beginning with tenure t
 // if that is not nil. If stop ends for errReplaced it returns the tenure that is

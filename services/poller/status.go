@@ -133,7 +133,7 @@ func (p *Poller) Status() Status {
 func (r *runner) look() SourceStatus {
 	breaker, _, _ := r.breaker()
 	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}, Log: r.lines.look()}
-	if t := r.tenure.Load(); t != nil {
+	if t := r.tenure.Load(); t != nil && t.valid() {
 		s.Owned, s.Fence = true, t.fence
 	}
 	if l := r.lease.Load(); l != nil {
