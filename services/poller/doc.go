@@ -20,7 +20,8 @@
 // waits: at most one visit to its upstreams and one publish are under way beside
 // it), visit.go with pace.go and quota.go (one tick: fail-over, retries, hedge),
 // template.go (what is asked), reading.go and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
-// publish.go, walk.go with follow.go (a poll that walks a sequence), then runner.go with upstream.go and lease.go, poller.go, status.go and metrics.go.
+// publish.go, walk.go with follow.go (a poll that walks a sequence), then runner.go with upstream.go and lease.go,
+// turn.go and replicas.go (which poller gets which lease), poller.go, seat.go and reload.go (a configuration that changes), status.go and metrics.go.
 // feasibility.go computes what settings amount to, for pollcast check.
 //
 // # Rules
