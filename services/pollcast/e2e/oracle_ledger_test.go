@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"sort"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -83,17 +85,56 @@ func (l *ledger) read(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		batch, err := cons.Fetch(500, jetstream.FetchMaxWait(time.Second))
-		if err != nil {
+		if err != nil || !l.takeAll(ctx, batch) {
 			sleep(ctx, 100*time.Millisecond)
-			return
-		}
-		for m := range batch.Messages() {
-			l.take(m)
-		}
-		if batch.Error() != nil {
 			return // from where it is, with another consumer
 		}
 	}
+}
+
+// takeAll reports whether the batch came to its end.
+func (l *ledger) takeAll(ctx context.Context, batch jetstream.MessageBatch) bool {
+	for {
+		select {
+		case m, more := <-batch.Messages():
+			if !more {
+				return batch.Error() == nil
+			}
+			if !l.fill(ctx, m) {
+				return false
+			}
+		case <-ctx.Done():
+			return false
+		case <-time.After(5 * time.Second): // longer than the batch may take
+			return false
+		}
+	}
+}
+
+// fill takes a message and before it, from the stream's leader, what a consumer
+// on a replica may have passed over.
+func (l *ledger) fill(ctx context.Context, m jetstream.Msg) bool {
+	meta, err := m.Metadata()
+	if err != nil {
+		l.t.Errorf("a message of the stream without metadata: %v", err)
+		return false
+	}
+	for seq := l.position() + 1; seq < meta.Sequence.Stream; seq++ {
+		s, err := l.js.Stream(ctx, "POLLCAST")
+		if err != nil {
+			return false
+		}
+		raw, err := s.GetMsg(ctx, seq)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound): // deleted
+		case err != nil:
+			return false
+		default:
+			l.take(raw.Sequence, raw.Subject, raw.Header, raw.Data)
+		}
+	}
+	l.take(meta.Sequence.Stream, m.Subject(), m.Headers(), m.Data())
+	return true
 }
 
 func (l *ledger) position() uint64 {
@@ -102,32 +143,26 @@ func (l *ledger) position() uint64 {
 	return l.last
 }
 
-func (l *ledger) take(m jetstream.Msg) {
-	meta, err := m.Metadata()
-	if err != nil {
-		l.t.Errorf("a message of the stream without metadata: %v", err)
-		return
-	}
+func (l *ledger) take(seq uint64, subject string, h nats.Header, data []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	seq := meta.Sequence.Stream
 	if seq <= l.last {
 		return
 	}
 	l.last = seq
-	h := m.Headers()
 	kind := h.Get("ce-type")
 	if kind != "pollcast.event.v1" && kind != "pollcast.deletion.v1" {
 		return
 	}
-	s := stored{seq: seq, deleted: kind == "pollcast.deletion.v1", data: hash(m.Data())}
+	s := stored{seq: seq, deleted: kind == "pollcast.deletion.v1", data: hash(data)}
+	var err error
 	if s.version, err = strconv.ParseUint(h.Get("ce-version"), 10, 64); err != nil {
 		l.t.Errorf("message %d: version: %v", seq, err)
 	}
 	if s.asOf, err = time.Parse(time.RFC3339Nano, h.Get("ce-asof")); err != nil {
 		l.t.Errorf("message %d: asOf: %v", seq, err)
 	}
-	topic := strings.TrimPrefix(m.Subject(), "pollcast.in.")
+	topic := strings.TrimPrefix(subject, "pollcast.in.")
 	l.topics[topic] = append(l.topics[topic], s)
 }
 
