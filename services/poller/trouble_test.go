@@ -1,0 +1,197 @@
+package poller
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/bus/bustest"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// A stream that is full and takes nothing: polling goes on, status, metric and
+// log say that values wait, and when there is room again the newest is stored,
+// as the next version.
+func TestStreamFull(t *testing.T) {
+	s, u := bustest.Start(t), newRPC(t)
+	w := watch(t, s)
+	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), s.Config())
+	last := w.event()
+	_, js, names := s.JetStream()
+	limit := func(most int64, discard jetstream.DiscardPolicy) {
+		t.Helper()
+		c := names.StreamConfig(s.Config())
+		c.MaxMsgs, c.Discard = most, discard
+		if _, err := js.UpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(1, jetstream.DiscardNew)
+	calls := u.count()
+	for range 5 {
+		u.change()
+		eventually(t, "polling goes on", func() bool { return u.count() >= calls+3 })
+		calls = u.count()
+	}
+	eventually(t, "status says that values wait", func() bool { return p.Status().Sources[0].Polls[0].Unpublished })
+	eventually(t, "the metric counts", func() bool {
+		return !strings.Contains(gather(t, p.reg), `pollcast_poller_publish_errors_total{kind="event"} 0`)
+	})
+	if n := strings.Count(p.log.String(), "NATS does not take records"); n != 1 {
+		t.Errorf("%d lines about it, want 1", n)
+	}
+	before := len(w.seen)
+	limit(-1, jetstream.DiscardOld)
+	e := w.event()
+	if e.Version != last.Version+1 || string(e.Data) != `{"n":5}` {
+		t.Errorf("after it was full: %+v", e)
+	}
+	w.fresh("confirmed", func(f *event.Freshness) bool { return !f.Stale && f.AsOf.After(e.AsOf) })
+	for _, m := range w.seen[before:] {
+		if m.Event != nil && m.Event.Version != e.Version {
+			t.Errorf("another event: %s", show(m))
+		}
+	}
+	eventually(t, "nothing waits", func() bool { return !p.Status().Sources[0].Polls[0].Unpublished })
+}
+
+// The stream's leader changes, again and again, on a cluster of three: every
+// change of the value is still one event.
+func TestLeaderChanges(t *testing.T) {
+	const nodes = 3
+	urls, servers := []string{}, []*server.Server{}
+	var routes []string
+	for i := range nodes {
+		o := &server.Options{
+			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: server.RANDOM_PORT,
+			JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: server.RANDOM_PORT},
+			Routes:  server.RoutesFromStr(strings.Join(routes, ",")),
+		}
+		srv, err := server.NewServer(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv.Start()
+		t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+		if !srv.ReadyForConnections(patience) {
+			t.Fatal("a server does not start")
+		}
+		routes = append(routes, "nats://"+srv.ClusterAddr().String())
+		urls, servers = append(urls, srv.ClientURL()), append(servers, srv)
+	}
+	eventually(t, "the cluster has a leader", func() bool {
+		for _, srv := range servers {
+			if srv.JetStreamIsLeader() && len(srv.JetStreamClusterPeers()) == nodes {
+				return true
+			}
+		}
+		return false
+	})
+	c := bus.DefaultConfig()
+	c.URL, c.Replicas = strings.Join(urls, ","), nodes
+	u := newRPC(t)
+	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), c)
+	eventually(t, "the first value is stored", func() bool {
+		polls := p.Status().Sources[0].Polls
+		return len(polls) == 1 && polls[0].Version == 1
+	})
+	nc, err := nats.Connect(c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	names, err := bus.NewNames("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const changes = 12
+	for i := range changes {
+		if i%3 == 1 {
+			answer, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+names.Stream(), nil, patience)
+			if err != nil || !strings.Contains(string(answer.Data), `"success":true`) {
+				t.Fatalf("step down: %v", err)
+			}
+		}
+		u.change()
+		want := uint64(i + 2)
+		eventually(t, fmt.Sprintf("version %d is stored", want), func() bool {
+			st := p.Status().Sources[0].Polls[0]
+			return st.Version >= want && !st.Unpublished
+		})
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), names.Stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := stream.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var versions []uint64
+	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ {
+		raw, err := stream.GetMsg(t.Context(), seq)
+		if err != nil {
+			continue // superseded
+		}
+		d, err := names.Decode(&nats.Msg{Subject: raw.Subject, Header: raw.Header, Data: raw.Data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Event != nil {
+			versions = append(versions, d.Event.Version)
+		}
+	}
+	for i, v := range versions {
+		if v != uint64(i+1) {
+			t.Fatalf("versions %v: a gap or a duplicate", versions)
+		}
+	}
+	if len(versions) != changes+1 {
+		t.Errorf("%d events for %d changes: %v", len(versions), changes, versions)
+	}
+}
+
+// NATS comes back without its data while the upstream is down: the poller still
+// has the last good value, and gives it to the new stream with its true age.
+func TestStreamLostWhileDown(t *testing.T) {
+	s, u := bustest.Start(t), newRPC(t)
+	w := watch(t, s)
+	c := oneSource(u.URL, 100*time.Millisecond, time.Hour)
+	p := run(t, c, s.Config())
+	first := w.event()
+	u.set("503")
+	f := w.fresh("open", func(f *event.Freshness) bool { return f.Breaker == event.Open })
+	asOf := f.AsOf
+	_, js, names := s.JetStream()
+	if err := js.DeleteStream(t.Context(), names.Stream()); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteKeyValue(t.Context(), names.LeaseBucket()); err != nil {
+		t.Fatal(err)
+	}
+	e := w.event()
+	if string(e.Data) != string(first.Data) || e.Version != first.Version+1 || !e.AsOf.Equal(asOf) || !e.ChangedAt.Equal(first.ChangedAt) {
+		t.Errorf("in the new stream: %+v, want as of %v", e, asOf)
+	}
+	f = w.fresh("its freshness", func(f *event.Freshness) bool { return true })
+	if !f.Stale || f.Breaker != event.Open || !f.AsOf.Equal(asOf) {
+		t.Errorf("freshness %+v", f)
+	}
+	// And the poller, too, is another one.
+	p.stop()
+	run(t, c, s.Config())
+	f = w.fresh("of the next poller", func(next *event.Freshness) bool { return next.Fence > f.Fence })
+	if !f.Stale || !f.AsOf.Equal(asOf) {
+		t.Errorf("after a restart: %+v", f)
+	}
+}
