@@ -46,9 +46,13 @@ func (p *publisher) event(topic, data string) uint64 {
 	e := &event.Event{Topic: topic, Poll: topic, Data: json.RawMessage(data), Version: p.versions[topic], ChangedAt: now, AsOf: now, Fence: 1}
 	m := p.names.EventMsg(e, now)
 	m.Header.Set("Nats-Msg-Id", fmt.Sprintf("%s:%d", topic, e.Version))
-	ack, err := p.js.PublishMsg(p.t.Context(), m)
-	if err != nil {
-		p.t.Fatal(err)
+	for attempt := 1; ; attempt++ { // its id keeps it from being stored twice
+		ack, err := p.js.PublishMsg(p.t.Context(), m)
+		if err == nil {
+			return ack.Sequence
+		}
+		if attempt == 5 {
+			p.t.Fatal(err)
+		}
 	}
-	return ack.Sequence
 }
