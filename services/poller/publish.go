@@ -134,6 +134,11 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 			st.unsure = true
 			return st, err
 		}
+		// Only from here on is an older owner refused. What it stored since this
+		// one read the stream is looked for before the first event.
+		if j.event == nil && len(j.keys) == 0 && (st.fresh == nil || st.fresh.Fence != j.tenure.fence) {
+			st.unsure = true
+		}
 		st.guard, st.fresh, st.circuits = seq, j.fresh, j.circuits
 	}
 	return st, nil
