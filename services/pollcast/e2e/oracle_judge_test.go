@@ -86,11 +86,12 @@ func (j *judge) begin(e entry) {
 			continue
 		}
 		c := cursor{seq: e.seq}
-		if last, ok := until(events, e.seq); ok && !last.deleted && !e.resumed {
+		if last, ok := until(events, e.seq); e.resumed {
+			// nothing but what follows
+		} else if j.ledger.gone(topic, e.seq+1) {
+			c.lax = true // the value then is known to nobody any more
+		} else if ok && !last.deleted {
 			c.snapshot = last.seq
-			if j.ledger.gone(topic, e.seq+1) {
-				c.snapshot, c.lax = 0, true // the value then is known to nobody any more
-			}
 		}
 		j.cursors[topic] = c
 	}
