@@ -9,7 +9,7 @@ GO       ?= go
 P        ?= 2
 # For each fuzz target, for the soak, and for each chaos test.
 FUZZTIME ?= 1m
-SOAK     ?= 25m
+SOAK     ?= 30m
 CHAOS    ?= 3m
 # Arguments of `pollcast up`, such as ARGS='-config my.yaml'.
 ARGS     ?=
@@ -110,7 +110,7 @@ bench-fanout: ## what the gateway's fan-out costs, beside a bare loop of writes 
 	@$(GO) build -p $(P) -o bin/bench-fanout ./services/gateway/bench && bin/bench-fanout
 
 .PHONY: soak
-soak: ## hold connections for SOAK (25m) and see that none ends and nothing grows (by hand)
+soak: ## hold connections for SOAK (30m) and see that none ends and nothing grows (by hand)
 	SOAK=$(SOAK) $(GO) test -count=1 -timeout 24h -tags soak -run Soak -v ./services/gateway
 
 .PHONY: chaos
