@@ -84,7 +84,7 @@ func newWriter(m *metrics) *writer {
 	w := &writer{metrics: m, wakeup: make(chan struct{}, 1)}
 	w.rawFn = func(fd uintptr) bool {
 		for {
-			w.n, w.err = syscall.Write(int(fd), w.buf)
+			w.n, w.err = send(fd, w.buf)
 			if w.err != syscall.EINTR {
 				return true // never wait here
 			}
