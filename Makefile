@@ -11,6 +11,8 @@ P        ?= 2
 FUZZTIME ?= 1m
 SOAK     ?= 30m
 CHAOS    ?= 3m
+# Flags of the fan-out benchmark; BENCH='-rows one,many -rounds 3' is a short one.
+BENCH    ?= -svg bin/fanout.svg
 # Arguments of `pollcast up`, such as ARGS='-config my.yaml'.
 ARGS     ?=
 
@@ -106,8 +108,9 @@ bench: ## run every benchmark
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 20m work
 
 .PHONY: bench-fanout
-bench-fanout: ## what the gateway's fan-out costs, beside a bare loop of writes and a textbook hub (about 4 minutes)
-	@$(GO) build -p $(P) -o bin/bench-fanout ./services/gateway/bench && bin/bench-fanout
+bench-fanout: ## what the gateway's fan-out costs, beside a bare loop of writes and a textbook hub (about 6 minutes)
+	@$(GO) build -p $(P) -o bin/bench-fanout ./services/gateway/bench && $(GO) build -p $(P) -o bin/ ./services/poller/cmd/poller
+	@bin/bench-fanout -poller bin/poller $(BENCH)
 
 .PHONY: soak
 soak: ## hold connections for SOAK (30m) and see that none ends and nothing grows (by hand)
