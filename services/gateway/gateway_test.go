@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,12 +65,7 @@ func (r *rig) start(change func(*Config)) (*Gateway, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- gw.Run(ctx) }()
-	stopped := false
-	stop := func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	stop := sync.OnceFunc(func() { // a test may stop it while it ends
 		cancel()
 		select {
 		case err := <-done:
@@ -79,7 +75,7 @@ func (r *rig) start(change func(*Config)) (*Gateway, func()) {
 		case <-time.After(patience):
 			r.t.Error("Run does not end")
 		}
-	}
+	})
 	r.t.Cleanup(stop)
 	eventually(r.t, "the gateway is ready", func() bool { return gw.Ready() == nil })
 	return gw, stop
