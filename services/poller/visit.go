@@ -28,6 +28,7 @@ type visit struct {
 	guests  []*guest // in the order in which they were first asked
 	done    chan callDone
 	flying  int
+	alone   bool // there is one call at a time, for want of a hedge
 	retried int
 	final   bool // the request is wrong, or the answer no value: no more calls
 	last    *source.Failure
@@ -85,8 +86,8 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 		defer t.Stop()
 		hedge = t.C
 	}
-	pause := time.NewTimer(time.Hour)
-	defer pause.Stop()
+	v.alone = hedge == nil
+	var pause *time.Timer
 	v.ask(tick, up, leave, firstCall)
 	cut := ctx.Done()
 	for more := true; more; {
@@ -97,6 +98,10 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 			}
 			var wait time.Duration
 			if more, wait = v.goOn(tick); wait > 0 {
+				if pause == nil {
+					pause = time.NewTimer(wait)
+					defer pause.Stop()
+				}
 				pause.Reset(wait)
 				again = pause.C
 			}
@@ -119,6 +124,10 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 
 // compose makes the request. That there is none is a failure of the poll.
 func (v *visit) compose(ctx context.Context, m moment, up *upstream, leave permit) *source.Failure {
+	if v.p.question.constant() {
+		v.question = v.p.question.plain
+		return nil
+	}
 	ctx, cancel := context.WithDeadline(ctx, v.deadline)
 	defer cancel()
 	v.question, v.last = v.p.ask(ctx, v.p.question, m, up)
@@ -139,6 +148,7 @@ func (v *visit) ask(ctx context.Context, up *upstream, leave permit, why callKin
 	v.call(ctx, g, why)
 }
 
+// call makes a call; one beside which there is none needs no goroutine.
 func (v *visit) call(ctx context.Context, g *guest, why callKind) {
 	if g.leave.probe {
 		why = probeCall
@@ -147,12 +157,17 @@ func (v *visit) call(ctx context.Context, g *guest, why callKind) {
 	g.failure, g.done = nil, false
 	v.flying++
 	ctx, cancel := context.WithTimeout(ctx, v.limit(g))
-	v.p.calls.Go(func() {
+	fly := func() {
 		defer cancel()
 		d := callDone{guest: g, sent: clock()}
 		d.value, d.failure, d.abandoned = v.p.attempt(ctx, g.up, v.question)
-		v.done <- d
-	})
+		v.done <- d // there is room
+	}
+	if v.alone {
+		fly()
+	} else {
+		v.p.calls.Go(fly)
+	}
 }
 
 // limit is how long a call may take: what is left, shared with the calls that
