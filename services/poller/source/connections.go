@@ -122,6 +122,8 @@ func newConnections(e Endpoint, protocols *http.Protocols) *connections {
 		Protocols:              protocols,
 		MaxIdleConns:           64,
 		MaxIdleConnsPerHost:    64,
+		ReadBufferSize:         2 << 10, // thousands of polls have hundreds of connections
+		WriteBufferSize:        1 << 10,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
