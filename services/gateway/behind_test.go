@@ -184,7 +184,7 @@ func TestPacedSnapshotAfterReadingBack(t *testing.T) {
 }
 
 // failing is a stream that cannot be read.
-type failing struct{ replayer }
+type failing struct{}
 
 func (failing) replay(context.Context, []string, uint64, uint64) ([]past, int64, bool, error) {
 	return nil, 0, false, context.DeadlineExceeded

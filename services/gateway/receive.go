@@ -13,9 +13,6 @@ import (
 // byte to its last, with control frames in between.
 const messageWait = 10 * time.Second
 
-// errUnfinished says that a client began a message and did not end it.
-var errUnfinished = errors.New("unfinished message")
-
 // readBuffers are for reads that bring something: a client that says nothing
 // has none.
 var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}

@@ -24,7 +24,6 @@ type row struct {
 	every         time.Duration
 	// Targets; 0: none. The first three are ratios to the floor.
 	cpu, p99 float64
-	hubCPU   float64 // not a target: what a good hub does, for comparison
 	rss      float64 // KB per client
 	ms       float64 // p99, or the time to be ready
 	run      func(context.Context, row, options) (outcome, error)

@@ -285,29 +285,29 @@ func (w *world) settled() {
 }
 
 // caughtUp says what a witness has not heard yet.
-func (v *witness) caughtUp() error {
-	l := v.world.ledger
+func (w *witness) caughtUp() error {
+	l := w.world.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for topic, events := range l.topics {
 		last := events[len(events)-1]
-		if !last.deleted && anyMatches(v.wants, topic) && v.last[topic] < last.seq {
+		if !last.deleted && anyMatches(w.wants, topic) && w.last[topic] < last.seq {
 			return fmt.Errorf("witness %s, connection %d: %s stands at %d, the last is at %d; it wants %v, heard last %v ago: %v",
-				v.name, v.conns, topic, v.last[topic], last.seq, v.wants, time.Since(v.heard).Round(time.Millisecond), v.diary[max(0, len(v.diary)-12):])
+				w.name, w.conns, topic, w.last[topic], last.seq, w.wants, time.Since(w.heard).Round(time.Millisecond), w.diary[max(0, len(w.diary)-12):])
 		}
 	}
-	rush := v.world.rush
+	rush := w.world.rush
 	rush.mu.Lock()
 	defer rush.mu.Unlock()
 	for topic, want := range rush.last {
-		if !anyMatches(v.wants, topic) {
+		if !anyMatches(w.wants, topic) {
 			continue
 		}
-		have := v.final[topic]
-		if have.conn != v.conns || !have.asOf.Equal(want.AsOf) || have.stale != want.Stale || have.reason != string(want.Reason) {
-			return fmt.Errorf("witness %s, connection %d: the freshness of %s is %+v, the publisher's last is %+v", v.name, v.conns, topic, have, want)
+		have := w.final[topic]
+		if have.conn != w.conns || !have.asOf.Equal(want.AsOf) || have.stale != want.Stale || have.reason != string(want.Reason) {
+			return fmt.Errorf("witness %s, connection %d: the freshness of %s is %+v, the publisher's last is %+v", w.name, w.conns, topic, have, want)
 		}
 	}
 	return nil
@@ -376,8 +376,8 @@ const staleGrace = 3 * time.Second
 
 // blackouts says which polls were not called stale although nobody could know
 // of them.
-func (v *witness) blackouts(blackouts []blackout) (broken []string) {
-	if v.kind.slow || v.kind.fickle {
+func (w *witness) blackouts(blackouts []blackout) (broken []string) {
+	if w.kind.slow || w.kind.fickle {
 		return nil // it hears late, or no longer of all that it heard of
 	}
 	for _, b := range blackouts {
@@ -386,7 +386,7 @@ func (v *witness) blackouts(blackouts []blackout) (broken []string) {
 			continue
 		}
 		fresh, conn := map[string]bool{}, 0
-		for _, s := range v.spells {
+		for _, s := range w.spells {
 			switch {
 			case s.at.After(by):
 			case s.end:
