@@ -93,8 +93,10 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 	}
 	if p.follow != nil {
 		p.nextWalk(&j, now, t)
+	} else if !p.stored.alone {
+		p.shutOut(&j, now)
 	}
-	return j, j.event != nil || j.fresh != nil || len(j.keys) > 0 || j.look || len(j.steps) > 0
+	return j, j.event != nil || j.fresh != nil || j.fence != nil || len(j.keys) > 0 || j.look || len(j.steps) > 0
 }
 
 // unstored says that the stream does not hold the last good value.
@@ -115,11 +117,13 @@ func sameState(f, old *event.Freshness, fence uint64) bool {
 func (p *poll) settle(d putDone) {
 	now := clock()
 	p.stored = d.stored
+	var found *remains
 	if p.follow != nil {
 		p.settleWalk(d, now)
 	} else if f := p.stored.found; f != nil {
 		// The first look may have been at a replica that lagged behind.
 		p.good.restore(*f, p.stored.digest, now)
+		found = f
 		if f.freshSeq == 0 { // the stream was made anew, and holds no keys either
 			for _, k := range p.keys {
 				k.held.has = false
@@ -128,6 +132,9 @@ func (p *poll) settle(d putDone) {
 		p.stored.found = nil
 	}
 	p.settleKeys(d.job.keys, p.stored.fresh, now)
+	if found != nil && found.keys != nil {
+		p.learnKeys(*found, now)
+	}
 	switch {
 	case d.err == nil:
 		p.retry = backoff{}

@@ -2,6 +2,7 @@ package poller
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus"
@@ -39,6 +40,9 @@ func (p *poll) keyTopic(token string) string {
 	}
 	return p.topic + "." + token
 }
+
+// keyToken is the last token of the topic of a key's event.
+func keyToken(e *event.Event) (string, bool) { return strings.CutPrefix(e.Topic, e.Poll+".") }
 
 // takeKeys keeps the values of a reading. Keys that it lacks are gone.
 func (p *poll) takeKeys(r reading, now time.Time) {
@@ -98,14 +102,25 @@ func (p *poll) forget(n int) {
 // resumeKeys takes up what the stream holds of the poll's keys.
 func (p *poll) resumeKeys(r remains) {
 	for _, k := range p.keys {
-		k.held.has, k.held.unsure = false, false // unless it is found below
 		k.good.own = false
+	}
+	p.learnKeys(r, clock())
+}
+
+// learnKeys brings the keys to all that the stream holds of them.
+func (p *poll) learnKeys(r remains, now time.Time) {
+	for _, k := range p.keys {
+		k.held.has, k.held.unsure = false, false // unless it is found below
 	}
 	for token, e := range r.keys {
 		k := p.keys[token]
 		if k == nil {
 			k = &keyed{topic: e.Topic, key: e.Key}
 			p.keys[token] = k
+			if p.good.own && p.shape.keyed() && !e.Deleted { // not in the last good answer
+				k.gone = true
+				k.good = lastGood{asOf: p.good.asOf, own: true, changedAt: stamp(p.good.asOf), slot: stamp(now)}
+			}
 		}
 		k.found(e, r.fresh, p.ignore)
 	}

@@ -76,6 +76,8 @@ type stored struct {
 	fresh *event.Freshness
 	// circuits came with fresh.
 	circuits []event.Circuit
+	// alone: older owners are shut out, and what they left was read after that.
+	alone bool
 	// found is what a publish read back from the stream, if it did.
 	found *remains
 }

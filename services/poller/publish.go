@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,7 +22,9 @@ import (
 // source publishes a freshness record before anything else, so that whatever
 // an older owner sends later is refused, even if it was under way for minutes.
 // A check of the event's own subject would not do that while the value stands
-// still. Within one owner, a poll publishes one message at a time, and the
+// still. Only then it reads what the stream holds, and only after that it
+// publishes an event: what it read before may lack what the older owner stored
+// last (takeover.go). Within one owner, a poll publishes one message at a time, and the
 // message id of an event (topic and slot) makes a repeated one harmless.
 
 // publishTimeout bounds one message's way into the stream.
@@ -56,6 +57,8 @@ type job struct {
 	keys   []*keyJob
 	steps  []*step
 	look   bool             // only read back what the stream holds
+	fence  *event.Freshness // nil, or to be published before anything else, and the stream read after it
+	keyed  bool             // that reading is of keys, too
 	fresh  *event.Freshness // or nil
 	// circuits are those of the source when fresh was made.
 	circuits []event.Circuit
@@ -93,6 +96,9 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 	if st.unsure || j.look {
 		return p.reread(ctx, j)
 	}
+	if j.fence != nil {
+		return p.takeOver(ctx, j)
+	}
 	if j.event != nil {
 		j.event.Version, j.event.Fence = st.version+1, j.tenure.fence
 		seq, err := p.send(ctx, "event", p.names.EventMsg(j.event, j.slot), p.names.InFresh(j.topic), st.guard, j.tenure)
@@ -120,28 +126,33 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 		return st, err
 	}
 	if j.fresh != nil {
-		j.fresh.Fence = j.tenure.fence
-		m, err := p.names.FreshMsg(j.fresh, j.circuits...)
-		if err != nil {
-			return st, err
-		}
-		seq, err := p.send(ctx, "freshness", m, p.names.InFresh(j.topic), st.guard, j.tenure)
-		switch {
-		case errors.Is(err, errRefused):
+		if err := p.putFresh(ctx, j, j.fresh, &st); errors.Is(err, errRefused) {
 			return p.reread(ctx, j)
-		case errors.Is(err, errDuplicate): // our own, whose acknowledgement was lost
-		case err != nil:
-			st.unsure = true
+		} else if err != nil {
 			return st, err
 		}
-		// Only from here on is an older owner refused. What it stored since this
-		// one read the stream is looked for before the first event.
-		if j.event == nil && len(j.keys) == 0 && (st.fresh == nil || st.fresh.Fence != j.tenure.fence) {
-			st.unsure = true
-		}
-		st.guard, st.fresh, st.circuits = seq, j.fresh, j.circuits
 	}
 	return st, nil
+}
+
+// putFresh publishes a freshness record.
+func (p *publisher) putFresh(ctx context.Context, j job, f *event.Freshness, st *stored) error {
+	f.Fence = j.tenure.fence
+	m, err := p.names.FreshMsg(f, j.circuits...)
+	if err != nil {
+		return err
+	}
+	seq, err := p.send(ctx, "freshness", m, p.names.InFresh(j.topic), st.guard, j.tenure)
+	switch {
+	case errors.Is(err, errRefused):
+		return err
+	case errors.Is(err, errDuplicate): // our own, whose acknowledgement was lost
+	case err != nil:
+		st.unsure = true
+		return err
+	}
+	st.guard, st.fresh, st.circuits = seq, f, j.circuits
+	return nil
 }
 
 // putBreaker publishes a transition, and what the circuits of the source are
@@ -202,15 +213,21 @@ func (p *publisher) send(ctx context.Context, kind string, m *nats.Msg, guard st
 // or errFenced if that is of a newer owner.
 func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
 	st := j.known
-	ev, err := p.last(ctx, p.names.In(j.topic))
-	if err != nil {
-		return st, err
-	}
+	// In this order: if the record is ours, nobody else adds an event after it.
 	fresh, err := p.last(ctx, p.names.InFresh(j.topic))
 	if err != nil {
 		return st, err
 	}
+	ev, err := p.last(ctx, p.names.In(j.topic))
+	if err != nil {
+		return st, err
+	}
 	r := remains{event: ev.Event, eventSeq: ev.Seq, fresh: fresh.Fresh, freshSeq: fresh.Seq, circuits: fresh.Circuits}
+	if j.fence != nil && j.keyed {
+		if r.keys, err = p.readKeys(ctx, j.topic, r.freshSeq); err != nil {
+			return st, err
+		}
+	}
 	if r.fence() > j.tenure.fence {
 		return st, errFenced
 	}
@@ -218,6 +235,7 @@ func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
 		r = j.sort(r)
 	}
 	st.learn(r, j.ignore)
+	st.alone = st.alone || j.fence != nil && r.fresh != nil && r.fresh.Fence == j.tenure.fence
 	return st, errAgain
 }
 
@@ -323,7 +341,7 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 		case err != nil: // not ours; put finds out if it matters
 		case d.Event != nil:
 			r := polls[d.Event.Poll]
-			if token, ok := strings.CutPrefix(d.Event.Topic, d.Event.Poll+"."); ok {
+			if token, ok := keyToken(d.Event); ok {
 				if r.keys == nil {
 					r.keys = map[string]*event.Event{}
 				}

@@ -1,0 +1,79 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// How a new owner begins: its freshness record shuts older owners out, then the
+// stream's leader is asked what they left, and only then comes an event. An
+// event of an older owner that is stored before the record is counted on, one
+// that comes after it is refused; that holds for the first event of all, too,
+// when there was no record yet.
+
+// shutOut adds to a tenure's first job the record that shuts others out. What
+// there is to say is it, unless that speaks of a value which the stream may not
+// hold: then the record says what the last owner knew.
+func (p *poll) shutOut(j *job, now time.Time) {
+	if j.event == nil && j.fresh == nil && len(j.keys) == 0 && p.stored.fresh == nil {
+		return // there is nothing to say yet
+	}
+	j.keyed = p.shape.keyed() || len(p.keys) > 0
+	if j.event == nil && len(j.keys) == 0 && !p.good.own && j.fresh != nil {
+		j.fence = j.fresh
+		return
+	}
+	f := p.record(now)
+	f.AsOf = told(p.left, now)
+	if !f.Stale && now.Sub(p.left) > p.config.MaxAge {
+		f.Stale, f.Reason = true, event.PollerSilent
+	}
+	j.fence, j.circuits = f, p.source.circuits()
+}
+
+// confirmed is when the last owner's value was last confirmed, as far as the
+// stream says.
+func (r remains) confirmed(now time.Time) time.Time {
+	at := r.asOf()
+	if r.event == nil && r.fresh != nil {
+		at = r.fresh.AsOf
+	}
+	return anchor(at, now)
+}
+
+// takeOver publishes the record that shuts others out, unless that is done, and
+// reads what they left. With errAgain the rest of the job is to be made anew.
+func (p *publisher) takeOver(ctx context.Context, j job) (stored, error) {
+	if fresh := j.known.fresh; fresh == nil || fresh.Fence != j.tenure.fence {
+		if err := p.putFresh(ctx, j, j.fence, &j.known); err != nil && !errors.Is(err, errRefused) {
+			return j.known, err
+		}
+	}
+	st, err := p.reread(ctx, j)
+	if errors.Is(err, errAgain) && st.alone && j.fence == j.fresh {
+		return st, nil // and it was all there is to say
+	}
+	return st, err
+}
+
+// readKeys is the last events of a poll's keys, by the last token of their
+// topics, when the stream had at least the message atLeast.
+func (p *publisher) readKeys(ctx context.Context, topic string, atLeast uint64) (map[string]*event.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	keys := map[string]*event.Event{}
+	_, err := p.names.LastPerSubject(ctx, p.nc, p.js, p.names.In(topic)+".>", atLeast, func(m *nats.Msg) {
+		d, err := p.names.Decode(m)
+		if err != nil || d.Event == nil || d.Event.Poll != topic {
+			return
+		}
+		if token, ok := keyToken(d.Event); ok {
+			keys[token] = d.Event
+		}
+	})
+	return keys, err
+}
