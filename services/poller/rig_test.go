@@ -129,9 +129,13 @@ func (w *watcher) fresh(what string, ok func(*event.Freshness) bool) *event.Fres
 type logLines struct {
 	mu sync.Mutex
 	b  strings.Builder
+	on func(line string) // or nil; whoever logs waits for it
 }
 
 func (l *logLines) Write(p []byte) (int, error) {
+	if l.on != nil {
+		l.on(string(p))
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
@@ -153,7 +157,12 @@ type running struct {
 // run starts a poller that is stopped when the test ends, or earlier.
 func run(t testing.TB, c Config, b bus.Config) *running {
 	t.Helper()
-	r := &running{log: &logLines{}, reg: prometheus.NewRegistry()}
+	return runLogging(t, c, b, &logLines{})
+}
+
+func runLogging(t testing.TB, c Config, b bus.Config, log *logLines) *running {
+	t.Helper()
+	r := &running{log: log, reg: prometheus.NewRegistry()}
 	p, err := New(t.Context(), Options{
 		Config: c, NATS: b, Registerer: r.reg,
 		Logger: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
