@@ -25,6 +25,8 @@ type Options struct {
 	Gatherer prometheus.Gatherer
 	// Status, if set, is served at /status.
 	Status http.Handler
+	// More is served as well, by pattern.
+	More map[string]http.Handler
 	// Reload, if set, is served at POST /reload.
 	Reload http.Handler
 	Logger *slog.Logger
@@ -56,6 +58,9 @@ func New(o Options) (*Server, error) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	if o.Status != nil {
 		mux.Handle("GET /status", o.Status)
+	}
+	for pattern, h := range o.More {
+		mux.Handle(pattern, h)
 	}
 	if o.Reload != nil { // a page in a browser on this machine must not cause it
 		mux.Handle("POST /reload", http.NewCrossOriginProtection().Handler(o.Reload))

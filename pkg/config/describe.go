@@ -185,7 +185,8 @@ func Reference(into any) string {
 // Print writes the configuration that into points to as YAML that Load takes
 // again, with [redacted] for its secrets, which Load refuses. from is where it
 // was loaded from, if it was: plain text that holds a ${NAME} there, such as the
-// password in a URL, is printed as it is written.
+// password in a URL, is printed as it is written; other passwords in URLs are
+// redacted, too.
 func Print(into any, from ...Source) ([]byte, error) {
 	var root yaml.Node
 	if err := root.Encode(rootOf(into).Interface()); err != nil {
@@ -199,6 +200,7 @@ func Print(into any, from ...Source) ([]byte, error) {
 		}
 		showReferences(rootOf(into), &root, written)
 	}
+	hideUserinfos(&root)
 	var b bytes.Buffer
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)

@@ -47,6 +47,9 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if strings.Contains(string(out), redacted+"@") {
+			return // what stood in a URL is not there to load
+		}
 		again := defaults()
 		unredacted := strings.ReplaceAll(string(out), "'"+redacted+"'", "s")
 		if err := Load(&again, Source{File: "printed", Data: []byte(unredacted)}); err != nil {

@@ -33,6 +33,8 @@ type Options struct {
 	Registry *prometheus.Registry
 	// Demo, if set, is served at /demo/faults: the console's switches.
 	Demo http.Handler
+	// Operations is served as well at the operations address, by pattern.
+	Operations map[string]http.Handler
 	// Reload, if set, is served at POST /reload of the operations address.
 	Reload http.Handler
 }
@@ -67,7 +69,7 @@ func New(o Options) (*Gateway, error) {
 	if o.Config.Operations != "" {
 		g.admin, err = admin.New(admin.Options{
 			Listen: o.Config.Operations, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger, Status: http.HandlerFunc(g.serveStatus),
-			Reload: o.Reload,
+			More: o.Operations, Reload: o.Reload,
 		})
 		if err != nil {
 			g.ln.Close()

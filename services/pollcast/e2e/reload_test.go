@@ -3,6 +3,8 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,5 +131,46 @@ func TestReloadUp(t *testing.T) {
 	if code := cli.wait(patience); code != 0 || !strings.Contains(cli.logs(), "changed, but needs a restart: gateway.maxTopics") {
 		t.Errorf("pollcast reload: exit code %d, %q", code, cli.logs())
 	}
+	post := func(origin string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+in.ops+"/reload", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if origin != "" {
+			req.Header.Set("Origin", origin)
+		}
+		return fetch(t, req)
+	}
+	if code, body := post(""); code != http.StatusOK || !strings.Contains(body, `"reloaded": true`) {
+		t.Errorf("POST /reload: %d %s", code, body)
+	}
+	if code, body := post("https://example.com"); code != http.StatusForbidden {
+		t.Errorf("POST /reload from another origin: %d %s, want 403", code, body)
+	}
+	// The one operations port has the status of both.
+	for path, want := range map[string]string{"/poller/status": `"poll": "two.b"`, "/status": `"connections"`} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+in.ops+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, body := fetch(t, req); code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("GET %s: %d %s, want %s", path, code, body, want)
+		}
+	}
 	interrupt(t, p)
+}
+
+func fetch(t *testing.T, req *http.Request) (code int, body string) {
+	t.Helper()
+	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b)
 }

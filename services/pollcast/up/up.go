@@ -189,10 +189,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	g.start(host.Run)
 
-	reload := new(daemon.Reloader)
+	reload, polling := new(daemon.Reloader), new(pollerStatus)
 	gw, err := gateway.New(gateway.Options{
 		Config: o.Config.Gateway, NATS: nats, InProcess: srv.server, Logger: log("gateway"), Registry: registry,
 		Demo: demo(host, o.Config.HostRPC.AllowFaults), Reload: reload,
+		Operations: map[string]http.Handler{"GET /poller/status": polling},
 	})
 	if err != nil {
 		return err
@@ -206,6 +207,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	g.start(p.Run)
+	polling.show(p)
 	g.heed(o, reload, p, log("poller"))
 
 	if o.Ready != nil {
@@ -285,6 +287,7 @@ Pollcast is up.
   NATS        nats sub%[2]s 'pollcast.live.>'
   Upstream    http://%[3]s, this host's own readings
   Operations  http://%[4]s/metrics
+  Polling     http://%[4]s/poller/status
   State       %[5]s
 
 Ctrl-C ends it.
