@@ -117,6 +117,9 @@ func sameState(f, old *event.Freshness, fence uint64) bool {
 func (p *poll) settle(d putDone) {
 	now := clock()
 	p.stored = d.stored
+	if f := p.stored.found; f != nil && f.freshSeq == 0 && d.job.known.guard != 0 {
+		p.source.streamAnew()
+	}
 	var found *remains
 	if p.follow != nil {
 		p.settleWalk(d, now)

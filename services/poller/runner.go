@@ -274,7 +274,9 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 				t.fence = max(t.fence, breaker.Breaker.Fence+1)
 			}
 			r.restoreCircuits(polls, breaker)
-			r.breakers.forget(breaker.Breaker)
+			if r.breakers.forget(breaker.Breaker); breaker.Breaker == nil {
+				r.streamAnew()
+			}
 			for _, p := range r.polls {
 				p.resume(polls[p.topic])
 				if p.good.value != nil || p.follow != nil && p.follow.at.known {

@@ -18,7 +18,8 @@ type breakerQueue struct {
 	mu     sync.Mutex
 	list   []event.Breaker
 	last   time.Time
-	signal chan struct{} // made at the first use
+	told   *event.Breaker // the last that the stream holds, or held
+	signal chan struct{}  // made at the first use
 }
 
 func (q *breakerQueue) init() {
@@ -62,8 +63,35 @@ func (q *breakerQueue) head() (b event.Breaker, ok bool, more <-chan struct{}) {
 func (q *breakerQueue) drop(b event.Breaker) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.told = &b
 	if len(q.list) > 0 && q.list[0].At.Equal(b.At) {
 		q.list = q.list[1:]
+	}
+}
+
+// again says the last one once more, unless another is to be said, which tells
+// of all circuits, too.
+func (q *breakerQueue) again() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.init(); q.told == nil || len(q.list) > 0 {
+		return
+	}
+	q.list = append(q.list, *q.told)
+	select {
+	case q.signal <- struct{}{}:
+	default:
+	}
+}
+
+// streamAnew is called when the stream turns out to hold nothing of the source
+// that it once held: while a circuit is not closed its readers have to know.
+func (r *runner) streamAnew() {
+	for _, c := range r.circuits() {
+		if c.State != event.Closed {
+			r.breakers.again()
+			return
+		}
 	}
 }
 
@@ -73,6 +101,7 @@ func (q *breakerQueue) forget(last *event.Breaker) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if last != nil {
+		q.told = last
 		q.list = slices.DeleteFunc(q.list, func(b event.Breaker) bool { return !b.At.After(last.At) })
 	}
 }

@@ -195,3 +195,32 @@ func TestStreamLostWhileDown(t *testing.T) {
 		t.Errorf("after a restart: %+v", f)
 	}
 }
+
+// While a circuit is open the stream is deleted: the new one tells of it, to
+// readers and to the next poller.
+func TestStreamLostWhileOpen(t *testing.T) {
+	s, u := bustest.Start(t), newRPC(t)
+	u.set("503")
+	w := watch(t, s)
+	c := oneSource(u.URL, 100*time.Millisecond, time.Hour)
+	first := run(t, c, s.Config())
+	open := func(m bus.Message) bool { return m.Breaker != nil && m.Breaker.To == event.Open }
+	b := w.until("open", open).Breaker
+	w.fresh("stale", func(f *event.Freshness) bool { return f.Breaker == event.Open })
+	_, js, names := s.JetStream()
+	if err := js.DeleteStream(t.Context(), names.Stream()); err != nil {
+		t.Fatal(err)
+	}
+	again := w.until("open, in the new stream", open)
+	if have := again.Breaker; !have.At.Equal(b.At) || !have.NextProbeAt.Equal(b.NextProbeAt) || have.Cause != b.Cause || len(again.Circuits) != 1 {
+		t.Errorf("have %s, want %+v", show(again), b)
+	}
+	w.fresh("stale", func(f *event.Freshness) bool { return f.Breaker == event.Open })
+	first.stop()
+	calls := u.count()
+	second := run(t, c, s.Config())
+	w.fresh("of the second", func(f *event.Freshness) bool { return f.Fence > again.Breaker.Fence && f.Breaker == event.Open })
+	if st := second.Status().Sources[0].Upstreams[0]; st.State != event.Open || u.count() != calls {
+		t.Errorf("the next poller: %+v, %d calls", st, u.count()-calls)
+	}
+}
