@@ -20,7 +20,7 @@
 // waits: at most one visit to its upstreams and one publish are under way beside
 // it), visit.go with pace.go and quota.go (one tick: fail-over, retries, hedge),
 // template.go (what is asked), reading.go and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
-// publish.go, walk.go with follow.go (a poll that walks a sequence), then runner.go with upstream.go and lease.go,
+// publish.go with takeover.go (how a new owner begins), walk.go with follow.go (a poll that walks a sequence), then runner.go with upstream.go and lease.go,
 // turn.go and replicas.go (which poller gets which lease), poller.go, seat.go and reload.go (a configuration that changes), status.go and metrics.go.
 // feasibility.go computes what settings amount to, for pollcast check.
 //
@@ -33,7 +33,8 @@
 //   - A walk asks for nothing more while something it has found is not stored.
 //   - Whoever owns a source's lease polls it and publishes for it, nobody else:
 //     every message carries the lease's fence and is refused by the stream once
-//     a newer owner has spoken.
+//     a newer owner has spoken. That one reads the stream after it has, and
+//     publishes no event before.
 //   - Parameters, headers and the paths of URLs may hold secrets: they are in no
 //     log line, record, metric or status.
 package poller
