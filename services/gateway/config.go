@@ -21,6 +21,7 @@ type Config struct {
 	MaxStreamTopics int           `yaml:"maxTopics" doc:"topics this gateway serves; those beyond are refused and logged"`
 	History         int           `yaml:"history" doc:"events kept in memory, at most 64MiB and an eighth of memoryBudget, for clients that resume; older ones are read back from the stream"`
 	MaxMessage      config.Size   `yaml:"maxMessage" doc:"longest message from a client; longer ones close the connection with 1009"`
+	Compression     bool          `yaml:"compression" doc:"compress what is sent to clients that offer permessage-deflate, once per event; costs CPU"`
 	MaxLag          config.Size   `yaml:"maxLag" doc:"how far a client may be behind before it is closed with 4002"`
 	MaxLagTime      time.Duration `yaml:"maxLagTime" doc:"for how long a client may be behind before it is closed with 4002"`
 	FrameRate       int           `yaml:"frameRate" doc:"frames per second a client may send, with a burst of twice as many"`

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"encoding/json"
+	"fmt"
+	"math"
 	"slices"
 
 	"github.com/pollcast/pollcast/pkg/wire"
@@ -54,7 +56,13 @@ func eventSeq(fm format, frame []byte) (uint64, bool) {
 		return sseSeq(frame)
 	}
 	payload := frame[headerLen(frame):]
-	if fm == asProto {
+	if frame[0]&rsv1 != 0 {
+		var err error
+		if payload, err = inflate(payload, math.MaxInt32); err != nil {
+			panic(fmt.Sprintf("gateway: %v", err)) // it was compressed here
+		}
+	}
+	if fm.plain() == asProto {
 		var f wirepb.ServerFrame
 		if proto.Unmarshal(payload, &f) != nil || f.GetEvent() == nil {
 			return 0, false
@@ -122,11 +130,11 @@ func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
 		return 1
 	})
 	for i := range items {
-		frames = appendFrame(frames, p.feed.format, &items[i].frame)
+		frames = appendFrame(frames, p.feed.format.plain(), &items[i].frame)
 	}
 	for poll := range p.feed.polls {
 		if _, held := p.feed.heldFresh(poll); !held && poll.toldAt > p.told {
-			frames = appendFrame(frames, p.feed.format, &wire.ServerFrame{Fresh: &poll.told})
+			frames = appendFrame(frames, p.feed.format.plain(), &wire.ServerFrame{Fresh: &poll.told})
 		}
 	}
 	p.seen, p.told = max(p.seen, to), h.told

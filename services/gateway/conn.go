@@ -92,7 +92,7 @@ type step struct {
 }
 
 // say queues a frame, to go out at the next frame boundary.
-func (c *conn) say(f *wire.ServerFrame) { c.send(encode(c.format, f)) }
+func (c *conn) say(f *wire.ServerFrame) { c.send(encode(c.format.plain(), f)) }
 
 // send queues whole frames, to go out at the next frame boundary.
 func (c *conn) send(frames []byte) {

@@ -14,16 +14,32 @@ import (
 type format uint8
 
 const (
-	asJSON  format = iota // wire.ProtocolJSON
-	asProto               // wire.ProtocolProto
-	asSSE                 // text/event-stream
-	formats = iota
+	asJSON         format = iota // wire.ProtocolJSON
+	asProto                      // wire.ProtocolProto
+	asSSE                        // text/event-stream
+	asJSONDeflate                // JSON, compressed (deflate.go)
+	asProtoDeflate               // protobuf, compressed
+	formats        = iota
 )
+
+// plain is the format without compression.
+func (fm format) plain() format {
+	switch fm {
+	case asJSONDeflate:
+		return asJSON
+	case asProtoDeflate:
+		return asProto
+	}
+	return fm
+}
 
 // encode makes the bytes of a server frame, ready for the socket.
 func encode(fm format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm, f) }
 
 func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
+	if p := fm.plain(); p != fm {
+		return append(dst, deflated(encode(p, f))...)
+	}
 	if fm == asProto {
 		b, err := f.MarshalProto()
 		if err != nil {
@@ -65,15 +81,8 @@ func marshal(v any) []byte {
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
 }
 
-// A once encodes a frame at most once per format, however many feeds want it.
+// A once has a frame encoded at most once per format, however many feeds want it.
 type once struct {
 	frame *wire.ServerFrame
 	bytes [formats][]byte
-}
-
-func (o *once) as(fm format) []byte {
-	if o.bytes[fm] == nil {
-		o.bytes[fm] = encode(fm, o.frame)
-	}
-	return o.bytes[fm]
 }

@@ -63,12 +63,19 @@ func FuzzInbound(f *testing.F) {
 	f.Add(wideFrame(fin|txt, ask(1, 0), 8), uint8(1))
 	f.Add(append(clientFrame(fin|ping_, nil), clientFrame(fin|clos, []byte{3})...), uint8(7))
 	f.Add(slices.Concat(clientFrame(txt, ask(1, 0)[:3]), clientFrame(fin|ping_, nil), clientFrame(fin|cont, ask(1, 0)[3:])), uint8(2))
+	f.Add(clientFrame(fin|rsv1|txt, squeeze(ask(1, 3000))), uint8(0x85))
+	f.Add(slices.Concat(clientFrame(rsv1|txt, squeeze(ask(1, 300))[:7]), clientFrame(fin|cont, squeeze(ask(1, 300))[7:])), uint8(0x83))
 	f.Fuzz(func(t *testing.T, b []byte, step uint8) {
+		deflate := step&0x80 != 0
+		step &= 0x7f
 		const most = 1 << 10
 		hear := func(pieces [][]byte) (heard []string, held int, err error) {
-			var in inbound
+			in := inbound{deflate: deflate}
 			for _, p := range pieces {
 				err = in.feed(bytes.Clone(p), most, func(op byte, body []byte) bool {
+					if len(body) > most {
+						t.Errorf("%x: a message of %d bytes, with %d at most", b, len(body), most)
+					}
 					heard = append(heard, fmt.Sprintf("%x %x", op, body))
 					return op != closeMessage
 				})

@@ -143,7 +143,14 @@ func (s *server) upgrade() http.HandlerFunc {
 			s.turnAway(w, reason, why)
 			return
 		}
-		ws, err := up.Upgrade(w, r, nil)
+		// Of the extensions the library knows only the name, so it sees what was
+		// found acceptable.
+		shake := up
+		shake.EnableCompression = s.cfg.Compression && offersDeflate(r.Header)
+		if shake.EnableCompression {
+			r.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate")
+		}
+		ws, err := shake.Upgrade(w, r, nil)
 		switch {
 		case err != nil: // answered by Upgrade
 			if reason == "" {
@@ -154,7 +161,7 @@ func (s *server) upgrade() http.HandlerFunc {
 			s.hangUp(ws, reason, why)
 			return
 		}
-		s.accept(ws, r, topics)
+		s.accept(ws, r, topics, shake.EnableCompression)
 	}
 }
 
@@ -167,12 +174,16 @@ func (s *server) hangUp(ws *websocket.Conn, reason, why string) {
 	_ = ws.Close()
 }
 
-func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string) {
+func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string, deflate bool) {
 	fm := asJSON
 	if ws.Subprotocol() == wire.ProtocolProto {
 		fm = asProto
 	}
+	if deflate {
+		fm += asJSONDeflate - asJSON
+	}
 	c := s.newConn(ws.NetConn(), fm) // the library has done its part: shaking hands
+	c.in.deflate = deflate
 	var sub *wire.Subscribe
 	if len(topics) > 0 {
 		sub = &wire.Subscribe{Topics: topics}

@@ -257,11 +257,21 @@ func (h *hub) tell(feeds map[*feed]struct{}, frame *wire.ServerFrame, now time.T
 
 // framed encodes a frame for feeds.
 func (h *hub) framed(o *once, fm format) []byte {
-	first := o.bytes[fm] == nil
-	b := o.as(fm)
-	if first {
-		h.budget.share(b)
+	if o.bytes[fm] != nil {
+		return o.bytes[fm]
 	}
+	var b []byte
+	if p := fm.plain(); p == fm {
+		b = encode(fm, o.frame)
+		h.budget.share(b)
+	} else {
+		whole := h.framed(o, p)
+		if b = deflated(whole); b[0]&rsv1 != 0 {
+			h.metrics.compressed.Inc()
+			h.budget.share(b)
+		}
+	}
+	o.bytes[fm] = b
 	return b
 }
 

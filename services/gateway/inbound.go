@@ -49,6 +49,9 @@ type inbound struct {
 	begun []byte // of a message of which not all fragments have come
 	op    byte   // that message's opcode; 0: there is none
 	over  bool   // the client has sent its close frame: nothing more is read
+
+	deflate bool // messages may be compressed (RFC 7692)
+	packed  bool // the one begun is
 }
 
 // unfinished reports whether the client has begun something.
@@ -68,7 +71,7 @@ func (in *inbound) feed(b []byte, max int, each func(op byte, body []byte) bool)
 	}
 	whole := len(b)
 	for {
-		h, err := parseHead(b)
+		h, err := parseHead(b, in.deflate)
 		if err == nil && h.len > 0 {
 			err = in.fits(h, max)
 		}
@@ -88,13 +91,18 @@ func (in *inbound) feed(b []byte, max int, each func(op byte, body []byte) bool)
 		case op >= closeMessage:
 		case !h.fin:
 			if op != continuation {
-				in.op = op
+				in.op, in.packed = op, h.packed
 			}
 			in.begun = append(in.begun, body...)
 			continue
 		case op == continuation:
-			op, body = in.op, append(in.begun, body...)
+			op, body, h.packed = in.op, append(in.begun, body...), in.packed
 			in.op, in.begun = 0, nil
+		}
+		if h.packed {
+			if body, err = inflate(body, max); err != nil {
+				return err
+			}
 		}
 		if !each(op, body) {
 			*in = inbound{over: true}
@@ -127,22 +135,24 @@ func (in *inbound) fits(h head, max int) error {
 
 // A head is what stands before a frame's payload; len is 0 while it is not whole.
 type head struct {
-	fin  bool
-	op   byte
-	size uint64
-	mask [4]byte
-	len  int
+	fin    bool
+	packed bool // RSV1: the message is compressed
+	op     byte
+	size   uint64
+	mask   [4]byte
+	len    int
 }
 
-// parseHead reads the head of a client's frame (RFC 6455, section 5.2).
-func parseHead(b []byte) (h head, err error) {
+// parseHead reads the head of a client's frame (RFC 6455, section 5.2). With
+// deflate, RSV1 may be set on the first frame of a message (RFC 7692, section 6).
+func parseHead(b []byte, deflate bool) (h head, err error) {
 	if len(b) < 2 {
 		return h, nil
 	}
-	h.fin, h.op = b[0]&0x80 != 0, b[0]&0x0f
+	h.fin, h.packed, h.op = b[0]&0x80 != 0, b[0]&rsv1 != 0, b[0]&0x0f
 	n := 2
 	switch h.size = uint64(b[1] & 0x7f); {
-	case b[0]&0x70 != 0:
+	case b[0]&0x30 != 0, h.packed && (!deflate || h.op != textMessage && h.op != binMessage):
 		return h, errReservedBit
 	case h.op > binMessage && h.op < closeMessage || h.op > pongMessage:
 		return h, errOpcode

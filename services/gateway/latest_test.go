@@ -3,7 +3,7 @@ package gateway
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,19 +12,25 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // A client with delivery "latest" that does not read stays connected, however
 // much is published, and then gets the newest of every topic: in order, no
 // version twice, the freshness after the values.
-func TestLatestConflates(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.MaxLag = 64 << 10 })
+func TestLatestConflates(t *testing.T)           { testConflation(t, false) }
+func TestLatestConflatesCompressed(t *testing.T) { testConflation(t, true) }
+
+func testConflation(t *testing.T, compressed bool) {
+	r := newRig(t, func(c *Config) { c.MaxLag, c.Compression = 64<<10, compressed })
 	ws := dialSmall(t, r.gw.Addr(), "/v1/ws")
 	p := &peer{t, ws}
 	p.send(`{"id":1,"subscribe":{"topics":["big.>"],"delivery":"latest"}}`)
 	p.until("subscribed", func(f wire.ServerFrame) bool { return f.Subscribed != nil })
 	topics := []string{"big.a", "big.b", "big.c"}
-	body := `"` + strings.Repeat("x", 16<<10) + `"`
+	noise := make([]byte, 8<<10)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	body := fmt.Sprintf(`"%x"`, noise)
 	blocked := func() bool { return r.gw.server.conns.all()[0].draining.Load() }
 	events := 0
 	for ; !blocked() || events < 600; events++ {
@@ -70,6 +76,9 @@ func TestLatestConflates(t *testing.T) {
 	}
 	if got >= events {
 		t.Errorf("%d of %d events: nothing was conflated", got, events)
+	}
+	if n := testutil.ToFloat64(r.gw.server.metrics.compressed); n > 0 != compressed {
+		t.Errorf("%v frames compressed", n)
 	}
 	// It is back in its feed: every event comes again.
 	eventually(t, "it has caught up", func() bool { return !blocked() })

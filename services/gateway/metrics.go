@@ -17,6 +17,7 @@ type metrics struct {
 	bytes         prometheus.Counter
 	draining      prometheus.Gauge
 	conflations   prometheus.Counter
+	compressed    prometheus.Counter
 	records       prometheus.Counter
 	behind        prometheus.Histogram
 	polls         prometheus.Gauge
@@ -61,6 +62,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bytes:         counter("sent_bytes_total", "Bytes written to WebSocket clients."),
 		draining:      gauge("connections_blocked", "Connections whose socket is full."),
 		conflations:   counter("conflations_total", "Times a connection with delivery latest left its feed because its socket was full."),
+		compressed:    counter("frames_compressed_total", "Live frames compressed; one is shared by all clients that have it compressed."),
 		records:       counter("records_total", "Records taken in from the stream."),
 		polls:         gauge("polls", "Polls known."),
 		pollsStale:    gauge("polls_stale", "Polls whose values are stale now."),

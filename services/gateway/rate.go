@@ -81,7 +81,7 @@ func (h *hub) tick(f *feed, now time.Time) {
 	for poll, fr := range p.polls {
 		h.told++
 		poll.toldAt, f.told = h.told, h.told
-		f.append(encode(f.format, &wire.ServerFrame{Fresh: &fr}), 0, now)
+		f.append(h.framed(&once{frame: &wire.ServerFrame{Fresh: &fr}}, f.format), 0, now)
 	}
 	clear(p.topics)
 	clear(p.polls)

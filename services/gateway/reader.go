@@ -121,7 +121,7 @@ func (s *server) answer(c *conn, id uint64, err *wire.Error) {
 
 // handle does what one frame asks for.
 func (s *server) handle(c *conn, kind int, body []byte) (id uint64, werr *wire.Error) {
-	f, werr := decodeClient(c.format, kind, body)
+	f, werr := decodeClient(c.format.plain(), kind, body)
 	if werr != nil {
 		return f.ID, werr
 	}
@@ -229,6 +229,10 @@ func (c *conn) closeByClient(code wire.CloseCode, text string) {
 func (c *conn) breach(err error) {
 	if errors.Is(err, errTooBig) {
 		c.close(wire.CloseTooBig, "")
+		return
+	}
+	if errors.Is(err, errInflate) {
+		c.close(wire.CloseInvalidPayload, errInflate.Error())
 		return
 	}
 	text := ""

@@ -245,8 +245,10 @@ func TestRFC6455(t *testing.T) {
 	eventually(t, "every connection is gone", func() bool { return testutil.ToFloat64(r.gw.server.metrics.connections) == 0 })
 }
 
-func (tt rfcCase) run(t *testing.T, addr string) {
-	p, head := rfcDial(t, addr, rfcRequest)
+func (tt rfcCase) run(t *testing.T, addr string) { tt.ask(t, addr, rfcRequest) }
+
+func (tt rfcCase) ask(t *testing.T, addr, request string) {
+	p, head := rfcDial(t, addr, request)
 	if !strings.HasPrefix(head, "HTTP/1.1 101 ") {
 		t.Fatalf("handshake: %q", head)
 	}

@@ -22,7 +22,7 @@ func dialSmall(t *testing.T, addr, path string) *websocket.Conn {
 			err = c.(*net.TCPConn).SetReadBuffer(64 << 10)
 		}
 		return c, err
-	}}
+	}, EnableCompression: true} // if the gateway is so configured
 	ws, _, err := d.Dial("ws://"+addr+path, nil)
 	if err != nil {
 		t.Fatal(err)

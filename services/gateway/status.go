@@ -140,7 +140,7 @@ func (c *conn) status(now time.Time) ConnectionStatus {
 		Blocked: c.draining.Load(), Closing: c.closed.Load() != 0,
 		BytesBehind: c.lag(), PrivateBytes: c.private.Load(), OtherBytes: c.extra.Load(),
 	}
-	switch c.format {
+	switch c.format.plain() {
 	case asProto:
 		st.Protocol = wire.ProtocolProto
 	case asSSE:

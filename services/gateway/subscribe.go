@@ -91,7 +91,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	c.feed.Store(f)
 	h.mu.Unlock()
 
-	steps = append(steps, step{data: encode(c.format, &wire.ServerFrame{ID: id, Subscribed: &answer})})
+	steps = append(steps, step{data: encode(c.format.plain(), &wire.ServerFrame{ID: id, Subscribed: &answer})})
 	if data := begin.frames(c.format); len(data) > 0 {
 		steps = append(steps, step{data: data})
 	}
@@ -115,13 +115,17 @@ type opening struct {
 // needs them, however many share them.
 type contents struct {
 	collected
-	once sync.Once
-	data []byte
+	shared bool // by those who come soon
+	once   sync.Once
+	data   []byte
 }
 
 // frames must not be called under the hub's mutex: it may take long.
 func (o *opening) frames(fm format) []byte {
 	c := o.what
+	if !c.shared {
+		fm = fm.plain()
+	}
 	c.once.Do(func() { c.data = c.encode(fm, o.made) })
 	return c.data
 }
@@ -146,7 +150,7 @@ func (h *hub) snapshot(f *feed, before []string, share bool) opening {
 	if share && f.snap != nil && now.Sub(f.snap.made) <= snapshotShare {
 		return *f.snap
 	}
-	o := opening{seq: h.seq, made: now, what: &contents{collected: h.collect(f, before, h.freshness(f), nil)}}
+	o := opening{seq: h.seq, made: now, what: &contents{collected: h.collect(f, before, h.freshness(f), nil), shared: share}}
 	o.cur, o.pos = f.tip()
 	h.metrics.snapshots.Inc()
 	if share {
@@ -231,7 +235,7 @@ func (c *conn) holds(patterns []string) {
 // Reader's.
 func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Error {
 	all := slices.DeleteFunc(slices.Clone(c.subs.patterns), func(p string) bool { return slices.Contains(req.Topics, p) })
-	answer := encode(c.format, &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
+	answer := encode(c.format.plain(), &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
 	before, after := topic.Canonical(c.subs.patterns), topic.Canonical(all)
 	c.holds(all)
 	old := c.feed.Load()
