@@ -69,21 +69,24 @@ func TestCompressed(t *testing.T) {
 		}
 		return events
 	}
-	ask, err := proto.Marshal(&wirepb.ClientFrame{Frame: &wirepb.ClientFrame_Subscribe{Subscribe: &wirepb.Subscribe{Topics: []string{"a.>"}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 1 })
 	plain := dial(false, wire.ProtocolJSON)
 	all := []*websocket.Conn{plain}
 	for range 3 {
 		all = append(all, dial(true, wire.ProtocolJSON), dial(true, wire.ProtocolProto))
 	}
-	for _, ws := range all {
+	for i, ws := range all {
+		topics := []string{"a.>", "a.*", ">"}[i/2%3] // feeds of their own
+		err := error(nil)
 		if ws.Subprotocol() == wire.ProtocolProto {
-			err = ws.WriteMessage(websocket.BinaryMessage, ask)
+			var b []byte
+			b, err = proto.Marshal(&wirepb.ClientFrame{Frame: &wirepb.ClientFrame_Subscribe{Subscribe: &wirepb.Subscribe{Topics: []string{topics}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = ws.WriteMessage(websocket.BinaryMessage, b)
 		} else {
-			err = ws.WriteMessage(websocket.TextMessage, []byte(`{"subscribe":{"topics":["a.>"]}}`))
+			err = ws.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"subscribe":{"topics":["%s"]}}`, topics))
 		}
 		if err != nil {
 			t.Fatal(err)
