@@ -26,6 +26,7 @@ type metrics struct {
 	topicsRefused prometheus.Counter
 	feeds         prometheus.Gauge
 	snapshots     prometheus.Counter
+	resumes       *prometheus.CounterVec
 	ready         prometheus.Gauge
 	memory        prometheus.Gauge
 	memoryBudget  prometheus.Gauge
@@ -74,6 +75,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		evicted:       counter("memory_evictions_total", "Connections closed because the memory budget was nearly used up."),
 		waiting:       gauge("connections_waiting", "Clients that wait for their turn to connect."),
 		snapshots:     counter("snapshots_total", "Snapshots taken; clients that come to a feed within 100 ms share one."),
+		resumes:       vec("resumes_total", "Subscriptions with since, by result.", "result"),
 		ready:         gauge("ready", "1 while the gateway can serve a snapshot and reaches NATS."),
 	}
 	m.behind = prometheus.NewHistogram(prometheus.HistogramOpts{

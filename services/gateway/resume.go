@@ -70,7 +70,9 @@ func (s *server) since(since *wire.Since, patterns []string, to uint64) replayed
 	h.mu.Lock()
 	switch {
 	case err != nil:
-		s.log.Warn("cannot read the stream back for a client that resumes; it gets a snapshot", "error", err)
+		if n := s.unread.may(h.now(), sayEvery); n > 0 {
+			s.log.Warn("cannot read the stream back for clients that resume; they get a snapshot", "clients", n, "error", err)
+		}
 		return replayed{reason: wire.NotResumedTooFar}
 	case len(events)+len(late) > maxReplay:
 		return replayed{reason: wire.NotResumedTooFar}

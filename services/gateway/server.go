@@ -26,6 +26,7 @@ type server struct {
 	log     *slog.Logger
 	writers []*writer
 	past    replayer // nil: nothing beyond the hub's history
+	unread  seldom   // resumes for which the past could not be read
 	conns   registry
 	nextID  atomic.Uint64
 	drained atomic.Bool // no new connections

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -64,6 +65,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	if req.Since != nil {
 		begin, answer.Reason = s.replay(f, before, req.Since)
 		answer.Resumed = answer.Reason == ""
+		s.metrics.resumes.WithLabelValues(cmp.Or(answer.Reason, "complete")).Inc()
 	}
 	if !answer.Resumed {
 		h.settle(f, h.now()) // what came while the stream was read back
