@@ -32,6 +32,7 @@ func (r *rig) position(topic string, n, from int64, data string) *event.Event {
 func TestWalk(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.dial("/v1/ws?topics=eth.>")
+	p.until("subscribed", func(f wire.ServerFrame) bool { return f.Subscribed != nil })
 	r.fresh(event.Freshness{Poll: "eth.blocks", AsOf: time.Now().UTC().Add(-time.Hour), Stale: true, Reason: event.NotAdvancing})
 	r.position("eth.blocks", 0, -1, `{"n":0}`)
 	r.position("eth.blocks", 1, -1, `{"n":1}`)
