@@ -150,7 +150,7 @@ func TestBreaker(t *testing.T) {
 
 	// Another source noticed nothing of all this.
 	if bad := bystander.seen(func(f frame) bool {
-		return f.Breaker != nil || f.Fresh != nil && f.Fresh.Stale || f.Event != nil && f.Event.Stale
+		return f.Breaker != nil || f.Fresh != nil && f.Fresh.Stale && !f.Fresh.AsOf.IsZero() || f.Event != nil && f.Event.Stale
 	}); len(bad) > 0 {
 		t.Errorf("another source was touched: %s", bad[0].raw)
 	}
