@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"os"
@@ -178,7 +179,13 @@ func TestProxies(t *testing.T) {
 			moved++
 			seen := p.ws.seen(anyEvent("up.count"))
 			last := seen[len(seen)-1].Event
-			p.ws = dial(t, p.addr, "/v1/ws")
+			// As clients do: a proxy that has yet to notice that the other gateway is
+			// back answers 502.
+			eventually(t, p.name+" leads to a gateway", func() error {
+				ws, err := tryDial(t, p.addr, "/v1/ws")
+				p.ws = cmp.Or(ws, p.ws)
+				return err
+			})
 			p.ws.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["up.>"],"since":{"seq":%d,"epoch":%q}}}`, last.Seq, welcome.Epoch))
 			if next := p.ws.await(p.name+": the next event", anyEvent("up.count")).Event; next.Version != last.Version+1 {
 				t.Errorf("%s: version %d came after %d", p.name, next.Version, last.Version)
