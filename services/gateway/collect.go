@@ -55,13 +55,13 @@ func (h *hub) collect(f *feed, before []string, fresh map[*pollState]event.Fresh
 	if r != nil {
 		out.phase = wire.Replay
 		for _, p := range r.events {
-			out.events = append(out.events, collectedEvent{p, h.trust(p, freshOf(h.poll(p.e.Poll)))})
+			out.events = append(out.events, collectedEvent{p, h.trust(p, freshOf(h.poll(p.e.Poll)), now)})
 		}
 		return out
 	}
 	for t := range f.topics {
 		if t.last != nil && !matchAny(before, t.name) {
-			out.events = append(out.events, collectedEvent{past{t.last, t.seq}, t.poll.trust(t.last, t.seq, freshOf(t.poll))})
+			out.events = append(out.events, collectedEvent{past{t.last, t.seq}, t.poll.trust(t.last, t.seq, freshOf(t.poll), now)})
 		}
 	}
 	return out

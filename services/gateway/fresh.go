@@ -21,10 +21,11 @@ type pollState struct {
 	// record is the last freshness record; nil until one was seen.
 	record *event.Freshness
 	seq    uint64
-	// heard is when the last record or event of the poll's own topic was made
-	// known, on this clock, and keyed when the last event of a key was: it says
-	// nothing of the other keys, until the record of its tick comes.
-	heard, keyed time.Time
+	// heard is when, on this clock, the newest thing known of the poll was so: its
+	// last record was made, or the request sent that brought the last event of
+	// its own topic. An event of a key says nothing of the other keys.
+	heard time.Time
+	lag   lag
 	// asOf is that of the newest event of the poll's own topic, which came at
 	// asOfSeq. It is ahead of the record until the one of the same tick comes.
 	asOf    time.Time
@@ -77,11 +78,11 @@ func (p *pollState) own(f event.Freshness) bool {
 // trust is what an event frame says of its value: the poll's freshness, unless
 // the event itself is the newer evidence. An event is published before the
 // freshness record of the same tick, so the newest event of a poll may be ahead
-// of its record. An event with a position is no such evidence: the walk may be
-// far behind its head.
-func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness) event.Freshness {
-	silent := f.Reason == event.PollerSilent && p.own(f) && f.CheckedAt.Sub(p.keyed) > p.maxAge()+silenceGrace
-	if e.Position == nil && seq > p.seq && e.AsOf.After(f.AsOf) && f.Reason != event.BusDisconnected && !silent {
+// of its record. One that was on its way for long is no evidence of now, and one
+// with a position is none at all: the walk may be far behind its head.
+func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness, now time.Time) event.Freshness {
+	ahead := e.Position == nil && seq > p.seq && e.AsOf.After(f.AsOf)
+	if ahead && f.Reason != event.BusDisconnected && now.Sub(p.lag.here(e.AsOf, now)) <= p.maxAge()+silenceGrace {
 		f = answered(f, e.AsOf)
 	}
 	if f.AsOf.Before(e.AsOf) {

@@ -119,7 +119,7 @@ func TestOneKeyDoesNotVouchForTheOthers(t *testing.T) {
 	}
 	for name, stale := range map[string]bool{"x": true, "y": false} {
 		top := h.topics["a.k."+name]
-		if tr := h.trust(past{top.last, top.seq}, f); tr.Stale != stale {
+		if tr := h.trust(past{top.last, top.seq}, f, time.Now()); tr.Stale != stale {
 			t.Errorf("%s: %+v, want stale %v", name, tr, stale)
 		}
 	}

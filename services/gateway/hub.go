@@ -166,7 +166,10 @@ func (h *hub) apply(m *bus.Message, heard, now time.Time) {
 	case m.Fresh != nil:
 		p := h.poll(m.Fresh.Poll)
 		p.record, p.seq = m.Fresh, m.Seq
-		p.heard = later(p.heard, heard)
+		if heard.Equal(now) { // not out of a backlog
+			p.lag.observe(m.Fresh.CheckedAt, m.Fresh.Fence, now)
+		}
+		p.heard = later(p.heard, p.lag.here(m.Fresh.CheckedAt, heard))
 		h.tellFresh(p, p.fresh(now, h.busDown), now)
 	case m.Breaker != nil:
 		h.tell(h.source(m.Breaker.Source).feeds, &wire.ServerFrame{Breaker: m.Breaker}, now)
@@ -181,9 +184,7 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 	t := h.topic(e.Topic)
 	p := h.poll(e.Poll)
 	if e.Topic == e.Poll || p.record == nil {
-		p.heard = later(p.heard, heard)
-	} else {
-		p.keyed = later(p.keyed, heard)
+		p.heard = later(p.heard, p.lag.here(e.AsOf, heard))
 	}
 	if e.Topic == e.Poll {
 		p.asOf, p.asOfSeq, p.walks = later(p.asOf, e.AsOf), seq, e.Position != nil
@@ -210,15 +211,15 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 
 // liveFrame is the frame of an event now.
 func (h *hub) liveFrame(e past, now time.Time) wire.ServerFrame {
-	f := eventFrame(e.e, e.seq, wire.Live, h.trust(e, h.poll(e.e.Poll).fresh(now, h.busDown)), now)
+	f := eventFrame(e.e, e.seq, wire.Live, h.trust(e, h.poll(e.e.Poll).fresh(now, h.busDown), now), now)
 	f.Event.Epoch = h.epoch
 	return f
 }
 
 // trust is how far an event's value can be trusted, given its poll's freshness.
-func (h *hub) trust(e past, fr event.Freshness) event.Freshness {
+func (h *hub) trust(e past, fr event.Freshness, now time.Time) event.Freshness {
 	if t := h.topics[e.e.Topic]; t != nil && t.seq == e.seq {
-		return h.poll(e.e.Poll).trust(e.e, e.seq, fr)
+		return h.poll(e.e.Poll).trust(e.e, e.seq, fr, now)
 	}
 	fr.AsOf = e.e.AsOf // a later value was confirmed since, not this one
 	return fr

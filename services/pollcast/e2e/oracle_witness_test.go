@@ -384,8 +384,8 @@ func (w *witness) event(h heard) {
 	w.last[e.Topic] = e.Seq
 	w.mu.Unlock()
 	w.judge("event", e.Topic, e.Poll, e.AsOf, e.Stale, e.Reason)
-	if e.Phase != "replay" && !e.Stale && e.AgeMs > staleBy.Milliseconds() {
-		w.world.count("not stale at an age of more than " + staleBy.String())
+	if age := time.Duration(e.AgeMs) * time.Millisecond; e.Phase != "replay" && !e.Stale && age > staleBy {
+		w.complain("connection %d: %s %s at %d is not called stale at an age of %v: %+v", w.conns, e.Phase, e.Topic, e.Seq, age, *e)
 	}
 	// Live events and a replay come in the stream's order.
 	if e.Phase == "live" && len(w.pending) == 0 || e.Phase == "replay" {
@@ -393,10 +393,9 @@ func (w *witness) event(h heard) {
 	}
 }
 
-// staleBy is the age from which on what nobody calls stale is counted: a record
-// that had to wait for NATS says when its value was confirmed, and is no older
-// than its age, but what it says of staleness was true when it was made.
-const staleBy = 30 * time.Second
+// staleBy is the age from which on every value must be called stale, on whatever
+// way it was held back.
+const staleBy = rushMaxAge + time.Second + staleGrace
 
 func (w *witness) fresh(h heard, now time.Time) {
 	f := h.Fresh

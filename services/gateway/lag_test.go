@@ -1,0 +1,128 @@
+package gateway
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// A lagRig is a hub whose clock the test moves, and a poller with its own.
+type lagRig struct {
+	*testing.T
+	hub   *hub
+	in    intake
+	at    time.Time     // on the gateway's clock
+	skew  time.Duration // of the poller's clock
+	fence uint64
+	seq   uint64
+}
+
+const lagMaxAge = 15 * time.Second
+
+func newLagRig(t *testing.T) *lagRig {
+	r := &lagRig{T: t, hub: newHub(nil, 10, 10, newMetrics(prometheus.NewRegistry()), quiet()), at: time.Now(), fence: 1}
+	r.hub.now = func() time.Time { return r.at }
+	r.in = intake{r.hub}
+	r.in.Reset("E")
+	r.in.Connected(true, "")
+	return r
+}
+
+// made is the poller's time, a while ago.
+func (r *lagRig) made(ago time.Duration) time.Time {
+	return r.at.Add(r.skew - ago).UTC().Round(0).Truncate(time.Millisecond)
+}
+
+func (r *lagRig) comes(m bus.Message) {
+	r.seq++
+	m.Seq, m.Stored = r.seq, r.at
+	r.in.Append([]bus.Message{m}, r.seq, false)
+}
+
+// record comes, made a while ago.
+func (r *lagRig) record(ago time.Duration) {
+	r.comes(bus.Message{Fresh: &event.Freshness{Poll: "a.k", AsOf: r.made(ago), CheckedAt: r.made(ago), Breaker: event.Closed, MaxAgeMs: lagMaxAge.Milliseconds(), Fence: r.fence}})
+}
+
+// key is an event of a key that comes, made a while ago.
+func (r *lagRig) key(ago time.Duration) {
+	r.comes(bus.Message{Event: &event.Event{Topic: "a.k.x", Poll: "a.k", Key: "x", Version: r.seq, Data: []byte(`1`), AsOf: r.made(ago), ChangedAt: r.made(ago), Fence: r.fence}})
+}
+
+func (r *lagRig) wantStale(what string, want bool) {
+	r.Helper()
+	r.hub.mu.Lock()
+	defer r.hub.mu.Unlock()
+	f := r.hub.polls["a.k"].fresh(r.at, false)
+	if f.Stale != want || want && f.Reason != event.PollerSilent {
+		r.Errorf("%s: the poll is %+v, want stale %v", what, f, want)
+	}
+	if top := r.hub.topics["a.k.x"]; top != nil {
+		if f := r.hub.trust(past{top.last, top.seq}, f, r.at); f.Stale != want {
+			r.Errorf("%s: the key is %+v, want stale %v", what, f, want)
+		}
+	}
+}
+
+func (r *lagRig) pass(d time.Duration) { r.at = r.at.Add(d) }
+
+// What was held back on its way, by a NATS server that stood still for half a
+// minute, say, is no news of now.
+func TestHeldBack(t *testing.T) {
+	r := newLagRig(t)
+	r.record(5 * time.Millisecond)
+	r.wantStale("a record that came at once", false)
+	r.pass(40 * time.Second)
+	r.wantStale("nothing for 40 s", true)
+	r.key(30 * time.Second)
+	r.wantStale("a key's event of 30 s ago", true)
+	r.record(29 * time.Second)
+	r.wantStale("a record of 29 s ago", true)
+	r.key(10 * time.Millisecond)
+	r.record(0)
+	r.wantStale("a record of now", false)
+	r.pass(10 * time.Second)
+	r.record(8 * time.Second)
+	r.wantStale("a record of 8 s ago", false)
+	r.pass(5 * time.Second)
+	r.wantStale("the same, 5 s later", false)
+	r.pass(3 * time.Second)
+	r.wantStale("and 3 s later", true)
+}
+
+// Clocks that differ make nobody stale: neither from the start, nor when one of
+// them is set, nor when another poller takes over, nor by drifting.
+func TestClocksDiffer(t *testing.T) {
+	for _, skew := range []time.Duration{-40 * time.Second, 40 * time.Second, time.Hour} {
+		r := newLagRig(t)
+		r.skew = skew
+		for range 10 {
+			r.pass(5 * time.Second)
+			r.record(3 * time.Millisecond)
+			r.wantStale("from the start", false)
+		}
+		for _, step := range []time.Duration{-time.Hour, time.Hour, -8 * time.Second} {
+			r.skew += step
+			for range 3 {
+				r.pass(5 * time.Second)
+				r.record(3 * time.Millisecond)
+				r.wantStale("the clock was set by "+step.String(), false)
+			}
+		}
+		r.skew, r.fence = -skew, 2
+		r.pass(5 * time.Second)
+		r.record(3 * time.Millisecond)
+		r.wantStale("another poller", false)
+		for range 1000 {
+			r.skew -= 5 * time.Millisecond // 1 s in 1,000 s
+			r.pass(5 * time.Second)
+			r.record(3 * time.Millisecond)
+			r.wantStale("drift", false)
+		}
+		r.pass(lagMaxAge + time.Second)
+		r.wantStale("silence", true)
+	}
+}
