@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,7 +43,10 @@ var (
 	// errSlotTaken: an event of the same slot is stored, with another value.
 	errSlotTaken = errors.New("an event of this slot is stored already")
 
-	errRefused   = errors.New("refused by the expected sequence")
+	errRefused = errors.New("refused by the expected sequence")
+	// errBusy: the stream is replicated, and takes one message at a time under
+	// the same expected sequence; another one of ours is on its way.
+	errBusy      = fmt.Errorf("%w: another message is on its way", errRefused)
 	errDuplicate = errors.New("stored already")
 )
 
@@ -76,6 +80,8 @@ type publisher struct {
 	repair  func(context.Context) error // makes the stream again if it is gone
 	// keepDeleted is how long the stream holds deletions.
 	keepDeleted time.Duration
+	// inTurn: the stream was busy with one key's event when another one came.
+	inTurn atomic.Bool
 }
 
 // maxPayload is the longest value that NATS takes, in bytes, with room for the
@@ -191,9 +197,13 @@ func (p *publisher) send(ctx context.Context, kind string, m *nats.Msg, guard st
 	defer cancel()
 	start := time.Now()
 	ack, err := p.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(expect, guard))
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok &&
-		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
-		return 0, errRefused
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		switch api.ErrorCode {
+		case jetstream.JSErrCodeStreamWrongLastSequence:
+			return 0, errRefused
+		case jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+			return 0, errBusy
+		}
 	}
 	if err != nil {
 		p.metrics.publishErrors.WithLabelValues(kind).Inc()

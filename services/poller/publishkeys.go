@@ -11,7 +11,9 @@ import (
 )
 
 // maxKeysAtOnce bounds the publishes of one job that are under way together.
-// Keys have topics of their own, between which there is no order.
+// Keys have topics of their own, between which there is no order. A stream with
+// replicas takes one at a time, since all expect the same freshness record to be
+// the last: it is asked so from the first refusal on.
 const maxKeysAtOnce = 8
 
 // keyJob is one event of a key. Whoever put it finds the outcome in it.
@@ -31,34 +33,59 @@ func (p *publisher) putKeys(ctx context.Context, j job) error {
 	if len(j.keys) == 0 {
 		return nil
 	}
+	atOnce := maxKeysAtOnce
+	if p.inTurn.Load() {
+		atOnce = 1
+	}
+	busy, err := p.putKeysOf(ctx, j, j.keys, atOnce)
+	if len(busy) > 0 && !grave(err) {
+		p.inTurn.Store(true)
+		_, again := p.putKeysOf(ctx, j, busy, 1)
+		err = graver(err, again)
+	}
+	return err
+}
+
+// putKeysOf publishes keys, so many at once, and returns those for which the
+// stream was busy with another one.
+func (p *publisher) putKeysOf(ctx context.Context, j job, keys []*keyJob, atOnce int) (busy []*keyJob, worst error) {
 	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		next  int
-		worst error
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		next int
 	)
-	for range min(maxKeysAtOnce, len(j.keys)) {
+	for range min(atOnce, len(keys)) {
 		wg.Go(func() {
 			for {
 				mu.Lock()
-				if next == len(j.keys) || grave(worst) {
+				if next == len(keys) || grave(worst) {
 					mu.Unlock()
 					return
 				}
-				k := j.keys[next]
+				k := keys[next]
 				next++
 				mu.Unlock()
 				err := p.putKey(ctx, j, k)
 				mu.Lock()
-				if weight(err) > weight(worst) {
-					worst = err
+				if atOnce > 1 && errors.Is(err, errBusy) {
+					busy = append(busy, k)
+				} else {
+					worst = graver(worst, err)
 				}
 				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
-	return worst
+	return busy, worst
+}
+
+// graver is the one of two errors that weighs more.
+func graver(a, b error) error {
+	if weight(b) > weight(a) {
+		return b
+	}
+	return a
 }
 
 // weight orders errors; those that end the tenure weigh most.

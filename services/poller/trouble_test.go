@@ -1,8 +1,12 @@
 package poller
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,9 +64,9 @@ func TestStreamFull(t *testing.T) {
 	eventually(t, "nothing waits", func() bool { return !p.Status().Sources[0].Polls[0].Unpublished })
 }
 
-// The stream's leader changes, again and again, on a cluster of three: every
-// change of the value is still one event.
-func TestLeaderChanges(t *testing.T) {
+// startCluster runs three NATS servers, on which everything has three replicas.
+func startCluster(t *testing.T) bus.Config {
+	t.Helper()
 	const nodes = 3
 	urls, servers := []string{}, []*server.Server{}
 	var routes []string
@@ -95,6 +99,13 @@ func TestLeaderChanges(t *testing.T) {
 	})
 	c := bus.DefaultConfig()
 	c.URL, c.Replicas = strings.Join(urls, ","), nodes
+	return c
+}
+
+// The stream's leader changes, again and again, on a cluster of three: every
+// change of the value is still one event.
+func TestLeaderChanges(t *testing.T) {
+	c := startCluster(t)
 	u := newRPC(t)
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), c)
 	eventually(t, "the first value is stored", func() bool {
@@ -222,5 +233,54 @@ func TestStreamLostWhileOpen(t *testing.T) {
 	w.fresh("of the second", func(f *event.Freshness) bool { return f.Fence > again.Breaker.Fence && f.Breaker == event.Open })
 	if st := second.Status().Sources[0].Upstreams[0]; st.State != event.Open || u.count() != calls {
 		t.Errorf("the next poller: %+v, %d calls", st, u.count()-calls)
+	}
+}
+
+// On a cluster, too, every tick's keys and the freshness behind them are stored
+// before the next: a replicated stream takes one message at a time under the
+// same expected sequence, and refuses those that come beside it.
+func TestKeysOnCluster(t *testing.T) {
+	const keys = 40
+	var mu sync.Mutex
+	n := 0
+	u := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+		var items []map[string]int
+		for i := range keys {
+			items = append(items, map[string]int{"id": i, "n": n})
+		}
+		_ = json.NewEncoder(w).Encode(items)
+	}))
+	t.Cleanup(u.Close)
+	c := startCluster(t)
+	nc, err := nats.Connect(c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	names, err := bus.NewNames("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watcher{t: t, names: names, msgs: make(chan *nats.Msg, 10_000)}
+	if _, err := nc.ChanSubscribe(names.LiveAll(), w.msgs); err != nil {
+		t.Fatal(err)
+	}
+	run(t, Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{
+		"d": {Interval: 2 * time.Second, Path: "/", Each: ".[]", Key: ".id"},
+	}}}}, c)
+	ofTick := func(version uint64) {
+		t.Helper()
+		for range keys {
+			if e := w.event(); e.Version != version {
+				t.Fatalf("%s is version %d before all keys are %d", e.Topic, e.Version, version)
+			}
+		}
+		w.fresh("the tick's own", func(f *event.Freshness) bool { return !f.Stale })
+	}
+	for version := range uint64(4) {
+		ofTick(version + 1)
 	}
 }
