@@ -69,12 +69,6 @@ func (p *pollState) maxAge() time.Duration {
 	return p.record.MaxAge()
 }
 
-// own reports whether a freshness is the gateway's word, not the record's. A
-// poller, too, says poller_silent: of the time before it took the source over.
-func (p *pollState) own(f event.Freshness) bool {
-	return p.record == nil || !f.CheckedAt.Equal(p.record.CheckedAt)
-}
-
 // trust is what an event frame says of its value: the poll's freshness, unless
 // the event itself is the newer evidence. An event is published before the
 // freshness record of the same tick, so the newest event of a poll may be ahead

@@ -166,9 +166,7 @@ func (h *hub) apply(m *bus.Message, heard, now time.Time) {
 	case m.Fresh != nil:
 		p := h.poll(m.Fresh.Poll)
 		p.record, p.seq = m.Fresh, m.Seq
-		if heard.Equal(now) { // not out of a backlog
-			p.lag.observe(m.Fresh.CheckedAt, m.Fresh.Fence, now)
-		}
+		p.lag.observe(m.Fresh.CheckedAt, m.Fresh.Fence, heard)
 		p.heard = later(p.heard, p.lag.here(m.Fresh.CheckedAt, heard))
 		h.tellFresh(p, p.fresh(now, h.busDown), now)
 	case m.Breaker != nil:
