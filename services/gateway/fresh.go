@@ -44,10 +44,10 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 		f = *p.record
 	}
 	switch ahead := p.asOfSeq > p.seq && p.asOf.After(f.AsOf); {
-	case ahead && p.walks: // trust says why
-		f.AsOf = p.asOf
-	case ahead: // the record of that tick is on its way
+	case ahead && !p.walks && p.recent(p.asOf, now): // the record of that tick is on its way
 		f = answered(f, p.asOf)
+	case ahead: // trust says why
+		f.AsOf = p.asOf
 	}
 	switch {
 	case busDown:
@@ -69,6 +69,12 @@ func (p *pollState) maxAge() time.Duration {
 	return p.record.MaxAge()
 }
 
+// recent reports whether what was confirmed at a time by the poller's clock can
+// still be trusted, if nothing else is known.
+func (p *pollState) recent(asOf, now time.Time) bool {
+	return now.Sub(p.lag.here(asOf, now)) <= p.maxAge()+silenceGrace
+}
+
 // trust is what an event frame says of its value: the poll's freshness, unless
 // the event itself is the newer evidence. An event is published before the
 // freshness record of the same tick, so the newest event of a poll may be ahead
@@ -76,7 +82,7 @@ func (p *pollState) maxAge() time.Duration {
 // with a position is none at all: the walk may be far behind its head.
 func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness, now time.Time) event.Freshness {
 	ahead := e.Position == nil && seq > p.seq && e.AsOf.After(f.AsOf)
-	if ahead && f.Reason != event.BusDisconnected && now.Sub(p.lag.here(e.AsOf, now)) <= p.maxAge()+silenceGrace {
+	if ahead && f.Reason != event.BusDisconnected && p.recent(e.AsOf, now) {
 		f = answered(f, e.AsOf)
 	}
 	if f.AsOf.Before(e.AsOf) {

@@ -209,7 +209,12 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 
 // liveFrame is the frame of an event now.
 func (h *hub) liveFrame(e past, now time.Time) wire.ServerFrame {
-	f := eventFrame(e.e, e.seq, wire.Live, h.trust(e, h.poll(e.e.Poll).fresh(now, h.busDown), now), now)
+	p := h.poll(e.e.Poll)
+	fr := h.trust(e, p.fresh(now, h.busDown), now)
+	if !fr.Stale && !p.recent(fr.AsOf, now) { // the poll's record speaks of later values
+		fr.Stale, fr.Reason = true, event.PollerSilent
+	}
+	f := eventFrame(e.e, e.seq, wire.Live, fr, now)
 	f.Event.Epoch = h.epoch
 	return f
 }

@@ -145,3 +145,39 @@ func TestClocksDiffer(t *testing.T) {
 		r.wantStale("silence", true)
 	}
 }
+
+// A poller that takes over again first says that nobody asked for a while, and
+// then which value it had before: that makes nothing fresh.
+func TestOldValueAfterTakeover(t *testing.T) {
+	r := newLagRig(t)
+	value := func(version uint64, ago time.Duration) bus.Message {
+		return bus.Message{Event: &event.Event{Topic: "a.k", Poll: "a.k", Version: version, Data: []byte(`1`), AsOf: r.made(ago), ChangedAt: r.made(ago), Fence: r.fence}}
+	}
+	record := func(ago time.Duration, stale bool) bus.Message {
+		f := &event.Freshness{Poll: "a.k", AsOf: r.made(ago), CheckedAt: r.made(0), Breaker: event.Closed, MaxAgeMs: lagMaxAge.Milliseconds(), Fence: r.fence, Stale: stale}
+		if stale {
+			f.Reason = event.PollerSilent
+		}
+		return bus.Message{Fresh: f}
+	}
+	r.comes(value(1, 0))
+	r.comes(record(0, false))
+	r.wantStale("at first", false)
+	r.pass(time.Minute)
+	r.fence = 2
+	r.comes(record(50*time.Second, true))
+	r.comes(value(2, 49*time.Second))
+	r.wantStale("the value it had", true)
+	frame := r.hub.liveFrame(past{r.hub.topics["a.k"].last, r.seq}, r.at)
+	if !frame.Event.Stale || frame.Event.Reason != event.PollerSilent {
+		t.Errorf("%+v, want stale: poller_silent", frame.Event)
+	}
+	old := past{r.hub.topics["a.k"].last, r.seq}
+	r.comes(value(3, 0))
+	r.wantStale("an answer", false)
+	r.comes(record(0, false))
+	// Whoever is behind may be sent the one before: it is as old as it was.
+	if f := r.hub.liveFrame(old, r.at); !f.Event.Stale {
+		t.Errorf("%+v, want stale", f.Event)
+	}
+}
