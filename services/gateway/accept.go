@@ -22,21 +22,42 @@ const (
 	queueWait = 2 * time.Second
 	// requestWait is how long a socket may take to say what it wants.
 	requestWait = 5 * time.Second
-	// retryLeast and retrySpread are when a client that was turned away may come
-	// again; spread, so that they do not come together.
+	// retryLeast and retrySpread are when a client for whom there is no room may
+	// come again; spread, so that they do not come together.
 	retryLeast  = 2 * time.Second
 	retrySpread = 8 * time.Second
+	// againMost bounds when a client that the gate turns away may come again.
+	againMost = time.Minute
 )
 
 // A gate lets clients in at a rate. Those who come faster wait for their turn;
-// those who would wait too long are turned away.
+// those who would wait too long are turned away, and told when their turn is:
+// of ten thousand that come at once, all are in as soon as the rate allows.
 type gate struct {
 	limit   *rate.Limiter
+	away    *rate.Limiter // the turns of those who were turned away
 	waiting atomic.Int64
 }
 
 func newGate(perSecond int) *gate {
-	return &gate{limit: rate.NewLimiter(rate.Limit(perSecond), max(1, perSecond/4))}
+	return &gate{
+		limit: rate.NewLimiter(rate.Limit(perSecond), max(1, perSecond/4)),
+		away:  rate.NewLimiter(rate.Limit(perSecond), 1),
+	}
+}
+
+// again is when a client that is turned away may come again, in whole seconds:
+// as many are told to come in each as are let in, and the queue takes what
+// comes unevenly. Nobody is told to come later than againMost; if so many were
+// turned away, they come spread over half of it.
+func (g *gate) again() time.Duration {
+	turn := g.away.Reserve()
+	wait := turn.Delay()
+	if wait > againMost-time.Second {
+		turn.Cancel()
+		wait = againMost/2 + rand.N(againMost/2)
+	}
+	return wait.Truncate(time.Second) + time.Second
 }
 
 // Why a client is turned away.
@@ -44,6 +65,9 @@ var (
 	errQueueFull = errors.New("too many clients come at once")
 	errShort     = errors.New("the gateway is short of memory")
 )
+
+// reasonQueue is the metric's label for those whom the gate turns away.
+const reasonQueue = "queue"
 
 // enter waits for a turn.
 func (g *gate) enter(ctx context.Context) error {
@@ -69,9 +93,17 @@ func (g *gate) enter(ctx context.Context) error {
 	}
 }
 
-// retryAfter is when a client that was turned away may come again.
+// retryAfter is when a client for whom there is no room may come again.
 func retryAfter() time.Duration {
 	return (retryLeast + rand.N(retrySpread)).Round(time.Second)
+}
+
+// retry is when a client that is turned away for a reason may come again.
+func (s *server) retry(reason string) time.Duration {
+	if reason == reasonQueue {
+		return s.gate.again()
+	}
+	return retryAfter()
 }
 
 // overloaded is the reason of a close frame with code 1013.
@@ -80,7 +112,7 @@ func overloaded(why string) string { return wire.RetryIn(why, retryAfter()) }
 // turnAway answers a request that there is no room for.
 func (s *server) turnAway(w http.ResponseWriter, reason, why string) {
 	s.metrics.refused.WithLabelValues(reason).Inc()
-	w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter().Seconds())))
+	w.Header().Set("Retry-After", strconv.Itoa(int(s.retry(reason).Seconds())))
 	http.Error(w, why, http.StatusServiceUnavailable)
 }
 
@@ -88,7 +120,7 @@ func (s *server) turnAway(w http.ResponseWriter, reason, why string) {
 // says why not: by the metric's label, and in words.
 func (s *server) let(ctx context.Context) (reason, why string) {
 	if err := s.gate.enter(ctx); err != nil {
-		return "queue", errQueueFull.Error()
+		return reasonQueue, errQueueFull.Error()
 	}
 	if !s.budget.room(connCost) {
 		return "memory", errShort.Error()

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +128,38 @@ func TestGate(t *testing.T) {
 		cancel()
 		if err := <-left; err != nil && err != context.Canceled {
 			t.Errorf("who leaves: %v", err)
+		}
+	})
+}
+
+// Who is turned away is told when its turn is: if all keep to it, they are let
+// in as fast as the rate allows, and hardly anybody is turned away twice.
+func TestGateAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, clients = 100, 1000
+		g := newGate(rate)
+		start := time.Now()
+		var away atomic.Int64
+		var all sync.WaitGroup
+		for range clients {
+			all.Go(func() {
+				for g.enter(context.Background()) != nil {
+					away.Add(1)
+					time.Sleep(g.again())
+				}
+			})
+		}
+		all.Wait()
+		if took, want := time.Since(start), clients*time.Second/rate; took > want+time.Second {
+			t.Errorf("all are in after %v, want %v", took, want)
+		}
+		if n := away.Load(); n > clients {
+			t.Errorf("turned away %d times, want once each at most", n)
+		}
+		for range 100 * rate {
+			if wait := g.again(); wait < time.Second || wait > againMost {
+				t.Fatalf("told to come in %v, want 1s to %v", wait, againMost)
+			}
 		}
 	})
 }

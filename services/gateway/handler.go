@@ -139,7 +139,7 @@ func (s *server) upgrade() http.HandlerFunc {
 			return
 		}
 		reason, why := s.let(r.Context())
-		if reason == "queue" && r.Header.Get("Origin") == "" {
+		if reason == reasonQueue && r.Header.Get("Origin") == "" {
 			s.turnAway(w, reason, why)
 			return
 		}
@@ -169,7 +169,7 @@ func (s *server) upgrade() http.HandlerFunc {
 // code of a close frame, but not the status of a refused upgrade.
 func (s *server) hangUp(ws *websocket.Conn, reason, why string) {
 	s.metrics.refused.WithLabelValues(reason).Inc()
-	msg := websocket.FormatCloseMessage(int(wire.CloseOverloaded), overloaded(why))
+	msg := websocket.FormatCloseMessage(int(wire.CloseOverloaded), wire.RetryIn(why, s.retry(reason)))
 	_ = ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second)) // the client is being turned away either way
 	_ = ws.Close()
 }

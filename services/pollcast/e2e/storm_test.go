@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -42,8 +41,16 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 	all := make([]*stormClient, clients)
 	var running sync.WaitGroup
 	var back, resumed atomic.Int64
-	stop := make(chan struct{})
 	other := make(chan struct{}) // closed when the first gateway is dead
+	stop := make(chan struct{})
+	end := sync.OnceFunc(func() {
+		close(stop)
+		for _, c := range all {
+			c.stop()
+		}
+		running.Wait()
+	})
+	defer end()
 	var ready sync.WaitGroup
 	ready.Add(clients)
 	for i := range all {
@@ -55,7 +62,7 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 					t.Errorf("client %d: %v", i, c.err)
 				}
 			}()
-			c.live(first.addr, sync.OnceFunc(ready.Done), other, stop)
+			c.live(first.addr, sync.OnceFunc(ready.Done), other)
 			if c.forget {
 				c.epoch = ""
 			}
@@ -64,7 +71,7 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 				if c.resumed {
 					resumed.Add(1)
 				}
-			}), stop, stop)
+			}), stop)
 		})
 	}
 	ready.Wait()
@@ -77,19 +84,20 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 		publish()
 	}
 	before := metric(second, "pollcast_gateway_snapshots_total")
+	cpu, ownCPU := metric(second, "process_cpu_seconds_total"), usedCPU()
 	start := time.Now()
 	close(other)
 	first.kill()
 	for back.Load() < int64(clients) {
 		if time.Since(start) > within || t.Failed() {
-			close(stop)
-			running.Wait()
+			end()
 			t.Fatalf("after %v %d of %d are back", within, back.Load(), clients)
 		}
 		publish()
 		time.Sleep(10 * time.Millisecond)
 	}
 	took := time.Since(start)
+	ownCPU, cpu = usedCPU()-ownCPU, metric(second, "process_cpu_seconds_total")-cpu
 	took10 := int(took/(100*time.Millisecond)) + 1
 	if taken := int(metric(second, "pollcast_gateway_snapshots_total") - before); taken < 1 || taken > took10 {
 		t.Errorf("%d snapshots of one pattern in %v, want one at most every 100 ms", taken, took)
@@ -106,15 +114,16 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 			return nil
 		})
 	}
-	close(stop)
-	running.Wait()
-	t.Logf("%d clients were back after %v, %.0f refused and asked again; %d events meanwhile", clients, took.Round(time.Millisecond), metric(second, `pollcast_gateway_connections_refused_total{reason="queue"}`), published)
+	end()
+	t.Logf("%d clients were back after %v, %.0f refused and asked again; %d events meanwhile; CPU %.1f s of the gateway, %.1f s of the clients",
+		clients, took.Round(time.Millisecond), metric(second, `pollcast_gateway_connections_refused_total{reason="queue"}`), published, cpu, ownCPU.Seconds())
 	return took
 }
 
 const stormTopics = 10
 
-// A stormClient is as little as a client can be, so that there may be many.
+// A stormClient is as little as a client can be, so that there may be many: it
+// shares two cores with the gateway that it tests.
 type stormClient struct {
 	forget   bool // it does not say where it was
 	resumed  bool
@@ -122,25 +131,20 @@ type stormClient struct {
 	seq      atomic.Uint64
 	versions map[string]uint64
 	err      error // what it was not promised
+
+	mu      sync.Mutex
+	nc      net.Conn
+	stopped bool
 }
 
-// live is connected, as often as it takes, until one of the channels is closed;
-// then it waits for its connection to end, or ends it if it must stop. in is
-// called when it is subscribed.
-func (c *stormClient) live(addr string, in func(), end, stop chan struct{}) {
+// live is connected, as often as it takes, until end is closed or it is stopped;
+// then it waits for its connection to end. in is called when it is subscribed.
+func (c *stormClient) live(addr string, in func(), end <-chan struct{}) {
 	for c.err == nil {
-		nc, after, err := c.connect(addr)
+		nc, r, after, err := c.connect(addr)
 		if err == nil {
-			done := make(chan struct{})
-			go func() {
-				select {
-				case <-stop:
-				case <-done:
-				}
-				nc.Close()
-			}()
-			c.read(bufio.NewReaderSize(nc, 1<<10), in)
-			close(done)
+			c.read(r, in)
+			nc.Close()
 		}
 		wait := after + rand.N(200*time.Millisecond)
 		select {
@@ -149,8 +153,6 @@ func (c *stormClient) live(addr string, in func(), end, stop chan struct{}) {
 		default:
 		}
 		select {
-		case <-stop:
-			return
 		case <-end:
 			return
 		case <-time.After(wait):
@@ -158,30 +160,39 @@ func (c *stormClient) live(addr string, in func(), end, stop chan struct{}) {
 	}
 }
 
-// connect shakes hands and subscribes. It keeps to Retry-After.
-func (c *stormClient) connect(addr string) (nc net.Conn, wait time.Duration, err error) {
-	nc, err = net.DialTimeout("tcp", addr, 5*time.Second)
-	if err != nil {
-		return nil, 0, err
+// stop ends the connection that the client has, or is about to have.
+func (c *stormClient) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped = true; c.nc != nil {
+		c.nc.Close()
 	}
-	defer func(nc net.Conn) {
-		if err != nil {
+}
+
+// connect shakes hands and subscribes. It keeps to Retry-After.
+func (c *stormClient) connect(addr string) (nc net.Conn, r *bufio.Reader, wait time.Duration, err error) {
+	fail := func(wait time.Duration, err error) (net.Conn, *bufio.Reader, time.Duration, error) {
+		if nc != nil {
 			nc.Close()
 		}
-	}(nc)
+		return nil, nil, wait, err
+	}
+	if nc, err = net.DialTimeout("tcp", addr, 5*time.Second); err != nil {
+		return fail(0, err)
+	}
+	c.mu.Lock()
+	c.nc = nc
+	stopped := c.stopped
+	c.mu.Unlock()
+	if stopped {
+		return fail(0, net.ErrClosed)
+	}
 	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
 	fmt.Fprintf(nc, upgradeRequest, "/v1/ws")
-	one := make([]byte, 1)
-	var head []byte
-	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
-		if _, err = io.ReadFull(nc, one); err != nil {
-			return nil, 0, err
-		}
-		head = append(head, one[0])
-	}
-	res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), nil)
+	r = bufio.NewReaderSize(nc, 2<<10)
+	res, err := http.ReadResponse(r, nil)
 	if err != nil {
-		return nil, 0, err
+		return fail(0, err)
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
@@ -189,7 +200,7 @@ func (c *stormClient) connect(addr string) (nc net.Conn, wait time.Duration, err
 		if res.StatusCode != http.StatusRequestTimeout && (res.StatusCode != http.StatusServiceUnavailable || seconds < 1) {
 			c.err = fmt.Errorf("refused with %s, Retry-After %q", res.Status, res.Header.Get("Retry-After"))
 		}
-		return nil, time.Duration(seconds) * time.Second, errors.New(res.Status)
+		return fail(time.Duration(seconds)*time.Second, errors.New(res.Status))
 	}
 	sub := `{"subscribe":{"topics":["storm.>"]}}`
 	if c.epoch != "" {
@@ -200,62 +211,89 @@ func (c *stormClient) connect(addr string) (nc net.Conn, wait time.Duration, err
 		frame = []byte{0x81, 0x80 | byte(len(sub))}
 	}
 	if _, err = nc.Write(append(append(frame, 0, 0, 0, 0), sub...)); err != nil {
-		return nil, 0, err
+		return fail(0, err)
 	}
 	_ = nc.SetDeadline(time.Time{})
-	return nc, 0, nil
+	return nc, r, 0, nil
 }
 
 // read takes frames and holds the versions of every topic against each other.
 func (c *stormClient) read(r *bufio.Reader, in func()) {
-	var head [4]byte
-	var body []byte
 	for {
-		if _, err := io.ReadFull(r, head[:2]); err != nil {
+		head, err := r.Peek(2)
+		if err != nil {
 			return
 		}
-		n := int(head[1])
+		op, n, size := head[0], int(head[1]), 2
 		if n == 126 {
-			if _, err := io.ReadFull(r, head[2:]); err != nil {
+			if head, err = r.Peek(4); err != nil {
 				return
 			}
-			n = int(binary.BigEndian.Uint16(head[2:]))
+			n, size = int(binary.BigEndian.Uint16(head[2:])), 4
 		}
-		body = append(body[:0], make([]byte, n)...)
-		if _, err := io.ReadFull(r, body); err != nil {
+		frame, err := r.Peek(size + n)
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			c.err = fmt.Errorf("frame of %d bytes: %w", n, err)
+		case err == nil && op == 0x81:
+			err = c.take(frame[size:], in)
+			c.err = err
+		}
+		if err != nil {
 			return
 		}
-		if head[0] != 0x81 {
-			continue
-		}
+		_, _ = r.Discard(size + n) // it was peeked at
+	}
+}
+
+// take looks at one frame, and at no more of it than it must: most are events.
+func (c *stormClient) take(frame []byte, in func()) error {
+	event, isEvent := bytes.CutPrefix(frame, []byte(`{"event":{"topic":"`))
+	if !isEvent {
 		var f struct {
-			Subscribed *struct {
+			Event, Error json.RawMessage
+			Subscribed   *struct {
 				Epoch   string
 				Resumed bool
 			}
-			Event *struct {
-				Topic        string
-				Seq, Version uint64
-			}
 		}
-		if err := json.Unmarshal(body, &f); err != nil {
-			c.err = fmt.Errorf("frame %q: %w", body, err)
-			return
+		if err := json.Unmarshal(frame, &f); err != nil {
+			return fmt.Errorf("frame %q: %w", frame, err)
 		}
-		switch {
-		case f.Subscribed != nil:
+		if f.Event != nil || f.Error != nil {
+			return fmt.Errorf("frame %q is not one that it can read, or an error", frame)
+		}
+		if f.Subscribed != nil {
 			if c.resumed = f.Subscribed.Resumed; !c.resumed {
 				c.versions = map[string]uint64{}
 			}
 			c.epoch = f.Subscribed.Epoch
 			in()
-		case f.Event != nil:
-			if was := c.versions[f.Event.Topic]; was != 0 && f.Event.Version != was+1 {
-				c.err = fmt.Errorf("version %d of %s after %d", f.Event.Version, f.Event.Topic, was)
-				return
-			}
-			c.versions[f.Event.Topic] = f.Event.Version
-			c.seq.Store(f.Event.Seq)
 		}
+		return nil
 	}
+	topic, rest, _ := bytes.Cut(event, []byte(`"`))
+	seq, version := numberAfter(rest, `"seq":`), numberAfter(rest, `"version":`)
+	if seq == 0 || version == 0 {
+		return fmt.Errorf("frame %q has no seq and version", frame)
+	}
+	was, known := c.versions[string(topic)]
+	if known && version != was+1 {
+		return fmt.Errorf("version %d of %s after %d", version, topic, was)
+	}
+	c.versions[string(topic)] = version
+	c.seq.Store(seq)
+	return nil
+}
+
+// numberAfter is the whole number after a key.
+func numberAfter(b []byte, key string) (n uint64) {
+	_, digits, _ := bytes.Cut(b, []byte(key))
+	for _, d := range digits {
+		if d < '0' || d > '9' {
+			break
+		}
+		n = 10*n + uint64(d-'0')
+	}
+	return n
 }
