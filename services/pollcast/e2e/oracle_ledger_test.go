@@ -84,12 +84,26 @@ func (l *ledger) read(ctx context.Context) {
 		return
 	}
 	for ctx.Err() == nil {
-		batch, err := cons.Fetch(500, jetstream.FetchMaxWait(time.Second))
-		if err != nil || !l.takeAll(ctx, batch) {
+		if !l.fetch(ctx, cons) {
 			sleep(ctx, 100*time.Millisecond)
 			return // from where it is, with another consumer
 		}
 	}
+}
+
+// fetch takes one batch, and reports whether it came to its end.
+func (l *ledger) fetch(ctx context.Context, cons jetstream.Consumer) bool {
+	ask, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	batch, err := cons.Fetch(500, jetstream.FetchContext(ask))
+	if err != nil {
+		return false
+	}
+	ok := l.takeAll(ctx, batch)
+	cancel()
+	for range batch.Messages() { // so that its goroutine has ended
+	}
+	return ok
 }
 
 // takeAll reports whether the batch came to its end.
