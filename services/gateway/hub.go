@@ -55,6 +55,8 @@ type hub struct {
 	history history
 	told    uint64 // counts freshness told
 
+	aheadSaid seldom // that a clock is ahead
+
 	valued     int   // topics that have a value
 	valueBytes int64 // of the last values
 
@@ -331,7 +333,11 @@ func (h *hub) sweep(now time.Time) {
 // retell tells clients of every poll whose freshness changed without a record.
 func (h *hub) retell(now time.Time) {
 	stale := 0
+	var ahead *pollState
 	for _, p := range h.polls {
+		if ahead == nil || p.lag.least < ahead.lag.least {
+			ahead = p
+		}
 		f := p.fresh(now, h.busDown)
 		if f.Stale {
 			stale++
@@ -343,10 +349,24 @@ func (h *hub) retell(now time.Time) {
 			h.tellFresh(p, f, now)
 		}
 	}
+	h.sayAhead(ahead, now)
 	h.metrics.pollsStale.Set(float64(stale))
 	h.metrics.polls.Set(float64(len(h.polls)))
 	h.metrics.topics.Set(float64(len(h.topics)))
 	h.metrics.feeds.Set(float64(len(h.feeds)))
+}
+
+// sayAhead says of the poll whose poller's clock is ahead most by how much it is
+// so: an age is told by two clocks, and too small by that.
+func (h *hub) sayAhead(p *pollState, now time.Time) {
+	if p == nil {
+		return
+	}
+	d := max(0, -p.lag.least)
+	h.metrics.clockAhead.Set(d.Seconds())
+	if d > clocksAgree && h.aheadSaid.may(now, sayAheadEvery) > 0 {
+		h.log.Warn("a poller's clock is ahead of this gateway's: values look too young by that; keep both in step with NTP", "poll", p.name, "ahead", d.Round(time.Millisecond))
+	}
 }
 
 // join returns the feed of a set of patterns in a format, at a rate (0: every

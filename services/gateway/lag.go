@@ -23,6 +23,8 @@ const (
 	// lagLeak is what part of a time the least lag grows in that time: clocks
 	// drift apart, by far less than this.
 	lagLeak = 64
+	// sayAheadEvery is how often the log has that a clock is ahead.
+	sayAheadEvery = 10 * time.Minute
 )
 
 // observe takes in a record.

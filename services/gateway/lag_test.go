@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // A lagRig is a hub whose clock the test moves, and a poller with its own.
@@ -106,6 +109,25 @@ func TestHeldBack(t *testing.T) {
 	r.wantStale("the same, 5 s later", false)
 	r.pass(3 * time.Second)
 	r.wantStale("and 3 s later", true)
+}
+
+// A poller's clock that is ahead is said, in a metric and once in the log.
+func TestClockAhead(t *testing.T) {
+	r := newLagRig(t)
+	var log strings.Builder
+	r.hub.log = slog.New(slog.NewTextHandler(&log, nil))
+	r.skew = 40 * time.Second
+	for range 3 {
+		r.record(10 * time.Millisecond)
+		r.hub.sweep(r.at)
+		r.pass(5 * time.Second)
+	}
+	if have := testutil.ToFloat64(r.hub.metrics.clockAhead); have < 39.9 || have > 40 {
+		t.Errorf("pollcast_gateway_clock_ahead_seconds is %v, want 39.99", have)
+	}
+	if have := strings.Count(log.String(), "clock is ahead"); have != 1 || !strings.Contains(log.String(), "poll=a.k ahead=39.99") {
+		t.Errorf("said %d times in %s, want once", have, log.String())
+	}
 }
 
 // Clocks that differ make nobody stale for longer than it takes to see it: not

@@ -22,6 +22,7 @@ type metrics struct {
 	behind        prometheus.Histogram
 	polls         prometheus.Gauge
 	pollsStale    prometheus.Gauge
+	clockAhead    prometheus.Gauge
 	topics        prometheus.Gauge
 	topicsRefused prometheus.Counter
 	feeds         prometheus.Gauge
@@ -67,6 +68,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		records:       counter("records_total", "Records taken in from the stream."),
 		polls:         gauge("polls", "Polls known."),
 		pollsStale:    gauge("polls_stale", "Polls whose values are stale now."),
+		clockAhead:    gauge("clock_ahead_seconds", "By how much at least a poller's clock is ahead of this gateway's, the most of them; its values look that much too young."),
 		topics:        gauge("topics", "Topics known or waited for."),
 		topicsRefused: counter("topics_refused_total", "Events of topics beyond maxTopics, which are not served."),
 		feeds:         gauge("feeds", "Different sets of subscriptions held now."),
