@@ -75,9 +75,10 @@ func newLedger(t testing.TB, c *cluster) *ledger {
 func (l *ledger) read(ctx context.Context) {
 	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	cons, err := l.js.OrderedConsumer(ask, "POLLCAST", jetstream.OrderedConsumerConfig{
+	// No ordered consumer: its Fetch makes it anew without an end when it is gone.
+	cons, err := l.js.CreateConsumer(ask, "POLLCAST", jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.position() + 1,
-		InactiveThreshold: time.Minute,
+		AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Minute, Replicas: 1, MemoryStorage: true,
 	})
 	if err != nil {
 		sleep(ctx, 100*time.Millisecond)

@@ -173,13 +173,7 @@ func (f *rush) publish(ctx context.Context, i int, pause time.Duration, rng *ran
 		}
 		if over || now.Sub(said) >= rushRenewal {
 			said, fr.CheckedAt = now, now
-			m, err := f.names.FreshMsg(&fr)
-			if err == nil {
-				err = e.renew(ctx, m)
-			}
-			if err != nil {
-				said = time.Time{} // again at once
-			} else if f.note(topic, fr) && over {
+			if e.renew(ctx, &fr) && f.note(topic, fr) && over {
 				f.ended.Done()
 			}
 		}
@@ -224,18 +218,28 @@ type rushSeq struct {
 	fresh uint64 // and of the last freshness record
 }
 
-// renew stores a freshness record, unless another one was stored behind its
-// back: one that was under way for long must not come after a newer one.
-func (e *rushSeq) renew(ctx context.Context, m *nats.Msg) error {
-	send, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	got, err := e.js.PublishMsg(send, m, jetstream.WithExpectLastSequencePerSubject(e.fresh))
-	if err == nil {
-		e.fresh = got.Sequence
-	} else if seq, _, ok := e.lastOf(ctx, m.Subject); ok {
-		e.fresh = seq
+// renew stores a freshness record, however often that has to be tried: one that
+// was under way for long must not come after a newer event or record, and is
+// refused once another one is stored.
+func (e *rushSeq) renew(ctx context.Context, fr *event.Freshness) bool {
+	m, err := e.names.FreshMsg(fr)
+	if err != nil {
+		e.t.Errorf("freshness of %s: %v", e.topic, err)
+		return false
 	}
-	return err
+	for ; ctx.Err() == nil; sleep(ctx, 50*time.Millisecond) {
+		send, cancel := context.WithTimeout(ctx, 2*time.Second)
+		got, err := e.js.PublishMsg(send, m, jetstream.WithExpectLastSequencePerSubject(e.fresh))
+		cancel()
+		if err == nil {
+			e.fresh = got.Sequence
+			return true
+		}
+		if seq, _, ok := e.lastOf(ctx, m.Subject); ok {
+			e.fresh = seq
+		}
+	}
+	return false
 }
 
 // put stores an event, however often that has to be tried: each attempt names
