@@ -32,8 +32,7 @@ type follower struct {
 	// It belongs to the poll's goroutine.
 	at    cursor  // stored
 	queue []*step // to be stored next, in this order
-	sure  bool    // this tenure has looked at what the stream's leader holds
-	// starved says that a tick could not walk for want of that look.
+	// starved says that a tick could not walk before the stream was read.
 	starved  bool
 	out      walked    // the last
 	asked    bool      // there was one
@@ -96,10 +95,9 @@ func (f *follower) resume(r remains, now time.Time) {
 	if r.fresh != nil && !r.fresh.Stale {
 		f.reached = later(f.reached, anchor(r.fresh.AsOf, now))
 	}
-	f.queue, f.sure, f.starved, f.headAt, f.lowSince = nil, false, false, time.Time{}, time.Time{}
+	f.queue, f.starved, f.headAt, f.lowSince = nil, false, time.Time{}, time.Time{}
 	f.out = walked{}
 	f.learn(r.event)
-	f.sure = false
 }
 
 // inherit takes over where a walk with another configuration is.
@@ -113,7 +111,6 @@ func (f *follower) inherit(old *follower) {
 // learn brings the walk to the last event that the stream holds. What memory
 // has above it, because the stream was made anew, stays.
 func (f *follower) learn(e *event.Event) {
-	f.sure = true
 	if e == nil || e.Position == nil {
 		return
 	}
@@ -143,10 +140,10 @@ func (f *follower) advance(n int) {
 func (p *poll) walkFrom(now time.Time) walkFrom {
 	f := p.follow
 	from := walkFrom{at: f.at}
-	switch f.starved = !f.sure; {
+	switch f.starved = !p.stored.alone; {
 	case len(f.queue) > 0:
 		from.why = "what was found before is not stored yet"
-	case f.sure:
+	case p.stored.alone:
 		from.room = f.config.MaxPerTick
 	}
 	if !f.lowSince.IsZero() {
@@ -222,7 +219,7 @@ func (p *poll) settleWalk(d putDone, now time.Time) {
 		p.good.asOf = later(p.good.asOf, anchor(found.asOf(), now))
 		p.stored.found = nil
 	}
-	if f.sure && f.starved {
+	if p.stored.alone && f.starved {
 		f.starved, p.extraAt = false, now
 	}
 	if len(f.queue) == 0 && !f.headAt.IsZero() {
@@ -230,14 +227,16 @@ func (p *poll) settleWalk(d putDone, now time.Time) {
 	}
 }
 
-// nextWalk adds the walk's part to a job: first the fence, then a look at the
+// nextWalk adds the walk's part to a job: first the fence with a look at the
 // stream, then the steps, then, when they are stored, the freshness they make.
-func (p *poll) nextWalk(j *job, now time.Time, t *tenure) {
+func (p *poll) nextWalk(j *job, now time.Time) {
 	f := p.follow
-	switch fresh := p.stored.fresh; {
-	case fresh == nil || fresh.Fence != t.fence:
-	case !f.sure:
-		j.look = true
+	switch {
+	case !p.stored.alone:
+		if j.fresh == nil {
+			j.fresh, j.circuits = p.record(now), p.source.circuits()
+		}
+		j.fence = j.fresh
 	case len(f.queue) > 0:
 		j.steps, j.fresh = f.queue, nil
 		for _, s := range j.steps {

@@ -80,7 +80,7 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 	if p.putting || !p.known || p.retry.left(now) < idle {
 		return job{}, false
 	}
-	j := job{topic: p.topic, ignore: p.ignore, known: p.stored, tenure: t, sort: p.sort, keys: p.keyJobs(now)}
+	j := job{topic: p.topic, ignore: p.ignore, known: p.stored, tenure: t, sort: p.sort, keys: p.keyJobs(now), asOf: p.good.asOf}
 	if p.unstored() {
 		j.digest, j.slot = p.good.digest, p.good.slot
 		j.event = &event.Event{
@@ -92,11 +92,11 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 		j.fresh, j.circuits = f, p.source.circuits()
 	}
 	if p.follow != nil {
-		p.nextWalk(&j, now, t)
+		p.nextWalk(&j, now)
 	} else if !p.stored.alone {
 		p.shutOut(&j, now)
 	}
-	return j, j.event != nil || j.fresh != nil || j.fence != nil || len(j.keys) > 0 || j.look || len(j.steps) > 0
+	return j, j.event != nil || j.fresh != nil || j.fence != nil || len(j.keys) > 0 || len(j.steps) > 0
 }
 
 // unstored says that the stream does not hold the last good value.
@@ -134,7 +134,7 @@ func (p *poll) settle(d putDone) {
 		}
 		p.stored.found = nil
 	}
-	p.settleKeys(d.job.keys, p.stored.fresh, now)
+	p.settleKeys(d.job.keys, now)
 	if found != nil && found.keys != nil {
 		p.learnKeys(*found, now)
 	}
@@ -143,6 +143,9 @@ func (p *poll) settle(d putDone) {
 		p.retry = backoff{}
 		if d.job.fresh != nil {
 			p.saidAt, p.renew = now, false
+		}
+		if d.job.fresh != nil || d.job.event != nil {
+			p.left = d.job.asOf
 		}
 	case errors.Is(d.err, errAgain):
 		p.retry.stumble(now)
@@ -153,6 +156,8 @@ func (p *poll) settle(d putDone) {
 		p.source.lose(d.err)
 	case errors.Is(d.err, context.Canceled): // the tenure is over
 	default:
+		// A freshness record that is stored all the same is not the last word.
+		p.renew = p.renew || d.job.fresh != nil
 		p.retry.fail(now)
 		p.source.complain(d.err)
 	}

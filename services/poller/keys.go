@@ -81,7 +81,7 @@ func (p *poll) takeKeys(r reading, now time.Time) {
 }
 
 // settled says that the stream knows of a key that is gone.
-func (k *keyed) settled() bool { return !k.held.has && !k.held.unsure }
+func (k *keyed) settled() bool { return !k.held.has }
 
 // forget drops the n keys that are gone for the longest time.
 func (p *poll) forget(n int) {
@@ -110,7 +110,7 @@ func (p *poll) resumeKeys(r remains) {
 // learnKeys brings the keys to all that the stream holds of them.
 func (p *poll) learnKeys(r remains, now time.Time) {
 	for _, k := range p.keys {
-		k.held.has, k.held.unsure = false, false // unless it is found below
+		k.held.has = false // unless it is found below
 	}
 	for token, e := range r.keys {
 		k := p.keys[token]
@@ -149,7 +149,7 @@ func (k *keyed) found(e *event.Event, fresh *event.Freshness, ignore []path) {
 // unstored says that the stream does not hold what is known of the key.
 func (k *keyed) unstored(always bool) bool {
 	if k.gone {
-		return k.held.has || k.held.unsure
+		return k.held.has
 	}
 	return k.held.misses(&k.good, always)
 }
@@ -173,16 +173,13 @@ func (p *poll) keyJobs(now time.Time) []*keyJob {
 }
 
 // settleKeys learns how the publishing of keys went.
-func (p *poll) settleKeys(jobs []*keyJob, fresh *event.Freshness, now time.Time) {
+func (p *poll) settleKeys(jobs []*keyJob, now time.Time) {
 	for _, j := range jobs {
 		k := p.keys[j.token]
 		if k == nil {
 			continue
 		}
 		k.held = j.known
-		if j.found != nil {
-			k.found(j.found, fresh, p.ignore)
-		}
 		if j.taken {
 			k.good.slot = stamp(now)
 		}

@@ -325,15 +325,11 @@ func TestPutKeys(t *testing.T) {
 	if err := put(other); !isAgain(err) || !other.taken || other.known.version != 1 {
 		t.Errorf("slot taken: %+v, %v", other, err)
 	}
-	unsure := key(held{unsure: true}, "2", 1)
-	if err := put(unsure); !isAgain(err) || unsure.known.unsure || unsure.known.version != 1 || unsure.found == nil {
-		t.Errorf("unsure: %+v, %v", unsure, err)
-	}
-	behind := key(unsure.known, "2", 1)
+	behind := key(first.known, "2", 1)
 	if err := pub.putKeys(t.Context(), job{topic: "a.b", tenure: ten, known: stored{guard: 99}, keys: []*keyJob{behind}}); err == nil || weight(err) != 2 {
 		t.Errorf("wrong guard: %v", err)
 	}
-	gone := key(unsure.known, "", 2)
+	gone := key(first.known, "", 2)
 	if err := put(gone); err != nil || gone.known.version != 2 || gone.known.has {
 		t.Errorf("deletion: %+v, %v", gone.known, err)
 	}

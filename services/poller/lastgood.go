@@ -47,8 +47,6 @@ type held struct {
 	digest  digest
 	slot    time.Time // of the value
 	has     bool      // the stream holds a value
-	// unsure: a publish failed in a way that may have stored it all the same.
-	unsure bool
 }
 
 // misses says that the stream does not hold a value. With always, each reading
@@ -59,7 +57,7 @@ func (h *held) misses(g *lastGood, always bool) bool {
 
 // learn brings h to the event that the stream holds, or nil.
 func (h *held) learn(e *event.Event, ignore []path) {
-	h.unsure, h.has = false, false
+	h.has = false
 	if e == nil {
 		return
 	}
@@ -76,10 +74,19 @@ type stored struct {
 	fresh *event.Freshness
 	// circuits came with fresh.
 	circuits []event.Circuit
-	// alone: older owners are shut out, and what they left was read after that.
+	// shut: the last freshness record is ours, and is younger than anything that
+	// may still be on its way, which the stream therefore refuses.
+	shut bool
+	// alone: and what the stream holds was read after that.
 	alone bool
 	// found is what a publish read back from the stream, if it did.
 	found *remains
+}
+
+// doubt is s after an event of which nobody knows whether it will be stored.
+func (s stored) doubt() stored {
+	s.shut, s.alone = false, false
+	return s
 }
 
 // remains is what the stream gave back for one poll.

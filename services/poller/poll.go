@@ -53,7 +53,7 @@ type poll struct {
 
 	// What the stream knows of it, and what is being said.
 	stored stored
-	left   time.Time // what the last owner said of asOf; zero: nothing
+	left   time.Time // what the stream says of asOf, or less; zero: nothing
 	saidAt time.Time // when the last freshness record was stored
 	// lastSaid is the asOf of the record that was made before a stop.
 	lastSaid time.Time
@@ -91,7 +91,7 @@ func (p *poll) resume(r remains) {
 	now := clock()
 	r = p.sort(r)
 	p.stored.learn(r, p.ignore)
-	p.stored.found, p.stored.alone = nil, false
+	p.stored.found, p.stored.shut, p.stored.alone = nil, false, false
 	p.good.own, p.left = false, r.confirmed(now)
 	if p.follow != nil {
 		p.follow.resume(r, now)

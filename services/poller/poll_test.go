@@ -105,7 +105,7 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 	if s.onPut != nil {
 		s.onPut(j)
 	}
-	st.alone = true // nobody else is there
+	st.shut, st.alone = true, true // nobody else is there
 	if j.event != nil {
 		st.version++
 		st.digest, st.slot, st.has = j.digest, j.slot, true

@@ -66,6 +66,7 @@ type Poller struct {
 
 	repairing sync.Mutex
 	repaired  time.Time
+	timeout   time.Duration // of one message to NATS; 0: publishTimeout
 	said      sync.Mutex
 	saidAt    time.Time
 }
@@ -157,7 +158,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	if err := p.hearLeases(nc, crew); err != nil {
 		return err
 	}
-	p.pub = &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair, keepDeleted: keepDeleted}
+	p.pub = &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair, timeout: p.timeout, keepDeleted: keepDeleted}
 	p.seatAll(ctx)
 	p.ready.Store(true)
 	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.list()), "owner", p.owner)

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,8 +26,9 @@ import (
 // A check of the event's own subject would not do that while the value stands
 // still. Only then it reads what the stream holds, and only after that it
 // publishes an event: what it read before may lack what the older owner stored
-// last (takeover.go). Within one owner, a poll publishes one message at a time, and the
-// message id of an event (topic and slot) makes a repeated one harmless.
+// last (takeover.go). Within one owner, a poll publishes one message at a time.
+// When an event's acknowledgement does not come, it may still be stored, at any
+// time: the owner then begins anew, as if it were another.
 
 // publishTimeout bounds one message's way into the stream.
 const publishTimeout = 5 * time.Second
@@ -60,12 +62,12 @@ type job struct {
 	slot   time.Time
 	keys   []*keyJob
 	steps  []*step
-	look   bool             // only read back what the stream holds
 	fence  *event.Freshness // nil, or to be published before anything else, and the stream read after it
 	keyed  bool             // that reading is of keys, too
 	fresh  *event.Freshness // or nil
 	// circuits are those of the source when fresh was made.
 	circuits []event.Circuit
+	asOf     time.Time // which event and fresh tell of
 	known    stored
 	tenure   *tenure
 	sort     func(remains) remains // or nil
@@ -78,6 +80,7 @@ type publisher struct {
 	names   bus.Names
 	metrics *metrics
 	repair  func(context.Context) error // makes the stream again if it is gone
+	timeout time.Duration               // of one message; 0: publishTimeout
 	// keepDeleted is how long the stream holds deletions.
 	keepDeleted time.Duration
 	// inTurn: the stream was busy with one key's event when another one came.
@@ -99,9 +102,6 @@ const headerRoom = 8 << 10
 // errSlotTaken that is worth keeping too.
 func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 	st := j.known
-	if st.unsure || j.look {
-		return p.reread(ctx, j)
-	}
 	if j.fence != nil {
 		return p.takeOver(ctx, j)
 	}
@@ -114,8 +114,7 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 		case errors.Is(err, errRefused):
 			return p.reread(ctx, j)
 		case err != nil:
-			st.unsure = true
-			return st, err
+			return st.doubt(), err
 		}
 		st.version, st.digest, st.slot, st.has = j.event.Version, j.digest, j.slot, true
 	}
@@ -123,13 +122,15 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 	case errors.Is(err, errDuplicate), errors.Is(err, errRefused):
 		return p.reread(ctx, j)
 	case err != nil:
-		st.unsure = true
-		return st, err
+		return st.doubt(), err
 	}
-	if err := p.putKeys(ctx, j); errors.Is(err, errRefused) {
+	switch err := p.putKeys(ctx, j); {
+	case errors.Is(err, errRefused):
 		return p.reread(ctx, j)
-	} else if err != nil {
+	case errors.Is(err, errAgain):
 		return st, err
+	case err != nil:
+		return st.doubt(), err
 	}
 	if j.fresh != nil {
 		if err := p.putFresh(ctx, j, j.fresh, &st); errors.Is(err, errRefused) {
@@ -152,12 +153,12 @@ func (p *publisher) putFresh(ctx context.Context, j job, f *event.Freshness, st 
 	switch {
 	case errors.Is(err, errRefused):
 		return err
-	case errors.Is(err, errDuplicate): // our own, whose acknowledgement was lost
+	case errors.Is(err, errDuplicate) && seq > st.guard: // our own, whose acknowledgement was lost
 	case err != nil:
-		st.unsure = true
+		// If it is stored all the same, the next one is refused.
 		return err
 	}
-	st.guard, st.fresh, st.circuits = seq, f, j.circuits
+	st.guard, st.fresh, st.circuits, st.shut = seq, f, j.circuits, true
 	return nil
 }
 
@@ -193,7 +194,7 @@ func (p *publisher) send(ctx context.Context, kind string, m *nats.Msg, guard st
 	if !t.valid() {
 		return 0, errExpired
 	}
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(p.timeout, publishTimeout))
 	defer cancel()
 	start := time.Now()
 	ack, err := p.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(expect, guard))
@@ -245,7 +246,8 @@ func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
 		r = j.sort(r)
 	}
 	st.learn(r, j.ignore)
-	st.alone = st.alone || j.fence != nil && r.fresh != nil && r.fresh.Fence == j.tenure.fence
+	st.shut = (st.shut || r.freshSeq != j.known.guard) && r.fresh != nil && r.fresh.Fence == j.tenure.fence
+	st.alone = st.shut && (st.alone || j.fence != nil)
 	return st, errAgain
 }
 

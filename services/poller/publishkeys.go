@@ -22,9 +22,8 @@ type keyJob struct {
 	event  *event.Event // without a version
 	digest digest
 	slot   time.Time
-	known  held         // in and out
-	found  *event.Event // out: what was read back, if it was
-	taken  bool         // out: the slot holds another value
+	known  held // in and out
+	taken  bool // out: the slot holds another value
 }
 
 // putKeys publishes the events of a job's keys. The error is the gravest of
@@ -107,18 +106,6 @@ func weight(err error) int {
 func grave(err error) bool { return weight(err) >= 2 }
 
 func (p *publisher) putKey(ctx context.Context, j job, k *keyJob) error {
-	if k.known.unsure {
-		m, err := p.last(ctx, p.names.In(k.event.Topic))
-		if err != nil {
-			return err
-		}
-		if m.Event != nil && m.Event.Fence > j.tenure.fence {
-			return errFenced
-		}
-		k.known.learn(m.Event, j.ignore)
-		k.found = m.Event
-		return errAgain
-	}
 	k.event.Version, k.event.Fence = k.known.version+1, j.tenure.fence
 	m := p.names.EventMsg(k.event, k.slot)
 	if k.event.Deleted {
@@ -138,10 +125,7 @@ func (p *publisher) putKey(ctx context.Context, j job, k *keyJob) error {
 			return errAgain
 		}
 		return nil
-	case errors.Is(err, errRefused):
-		return err
 	case err != nil:
-		k.known.unsure = true
 		return err
 	}
 	k.known.version, k.known.has = k.event.Version, !k.event.Deleted

@@ -162,6 +162,11 @@ func run(t testing.TB, c Config, b bus.Config) *running {
 
 func runLogging(t testing.TB, c Config, b bus.Config, log *logLines) *running {
 	t.Helper()
+	return runPrepared(t, c, b, log, func(*Poller) {})
+}
+
+func runPrepared(t testing.TB, c Config, b bus.Config, log *logLines, prepare func(*Poller)) *running {
+	t.Helper()
 	r := &running{log: log, reg: prometheus.NewRegistry()}
 	p, err := New(t.Context(), Options{
 		Config: c, NATS: b, Registerer: r.reg,
@@ -171,6 +176,7 @@ func runLogging(t testing.TB, c Config, b bus.Config, log *logLines) *running {
 		t.Fatal(err)
 	}
 	r.Poller = p
+	prepare(p)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

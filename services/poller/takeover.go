@@ -13,11 +13,12 @@ import (
 // stream's leader is asked what they left, and only then comes an event. An
 // event of an older owner that is stored before the record is counted on, one
 // that comes after it is refused; that holds for the first event of all, too,
-// when there was no record yet.
+// when there was no record yet. And it holds for events of its own that it does
+// not know to be stored or lost, wherefore it begins anew after such a one.
 
-// shutOut adds to a tenure's first job the record that shuts others out. What
+// shutOut adds to a job the record that shuts out what is on its way. What
 // there is to say is it, unless that speaks of a value which the stream may not
-// hold: then the record says what the last owner knew.
+// hold: then the record says of it what was said last.
 func (p *poll) shutOut(j *job, now time.Time) {
 	if j.event == nil && j.fresh == nil && len(j.keys) == 0 && p.stored.fresh == nil {
 		return // there is nothing to say yet
@@ -29,7 +30,7 @@ func (p *poll) shutOut(j *job, now time.Time) {
 	}
 	f := p.record(now)
 	f.AsOf = told(p.left, now)
-	if !f.Stale && now.Sub(p.left) > p.config.MaxAge {
+	if p.renew = true; !f.Stale && now.Sub(p.left) > p.config.MaxAge {
 		f.Stale, f.Reason = true, event.PollerSilent
 	}
 	j.fence, j.circuits = f, p.source.circuits()
@@ -45,10 +46,10 @@ func (r remains) confirmed(now time.Time) time.Time {
 	return anchor(at, now)
 }
 
-// takeOver publishes the record that shuts others out, unless that is done, and
-// reads what they left. With errAgain the rest of the job is to be made anew.
+// takeOver publishes the record that shuts out what is on its way, unless that
+// is done, and reads what is there. With errAgain the rest of the job is to be made anew.
 func (p *publisher) takeOver(ctx context.Context, j job) (stored, error) {
-	if fresh := j.known.fresh; fresh == nil || fresh.Fence != j.tenure.fence {
+	if !j.known.shut {
 		if err := p.putFresh(ctx, j, j.fence, &j.known); err != nil && !errors.Is(err, errRefused) {
 			return j.known, err
 		}
