@@ -115,7 +115,7 @@ func (c *circuit) adopt(m event.Circuit) {
 	if wait := m.NextProbeAt.Sub(c.probeAt); m.State == event.Open && wait > 0 {
 		// No longer than it was to be, if the clock was set back meanwhile.
 		whole := m.NextProbeAt.Sub(m.At)
-		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor, maxRetryAfter)))
+		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor+2*probeMargin, maxRetryAfter)))
 	}
 	c.state = event.Open
 	c.generation++
