@@ -271,16 +271,23 @@ func TestKeysOnCluster(t *testing.T) {
 	run(t, Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{
 		"d": {Interval: 2 * time.Second, Path: "/", Each: ".[]", Key: ".id"},
 	}}}}, c)
-	ofTick := func(version uint64) {
-		t.Helper()
-		for range keys {
-			if e := w.event(); e.Version != version {
-				t.Fatalf("%s is version %d before all keys are %d", e.Topic, e.Version, version)
+	of := func(tick int) func(bus.Message) bool {
+		return func(m bus.Message) bool {
+			return m.Event != nil && strings.Contains(string(m.Event.Data), fmt.Sprintf(`"n":%d}`, tick))
+		}
+	}
+	// The first may come right before the second.
+	const from, to = 3, 5
+	w.until("the third tick", of(from))
+	for tick := from; tick <= to; tick++ {
+		for n := range keys {
+			if tick == from && n == 0 {
+				continue
+			}
+			if w.event(); !of(tick)(w.seen[len(w.seen)-1]) {
+				t.Fatalf("before all keys are of tick %d: %s", tick, show(w.seen[len(w.seen)-1]))
 			}
 		}
 		w.fresh("the tick's own", func(f *event.Freshness) bool { return !f.Stale })
-	}
-	for version := range uint64(4) {
-		ofTick(version + 1)
 	}
 }
