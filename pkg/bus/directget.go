@@ -36,12 +36,13 @@ const (
 
 // directGet is the request, in the server's field names.
 type directGet struct {
-	Seq       uint64   `json:"seq,omitempty"`
-	NextFor   string   `json:"next_by_subj,omitempty"`
-	MultiLast []string `json:"multi_last,omitempty"`
-	UpToSeq   uint64   `json:"up_to_seq,omitempty"`
-	Batch     int      `json:"batch,omitempty"`
-	MaxBytes  int      `json:"max_bytes,omitempty"`
+	Seq       uint64     `json:"seq,omitempty"`
+	StartTime *time.Time `json:"start_time,omitempty"`
+	NextFor   string     `json:"next_by_subj,omitempty"`
+	MultiLast []string   `json:"multi_last,omitempty"`
+	UpToSeq   uint64     `json:"up_to_seq,omitempty"`
+	Batch     int        `json:"batch,omitempty"`
+	MaxBytes  int        `json:"max_bytes,omitempty"`
 }
 
 var errTooManySubjects = errors.New("more subjects than one direct get answers")
@@ -109,7 +110,7 @@ func (n Names) Range(ctx context.Context, nc *nats.Conn, filter string, from, to
 	for pauses := 0; from <= to; {
 		last := uint64(0)
 		a, err := n.read(ctx, nc, directGet{
-			Seq: from, NextFor: filter, Batch: rangeBatch, MaxBytes: rangeBytes,
+			Seq: from, NextFor: filter, Batch: int(min(rangeBatch, to-from+1)), MaxBytes: rangeBytes,
 		}, func(m *nats.Msg) {
 			seq, err := strconv.ParseUint(first(m, hdrNatsSequence), 10, 64)
 			if err != nil || seq < from {
@@ -292,38 +293,30 @@ func (n Names) lastPages(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 	return at, out, nil
 }
 
-// StoredAt returns when the stream took the first message at or after seq that
-// it still holds; the zero time when there is none.
-func (f *Follower) StoredAt(ctx context.Context, seq uint64) (time.Time, error) {
-	var at time.Time
+// StoredSince returns the first message that the stream took at a time or later
+// and still holds; 0 when there is none.
+func (f *Follower) StoredSince(ctx context.Context, at time.Time) (seq uint64, err error) {
+	at = at.UTC()
 	var bad error
-	_, err := f.Names.read(ctx, f.Conn, directGet{Seq: seq, NextFor: f.Names.InAll(), Batch: 1}, func(m *nats.Msg) {
-		at, bad = optionalTime(first(m, hdrNatsTime))
+	_, err = f.Names.read(ctx, f.Conn, directGet{StartTime: &at, NextFor: f.Names.InAll(), Batch: 1}, func(m *nats.Msg) {
+		seq, bad = strconv.ParseUint(first(m, hdrNatsSequence), 10, 64)
 	})
-	return at, errors.Join(err, bad)
+	return seq, errors.Join(err, bad)
 }
 
-// Events returns the events from..to (both included) of topics that any of the
-// patterns matches, each once, in the order of the patterns and then of the
-// stream. It stops after limit events.
-func (f *Follower) Events(ctx context.Context, patterns []string, from, to uint64, limit int) ([]Message, error) {
-	var out []Message
-	seen := map[uint64]bool{}
+// Events calls each for every event from..to (both included) of topics that any
+// of the patterns matches, in the order of the patterns and then of the stream:
+// one that several patterns match comes as often.
+func (f *Follower) Events(ctx context.Context, patterns []string, from, to uint64, each func(Message)) error {
 	for _, p := range patterns {
 		err := f.Names.Range(ctx, f.Conn, f.Names.In(p), from, to, func(m *nats.Msg) {
-			d, err := f.Names.Decode(m)
-			if err != nil || d.Event == nil || seen[d.Seq] || len(out) >= limit {
-				return
+			if d, err := f.Names.Decode(m); err == nil && d.Event != nil {
+				each(d)
 			}
-			seen[d.Seq] = true
-			out = append(out, d)
 		})
 		if err != nil {
-			return nil, err
-		}
-		if len(out) >= limit {
-			break
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }

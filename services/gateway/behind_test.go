@@ -39,13 +39,14 @@ type slowPast struct {
 	meanwhile func()
 }
 
-func (p slowPast) replay(ctx context.Context, patterns []string, from, to uint64) ([]past, int64, bool, error) {
+func (p slowPast) replay(ctx context.Context, patterns []string, from, to uint64, most int) (stretch, error) {
 	p.meanwhile()
-	return p.replayer.replay(ctx, patterns, from, to)
+	return p.replayer.replay(ctx, patterns, from, to, most)
 }
 
-// What is confirmed while the stream is read back comes live, in its place: the
-// freshness that the replay ends with is not ahead of it.
+// What comes while the stream is read back belongs to the replay: everything in
+// it, and the freshness that it ends with, is of one moment, from which on the
+// live frames follow.
 func TestFreshnessWhileTheStreamIsReadBack(t *testing.T) {
 	r := newRig(t, nil)
 	at := time.Now().UTC().Truncate(time.Second)
@@ -59,26 +60,33 @@ func TestFreshnessWhileTheStreamIsReadBack(t *testing.T) {
 	gw, _ := r.start(nil) // has none of it in its history
 	s := gw.server
 	s.past = slowPast{s.past, func() {
+		r.event("a.x", "3")
 		for i := 2; i <= 5; i++ {
 			fresh(i)
 		}
 		eventually(t, "the gateway heard of it", func() bool {
 			s.hub.mu.Lock()
 			defer s.hub.mu.Unlock()
-			return s.hub.seq >= 8
+			return s.hub.seq >= 9
 		})
 	}}
 	s.hub.mu.Lock()
 	epoch := s.hub.epoch
 	s.hub.mu.Unlock()
 	p, sub := resume(t, gw.Addr(), "a.>", 1, epoch)
-	if !sub.Resumed {
-		t.Fatalf("%+v, want resumed", sub)
+	if !sub.Resumed || sub.Seq != 9 {
+		t.Fatalf("%+v, want resumed at 9", sub)
 	}
-	for i := 1; i <= 5; i++ {
-		f := p.until("freshness", func(f wire.ServerFrame) bool { return f.Fresh != nil }).Fresh
-		if want := at.Add(time.Duration(i) * time.Second); !f.AsOf.Equal(want) {
-			t.Fatalf("asOf %v, want %v", f.AsOf, want)
+	for v := uint64(2); v <= 4; v++ {
+		if e := p.event(); e.Version != v || e.Phase != wire.Replay {
+			t.Fatalf("%+v, want version %d, replay", e, v)
+		}
+	}
+	fresh(6)
+	for i := 5; i <= 6; i++ {
+		f := p.next().Fresh
+		if want := at.Add(time.Duration(i) * time.Second); f == nil || !f.AsOf.Equal(want) {
+			t.Fatalf("freshness %+v, want as of %v", f, want)
 		}
 	}
 }
@@ -160,7 +168,7 @@ func TestPacedSnapshotAfterReadingBack(t *testing.T) {
 	other.event()
 	r.event("a.x", "3") // the tick that makes the next one wait
 	other.event()
-	time.Sleep(2 * snapshotShare) // that of the other one is shared no more
+	time.Sleep(2 * openingShare) // that of the other one is shared no more
 	s.past = slowPast{failing{}, func() {
 		r.event("a.x", "4")
 		eventually(t, "the gateway heard of it", func() bool {
@@ -186,6 +194,6 @@ func TestPacedSnapshotAfterReadingBack(t *testing.T) {
 // failing is a stream that cannot be read.
 type failing struct{}
 
-func (failing) replay(context.Context, []string, uint64, uint64) ([]past, int64, bool, error) {
-	return nil, 0, false, context.DeadlineExceeded
+func (failing) replay(context.Context, []string, uint64, uint64, int) (stretch, error) {
+	return stretch{}, context.DeadlineExceeded
 }

@@ -132,7 +132,7 @@ func (h *hub) usage() (u usage) {
 	u.History = int64(h.history.bytes)
 	now := h.now()
 	for _, f := range h.feeds {
-		f.dropSnapshot(now)
+		f.dropOpenings(now)
 		u.Feeds += feedCost + f.named + int64(len(f.topics)+len(f.polls))*linkCost + int64(len(f.tail.buf))
 	}
 	return u

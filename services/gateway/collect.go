@@ -69,19 +69,21 @@ func (h *hub) collect(f *feed, before []string, fresh map[*pollState]event.Fresh
 
 // encode makes the frames: the values in the stream's order, and then how far
 // they can be trusted. Freshness never goes before the value it speaks of, or a
-// client would take an older value that it has for confirmed.
-func (c collected) encode(fm format, now time.Time) []byte {
+// client would take an older value that it has for confirmed. starts are where
+// the events' frames begin, and where the last one ends.
+func (c collected) encode(fm format, now time.Time) (out []byte, starts []int) {
 	c.sort()
-	var out []byte
 	for _, e := range c.events {
 		frame := eventFrame(e.e, e.seq, c.phase, e.fresh, now)
 		frame.Event.Epoch = c.epoch
+		starts = append(starts, len(out))
 		out = appendFrame(out, fm, &frame)
 	}
+	starts = append(starts, len(out))
 	for i := range c.fresh {
 		out = appendFrame(out, fm, &wire.ServerFrame{Fresh: &c.fresh[i]})
 	}
-	return out
+	return out, starts
 }
 
 // sort brings events into the stream's order and freshness into the alphabet's.

@@ -13,7 +13,9 @@
 //	fresh.go      how far a value can be trusted, also when nobody says anything
 //	feed.go       an append-only log of frames, shared by all who want the same
 //	subscribe.go  how a connection enters a feed: snapshot (collect.go) or
-//	              replay (resume.go, history.go), then live
+//	              replay (resume.go, history.go), then live; opening.go: shared
+//	              by those who come together, as is what is read back of the
+//	              stream (readback.go, past.go)
 //	writer.go     who is behind gets what lies between its cursor and the end
 //	conn.go       one connection; receive.go, inbound.go, reader.go: what it says
 //	sweep.go      pings, deadlines and silence, in one clock

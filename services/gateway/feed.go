@@ -87,8 +87,9 @@ type feed struct {
 	srcs   map[*sourceState]struct{}
 	tail   *chunk
 	size   int
-	snap   *opening
-	named  int64 // bytes of the key and the patterns
+	snap   *opening // that joiners share
+	past   *opening // the same of a replay
+	named  int64    // bytes of the key and the patterns
 	budget *budget
 	seq    uint64 // of the last event
 	told   uint64 // the hub's count at the last freshness
@@ -112,7 +113,7 @@ func newFeed(key string, patterns []string, fm format, seq, told uint64, now tim
 // is kept, not copied, since many feeds may hold it. The caller holds the
 // hub's mutex.
 func (f *feed) append(frame []byte, seq uint64, now time.Time) {
-	f.dropSnapshot(now) // it would keep every later chunk alive
+	f.dropOpenings(now) // they would keep every later chunk alive
 	t := f.tail
 	n := int(t.n.Load())
 	if len(frame) >= bigFrame {
@@ -156,10 +157,13 @@ func (f *feed) grown(n int) {
 	}
 }
 
-// dropSnapshot lets go of a snapshot that is too old to be shared.
-func (f *feed) dropSnapshot(now time.Time) {
-	if f.snap != nil && now.Sub(f.snap.made) > snapshotShare {
+// dropOpenings lets go of what is too old to be shared.
+func (f *feed) dropOpenings(now time.Time) {
+	if f.snap != nil && now.Sub(f.snap.made) > openingShare {
 		f.snap = nil
+	}
+	if f.past != nil && now.Sub(f.past.made) > openingShare {
+		f.past = nil
 	}
 }
 

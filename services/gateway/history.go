@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -25,12 +26,15 @@ type history struct {
 	list  []past // of which the first gone are no longer there
 	gone  int
 	bytes int // with eventCost each
+	era   int // counts restarts: positions of two eras are not of one log
 
 	maxBytes int
 }
 
 // restart empties the history: it begins after seq.
-func (h *history) restart(seq uint64) { *h = history{max: h.max, maxBytes: h.maxBytes, from: seq} }
+func (h *history) restart(seq uint64) {
+	*h = history{max: h.max, maxBytes: h.maxBytes, from: seq, era: h.era + 1}
+}
 
 // add appends an event.
 func (h *history) add(e *event.Event, seq uint64) {
@@ -53,6 +57,34 @@ func (h *history) after(seq uint64) ([]past, bool) {
 	if seq < h.from {
 		return nil, false
 	}
+	return after(h.list[h.gone:], seq), true
+}
+
+// after is the end of a list in the stream's order.
+func after(list []past, seq uint64) []past {
+	return list[sort.Search(len(list), func(i int) bool { return list[i].seq > seq }):]
+}
+
+// reach is how far back the history will still reach when the stream has been
+// read back up to there: a full one moves on meanwhile.
+func (h *history) reach() uint64 {
 	live := h.list[h.gone:]
-	return live[sort.Search(len(live), func(i int) bool { return live[i].seq > seq }):], true
+	if len(live) < h.max/8*7 && h.bytes < h.maxBytes/8*7 || len(live) == 0 {
+		return h.from
+	}
+	return live[len(live)/8].seq
+}
+
+// survivors are the events without those that a deletion after known has taken
+// along: the stream, read back after it, may hold some of them or none, and the
+// deletion stands for them all.
+func (h *history) survivors(events []past, known uint64) []past {
+	gone := map[string]uint64{}
+	later, _ := h.after(known)
+	for _, p := range later {
+		if p.e.Deleted {
+			gone[p.e.Topic] = p.seq
+		}
+	}
+	return slices.DeleteFunc(events, func(p past) bool { return p.seq < gone[p.e.Topic] })
 }

@@ -312,7 +312,7 @@ func (h *hub) tellFresh(p *pollState, fr event.Freshness, now time.Time) {
 	o := once{frame: &wire.ServerFrame{Fresh: &fr}}
 	for f := range p.feeds {
 		if changed {
-			f.snap = nil // it would show newcomers what is true no more
+			f.snap, f.past = nil, nil // they would show newcomers what is true no more
 		}
 		if f.pace != nil && h.holdFresh(f, p, fr, changed, now) {
 			continue

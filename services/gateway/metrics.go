@@ -28,6 +28,7 @@ type metrics struct {
 	feeds         prometheus.Gauge
 	snapshots     prometheus.Counter
 	resumes       *prometheus.CounterVec
+	readbacks     prometheus.Counter
 	ready         prometheus.Gauge
 	memory        prometheus.Gauge
 	memoryBudget  prometheus.Gauge
@@ -78,6 +79,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		waiting:       gauge("connections_waiting", "Clients that wait for their turn to connect."),
 		snapshots:     counter("snapshots_total", "Snapshots taken; clients that come to a feed within 100 ms share one."),
 		resumes:       vec("resumes_total", "Subscriptions with since, by result.", "result"),
+		readbacks:     counter("readbacks_total", "Times the stream was read back for clients that resume; those who come at the same time share one."),
 		ready:         gauge("ready", "1 while the gateway can serve a snapshot and reaches NATS."),
 	}
 	m.behind = prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -27,15 +27,17 @@ type server struct {
 	writers []*writer
 	past    replayer // nil: nothing beyond the hub's history
 	unread  seldom   // resumes for which the past could not be read
-	conns   registry
-	nextID  atomic.Uint64
-	drained atomic.Bool // no new connections
+
+	readbacks *readbacks
+	conns     registry
+	nextID    atomic.Uint64
+	drained   atomic.Bool // no new connections
 
 	counting sync.Mutex // of the budget
 }
 
 func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logger) *server {
-	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: newBudget(cfg.memory()), gate: newGate(cfg.AcceptRate)}
+	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: newBudget(cfg.memory()), gate: newGate(cfg.AcceptRate), readbacks: newReadbacks()}
 	m.memoryBudget.Set(float64(s.budget.limit))
 	for range max(1, writers) {
 		s.writers = append(s.writers, newWriter(m))

@@ -4,16 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/pkg/wire"
 )
-
-// snapshotShare is how long joiners of a feed are given the same snapshot: a
-// storm of reconnecting clients makes one per feed and period, not one each.
-const snapshotShare = 100 * time.Millisecond
 
 // subscriptions are the patterns of one connection, in the order they came.
 type subscriptions struct {
@@ -63,7 +57,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	h.settle(f, h.now())
 	var begin opening
 	if req.Since != nil {
-		begin, answer.Reason = s.replay(f, before, req.Since)
+		begin, answer.Reason = s.replay(f, before, req.Since, old == nil)
 		answer.Resumed = answer.Reason == ""
 		s.metrics.resumes.WithLabelValues(cmp.Or(answer.Reason, "complete")).Inc()
 	}
@@ -72,7 +66,7 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		begin = h.snapshot(f, before, old == nil)
 	}
 	answer.Seq = begin.seq
-	done := s.budget.pass(begin.what.cost())
+	done := s.budget.pass(begin.cost())
 	if done == nil {
 		h.leave(f)
 		h.mu.Unlock()
@@ -101,87 +95,6 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	c.enter(steps)
 	c.writer.push(job{conn: c, what: jobMove})
 	return nil
-}
-
-// An opening is what a subscription begins with: frames, and the place in the
-// feed where the live frames after them begin.
-type opening struct {
-	seq  uint64
-	cur  cursor
-	pos  uint64
-	made time.Time
-	what *contents
-}
-
-// contents are what an opening shows. They are encoded once, by the first who
-// needs them, however many share them.
-type contents struct {
-	collected
-	shared bool // by those who come soon
-	once   sync.Once
-	data   []byte
-}
-
-// frames must not be called under the hub's mutex: it may take long.
-func (o *opening) frames(fm format) []byte {
-	c := o.what
-	if !c.shared {
-		fm = fm.plain()
-	}
-	c.once.Do(func() { c.data = c.encode(fm, o.made) })
-	return c.data
-}
-
-// cost is about what its frames take, in bytes.
-func (o *contents) cost() int64 {
-	n := int64(len(o.fresh)) * frameCost
-	for i := range o.events {
-		n += int64(len(o.events[i].e.Data)) + frameCost
-	}
-	return n
-}
-
-// frameCost is about what a frame takes beside the value.
-const frameCost = 400
-
-// snapshot opens a feed with the last values of what its patterns match and
-// those before did not. With share, joiners of the same moment get the same
-// bytes. The caller holds the mutex.
-func (h *hub) snapshot(f *feed, before []string, share bool) opening {
-	now := h.now()
-	if share && f.snap != nil && now.Sub(f.snap.made) <= snapshotShare {
-		return *f.snap
-	}
-	o := opening{seq: h.seq, made: now, what: &contents{collected: h.collect(f, before, h.freshness(f), nil), shared: share}}
-	o.cur, o.pos = f.tip()
-	h.metrics.snapshots.Inc()
-	if share {
-		f.snap = &o
-	}
-	return o
-}
-
-// replay opens a feed with the events after a position. The reason says why it
-// cannot. The caller holds the mutex, which may be released in between.
-func (s *server) replay(f *feed, before []string, since *wire.Since) (o opening, reason string) {
-	h := s.hub
-	if since.Epoch != h.epoch {
-		return o, wire.NotResumedEpoch
-	}
-	o.seq = h.seq
-	o.cur, o.pos = f.tip()
-	fresh := h.freshness(f) // of this place: what changes while the stream is read back follows live
-	r := s.since(since, f.patterns, o.seq)
-	if r.reason != "" {
-		return o, r.reason
-	}
-	if since.Epoch != h.epoch { // while the mutex was released
-		return o, wire.NotResumedEpoch
-	}
-	r.events = slices.DeleteFunc(r.events, func(p past) bool { return matchAny(before, p.e.Topic) })
-	o.made = h.now()
-	o.what = &contents{collected: h.collect(f, before, fresh, &r)}
-	return o, ""
 }
 
 // isLatest reports whether a subscription may skip events.

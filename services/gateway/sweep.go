@@ -30,6 +30,7 @@ func (s *server) sweep(ctx context.Context) {
 			s.metrics.setReady(s.ready())
 			s.conns.each(func(c *conn) { s.check(c, now) })
 			s.sweepSockets(now)
+			s.readbacks.sweep(s.budget, now)
 			if n%recountEvery == 0 || !s.budget.room(0) {
 				s.recount()
 			}

@@ -1,0 +1,246 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxReadbacks is how many readings of the stream's past there are at a time.
+	// Those beyond wait for them.
+	maxReadbacks = 4
+	// replayWait bounds what reading the stream back may take, with the wait for
+	// the turn.
+	replayWait = 10 * time.Second
+	// nearBy is how far behind the history a client may be, in messages, to share
+	// what is read back of all topics with everybody else.
+	nearBy = maxReplay
+	// readAhead is how many messages more are read than were asked for, for those
+	// who come next and are a little further behind.
+	readAhead = 1000
+	// readbackKept is how long what was read is kept for those who come next.
+	readbackKept = time.Second
+)
+
+// everything is the pattern of all topics.
+var everything = []string{">"}
+
+// errReadback says that reading the stream back took too long.
+var errReadback = errors.New("reading the stream back took longer than " + replayWait.String())
+
+// A readback is one reading of the stream's past for all who ask for the same
+// topics at the same time.
+type readback struct {
+	key      string
+	patterns []string
+	done     chan struct{} // closed when it was read, or could not be
+
+	// Once it is the current one.
+	from, to uint64 // positions
+	era      int    // of the history that goes on after it
+
+	// Once done.
+	past  stretch
+	err   error
+	ended time.Time
+
+	// Guarded by readbacks.
+	least uint64 // the lowest position asked for, while it has not begun
+	users int    // who ask for it or look at it
+	kept  bool   // in readbacks.current
+	cost  int64  // bytes counted in the budget
+}
+
+// readbacks are at most two for each set of patterns: the current one, which is
+// being read or was lately, and the next one, for which whoever is further
+// behind than the current one reaches comes together until that is read.
+type readbacks struct {
+	mu      sync.Mutex
+	current map[string]*readback
+	next    map[string]*readback
+	turns   chan struct{}
+	bytes   int64 // of all
+}
+
+func newReadbacks() *readbacks {
+	return &readbacks{current: map[string]*readback{}, next: map[string]*readback{}, turns: make(chan struct{}, maxReadbacks)}
+}
+
+// get returns a readback of what patterns match that begins at seq or before
+// and ends where the history begins, or fails after replayWait. The caller gives
+// it back (put). Whoever is the first to ask for one reads it, for all.
+func (r *readbacks) get(s *server, patterns []string, seq uint64) (*readback, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), replayWait)
+	defer cancel()
+	s.hub.mu.Lock()
+	from, era := s.hub.history.from, s.hub.history.era
+	s.hub.mu.Unlock()
+	key := strings.Join(patterns, "\n")
+	r.mu.Lock()
+	b := r.current[key]
+	if b != nil && b.fits(seq, from, era) {
+		b.users++
+		r.mu.Unlock()
+		return r.wait(ctx, s, b)
+	}
+	before := b
+	if b = r.next[key]; b != nil {
+		b.least = min(b.least, seq)
+		b.users++
+		r.mu.Unlock()
+		return r.wait(ctx, s, b)
+	}
+	b = &readback{key: key, patterns: patterns, least: seq, done: make(chan struct{}), users: 1}
+	r.next[key] = b
+	r.mu.Unlock()
+	r.read(ctx, s, b, before)
+	return r.wait(ctx, s, b)
+}
+
+// fits reports whether a current readback has, or will have, what a client at
+// seq lacks, given where the history begins.
+func (b *readback) fits(seq, from uint64, era int) bool {
+	select {
+	case <-b.done:
+		if b.err != nil || b.past.holes == nil {
+			return false
+		}
+	default:
+	}
+	return seq >= b.from && b.to >= from && b.era == era
+}
+
+// wait returns a readback when it is done.
+func (r *readbacks) wait(ctx context.Context, s *server, b *readback) (*readback, error) {
+	var err error
+	select {
+	case <-b.done:
+		err = b.err
+	case <-ctx.Done():
+		err = errReadback
+	}
+	if err != nil {
+		r.put(s.budget, b)
+		return nil, err
+	}
+	return b, nil
+}
+
+// read waits for the current readback, if there is one, and for a turn, and
+// then reads.
+func (r *readbacks) read(ctx context.Context, s *server, b, before *readback) {
+	defer close(b.done)
+	most := s.budget.part(2)
+	err := r.turn(ctx, before)
+	var done func()
+	if err == nil {
+		defer func() { <-r.turns }()
+		if done = s.budget.pass(2 * most); done == nil {
+			err = errShort
+		}
+	}
+	h := s.hub
+	h.mu.Lock()
+	to, era := h.history.reach(), h.history.era
+	h.mu.Unlock()
+	r.mu.Lock()
+	delete(r.next, b.key) // who comes from here on finds its position fixed
+	b.from, b.to, b.era, b.err = less(b.least, readAhead), to, era, err
+	if err == nil {
+		if old := r.current[b.key]; old != nil {
+			r.drop(s.budget, old)
+		}
+		r.current[b.key], b.kept = b, true
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return
+	}
+	defer done()
+	b.past, b.err = s.past.replay(ctx, b.patterns, b.from, b.to, int(most))
+	s.metrics.readbacks.Inc()
+	h.mu.Lock()
+	if b.err == nil && b.era == h.history.era {
+		b.past.check(&h.history)
+	}
+	h.mu.Unlock()
+	b.ended = time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b.cost = int64(b.past.bytes)
+	s.budget.passing.Add(b.cost)
+	r.bytes += b.cost
+	if b.err != nil {
+		r.drop(s.budget, b)
+	}
+	for _, old := range r.current { // of different patterns there may be any number
+		if r.bytes > s.budget.part(8) && old != b && old.over() {
+			r.drop(s.budget, old)
+		}
+	}
+}
+
+// turn waits until before is done and fewer than maxReadbacks are under way.
+func (r *readbacks) turn(ctx context.Context, before *readback) error {
+	if before != nil {
+		select {
+		case <-before.done:
+		case <-ctx.Done():
+			return errReadback
+		}
+	}
+	select {
+	case r.turns <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return errReadback
+	}
+}
+
+func (b *readback) over() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// put gives a readback back.
+func (r *readbacks) put(m *budget, b *readback) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b.users--
+	r.release(m, b)
+}
+
+// drop keeps a readback no longer for those who come next. The caller holds the
+// mutex.
+func (r *readbacks) drop(m *budget, b *readback) {
+	b.kept = false
+	delete(r.current, b.key)
+	r.release(m, b)
+}
+
+// release counts the memory of a readback that nobody looks at any more as free.
+func (r *readbacks) release(m *budget, b *readback) {
+	if b.users == 0 && !b.kept {
+		m.passing.Add(-b.cost)
+		r.bytes -= b.cost
+		b.cost = 0
+	}
+}
+
+// sweep drops what was kept for long enough.
+func (r *readbacks) sweep(m *budget, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range r.current {
+		if b.over() && now.Sub(b.ended) > readbackKept {
+			r.drop(m, b)
+		}
+	}
+}
