@@ -119,6 +119,8 @@ func (l *ledger) takeAll(ctx context.Context, batch jetstream.MessageBatch) bool
 				return false
 			}
 		case <-ctx.Done():
+			for range batch.Messages() { // the library's goroutine is to end before the test
+			}
 			return false
 		case <-time.After(5 * time.Second): // longer than the batch may take
 			return false
