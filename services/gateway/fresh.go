@@ -61,6 +61,14 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	return f
 }
 
+// carry keeps what the last owner confirmed in the first word of a new one,
+// which may not have known all of it.
+func (p *pollState) carry(f *event.Freshness) {
+	if old := p.record; old != nil && f.Reason == event.PollerSilent && f.Fence > old.Fence {
+		f.AsOf = later(f.AsOf, later(old.AsOf, p.asOf))
+	}
+}
+
 // maxAge is how long the poll may be silent.
 func (p *pollState) maxAge() time.Duration {
 	if p.record == nil {

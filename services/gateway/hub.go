@@ -167,6 +167,7 @@ func (h *hub) apply(m *bus.Message, heard, now time.Time) {
 		h.applyEvent(m.Event, m.Seq, heard, now)
 	case m.Fresh != nil:
 		p := h.poll(m.Fresh.Poll)
+		p.carry(m.Fresh)
 		p.record, p.seq = m.Fresh, m.Seq
 		p.lag.observe(m.Fresh.CheckedAt, m.Fresh.Fence, heard)
 		p.heard = later(p.heard, p.lag.here(m.Fresh.CheckedAt, heard))

@@ -125,7 +125,7 @@ func TestClockAhead(t *testing.T) {
 	if have := testutil.ToFloat64(r.hub.metrics.clockAhead); have < 39.9 || have > 40 {
 		t.Errorf("pollcast_gateway_clock_ahead_seconds is %v, want 39.99", have)
 	}
-	if have := strings.Count(log.String(), "clock is ahead"); have != 1 || !strings.Contains(log.String(), "poll=a.k ahead=39.99") {
+	if have := strings.Count(log.String(), "clock is ahead"); have != 1 || !strings.Contains(log.String(), "poll=a.k ahead=39.9") {
 		t.Errorf("said %d times in %s, want once", have, log.String())
 	}
 }
@@ -193,6 +193,15 @@ func TestOldValueAfterTakeover(t *testing.T) {
 	frame := r.hub.liveFrame(past{r.hub.topics["a.k"].last, r.seq}, r.at)
 	if !frame.Event.Stale || frame.Event.Reason != event.PollerSilent {
 		t.Errorf("%+v, want stale: poller_silent", frame.Event)
+	}
+	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(49 * time.Second)) {
+		t.Errorf("as of %v, want %v", f.AsOf, r.made(49*time.Second))
+	}
+	// Nor does the first word of the next owner take back what the last confirmed.
+	r.fence = 3
+	r.comes(record(52*time.Second, true))
+	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(49 * time.Second)) {
+		t.Errorf("after a takeover: as of %v, want %v", f.AsOf, r.made(49*time.Second))
 	}
 	old := past{r.hub.topics["a.k"].last, r.seq}
 	r.comes(value(3, 0))
