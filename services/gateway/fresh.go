@@ -61,11 +61,17 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	return f
 }
 
-// carry keeps what the last owner confirmed in the first word of a new one,
-// which may not have known all of it.
+// carry keeps in a record what the stream says was confirmed before it. A poller
+// that has taken over, or that does not know whether its last event was stored,
+// says less at first. One whose clock was set back means it: its record was made
+// before what it takes back.
 func (p *pollState) carry(f *event.Freshness) {
-	if old := p.record; old != nil && f.Reason == event.PollerSilent && f.Fence > old.Fence {
-		f.AsOf = later(f.AsOf, later(old.AsOf, p.asOf))
+	known := p.asOf
+	if p.record != nil {
+		known = later(known, p.record.AsOf)
+	}
+	if known.After(f.AsOf) && !f.CheckedAt.Before(known) {
+		f.AsOf = known
 	}
 }
 

@@ -203,6 +203,20 @@ func TestOldValueAfterTakeover(t *testing.T) {
 	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(49 * time.Second)) {
 		t.Errorf("after a takeover: as of %v, want %v", f.AsOf, r.made(49*time.Second))
 	}
+	// Nor does a record by which a poller begins anew after an event of which it
+	// does not know whether it was stored; but one after its clock was set back.
+	r.comes(value(2, 0))
+	r.comes(record(2*time.Second, false))
+	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(0)) || f.Stale {
+		t.Errorf("%+v, want it fresh as of now, %v", f, r.made(0))
+	}
+	r.skew -= time.Second
+	r.comes(record(time.Second, false))
+	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(time.Second)) {
+		t.Errorf("after the clock was set back: as of %v, want %v", f.AsOf, r.made(time.Second))
+	}
+	r.skew += time.Second
+	r.pass(time.Minute)
 	old := past{r.hub.topics["a.k"].last, r.seq}
 	r.comes(value(3, 0))
 	r.wantStale("an answer", false)
