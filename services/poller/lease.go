@@ -37,6 +37,8 @@ type lease struct {
 	log  *slog.Logger
 	// repair makes the bucket again if it is gone.
 	repair func(context.Context) error
+	// complain is told when NATS has no room for the lease.
+	complain func(error)
 	// look wakes whoever waits for or holds the lease: it was released, or NATS
 	// came back.
 	look chan struct{}
@@ -77,12 +79,19 @@ func (t *tenure) renewed(sent time.Time, ttl time.Duration) {
 	t.ends.Store(int64(sent.Sub(t.start) + ttl))
 }
 
+// prolonged is for a renewal that NATS refused at sent for want of storage:
+// until it has some, nobody else can get the lease either. Whoever gets it then
+// is seen at the next try.
+func (t *tenure) prolonged(sent time.Time, ttl time.Duration) {
+	t.ends.Store(max(t.ends.Load(), int64(sent.Sub(t.start)+ttl/2)))
+}
+
 // leaseKey makes a KV key of a source's name, which may hold %XX.
 func leaseKey(source string) string { return strings.ReplaceAll(source, "%", "=") }
 
 func newLease(kv jetstream.KeyValue, source, owner, host string, ttl time.Duration, log *slog.Logger, repair func(context.Context) error) *lease {
 	return &lease{
-		kv: kv, key: leaseKey(source), self: leaseValue{Owner: owner, Host: host}, ttl: ttl, repair: repair,
+		kv: kv, key: leaseKey(source), self: leaseValue{Owner: owner, Host: host}, ttl: ttl, repair: repair, complain: func(error) {},
 		log: log, look: make(chan struct{}, 1),
 	}
 }
@@ -224,9 +233,14 @@ func (l *lease) hold(ctx context.Context, t *tenure) error {
 			continue
 		}
 		wait = l.ttl / 3
+		sent := time.Now()
 		switch err := l.renew(ctx, t); {
 		case errors.Is(err, errFenced):
 			return err
+		case noRoom(err):
+			wait = l.ttl / 10
+			t.prolonged(sent, l.ttl)
+			l.complain(err)
 		case err != nil:
 			wait = l.ttl / 10
 			l.log.Debug("lease not renewed yet", "error", errors.Join(err, l.mend(ctx, t)))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -185,6 +186,17 @@ func (p *publisher) putBreaker(ctx context.Context, b *event.Breaker, guard uint
 		return guard, errFenced
 	}
 	return last.Seq, errAgain
+}
+
+// noRoom says that NATS refused a message because it has no storage left for
+// any message.
+func noRoom(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && slices.Contains([]jetstream.ErrorCode{
+		10002, // JSAccountResourcesExceededErr
+		10023, // JSInsufficientResourcesErr
+		10047, // JSStorageResourcesExceededErr
+	}, api.ErrorCode)
 }
 
 // send puts one message into the stream, unless the lease is over. kind is for

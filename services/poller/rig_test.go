@@ -70,6 +70,10 @@ type watcher struct {
 
 func watch(t testing.TB, s *bustest.Server) *watcher {
 	nc, _, names := s.JetStream()
+	return watchOn(t, nc, names)
+}
+
+func watchOn(t testing.TB, nc *nats.Conn, names bus.Names) *watcher {
 	w := &watcher{t: t, names: names, msgs: make(chan *nats.Msg, 10_000)}
 	if _, err := nc.ChanSubscribe(names.LiveAll(), w.msgs); err != nil {
 		t.Fatal(err)

@@ -56,6 +56,7 @@ func (p *Poller) unseat() {
 // sit starts a source, with mu held.
 func (p *Poller) sit(ctx context.Context, r *runner) {
 	l := newLease(p.kv, r.name, p.owner, p.host, p.options.NATS.LeaseTime, r.log, p.repair)
+	l.complain = p.complain
 	l.crew, l.sources = p.crew, func() int { return len(p.list()) }
 	s := &seat{gone: make(chan struct{})}
 	p.seats[r.name] = s

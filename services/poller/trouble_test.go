@@ -18,52 +18,6 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// A stream that is full and takes nothing: polling goes on, status, metric and
-// log say that values wait, and when there is room again the newest is stored,
-// as the next version.
-func TestStreamFull(t *testing.T) {
-	s, u := bustest.Start(t), newRPC(t)
-	w := watch(t, s)
-	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), s.Config())
-	last := w.event()
-	_, js, names := s.JetStream()
-	limit := func(most int64, discard jetstream.DiscardPolicy) {
-		t.Helper()
-		c := names.StreamConfig(s.Config())
-		c.MaxMsgs, c.Discard = most, discard
-		if _, err := js.UpdateStream(t.Context(), c); err != nil {
-			t.Fatal(err)
-		}
-	}
-	limit(1, jetstream.DiscardNew)
-	calls := u.count()
-	for range 5 {
-		u.change()
-		eventually(t, "polling goes on", func() bool { return u.count() >= calls+3 })
-		calls = u.count()
-	}
-	eventually(t, "status says that values wait", func() bool { return p.Status().Sources[0].Polls[0].Unpublished })
-	eventually(t, "the metric counts", func() bool {
-		return !strings.Contains(gather(t, p.reg), `pollcast_poller_publish_errors_total{kind="event"} 0`)
-	})
-	if n := strings.Count(p.log.String(), "NATS does not take records"); n != 1 {
-		t.Errorf("%d lines about it, want 1", n)
-	}
-	before := len(w.seen)
-	limit(-1, jetstream.DiscardOld)
-	e := w.event()
-	if e.Version != last.Version+1 || string(e.Data) != `{"n":5}` {
-		t.Errorf("after it was full: %+v", e)
-	}
-	w.fresh("confirmed", func(f *event.Freshness) bool { return !f.Stale && f.AsOf.After(e.AsOf) })
-	for _, m := range w.seen[before:] {
-		if m.Event != nil && m.Event.Version != e.Version {
-			t.Errorf("another event: %s", show(m))
-		}
-	}
-	eventually(t, "nothing waits", func() bool { return !p.Status().Sources[0].Polls[0].Unpublished })
-}
-
 // startCluster runs three NATS servers, on which everything has three replicas.
 func startCluster(t *testing.T) bus.Config {
 	t.Helper()

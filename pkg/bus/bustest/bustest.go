@@ -26,9 +26,16 @@ type Server struct {
 // Start runs a server until the test ends.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	return StartLimited(t, 0)
+}
+
+// StartLimited is Start for a server whose streams have so many bytes on disk
+// in all; 0 is as many as there are.
+func StartLimited(t testing.TB, storage int64) *Server {
+	t.Helper()
 	s := &Server{t: t, opts: server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT,
-		JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		JetStream: true, JetStreamMaxStore: storage, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
 	}}
 	s.Restart()
 	t.Cleanup(s.Stop)
@@ -84,6 +91,12 @@ func (s *Server) Connect() *nats.Conn {
 // JetStream connects and makes sure that the stream exists.
 func (s *Server) JetStream() (*nats.Conn, jetstream.JetStream, bus.Names) {
 	s.t.Helper()
+	return s.JetStreamOf(s.Config())
+}
+
+// JetStreamOf is JetStream for another configuration of the stream.
+func (s *Server) JetStreamOf(c bus.Config) (*nats.Conn, jetstream.JetStream, bus.Names) {
+	s.t.Helper()
 	nc := s.Connect()
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -93,7 +106,7 @@ func (s *Server) JetStream() (*nats.Conn, jetstream.JetStream, bus.Names) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if _, err := bus.EnsureStream(s.t.Context(), js, names, s.Config()); err != nil {
+	if _, err := bus.EnsureStream(s.t.Context(), js, names, c); err != nil {
 		s.t.Fatal(err)
 	}
 	return nc, js, names
