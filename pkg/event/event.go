@@ -137,6 +137,11 @@ type Circuit struct {
 	Changes uint64    `json:"changes"`
 	// NextProbeAt is when an open circuit lets its next call through.
 	NextProbeAt time.Time `json:"nextProbeAt,omitzero"`
+	// WaitUntil is until when the upstream asked to be left alone (Retry-After).
+	WaitUntil time.Time `json:"waitUntil,omitzero"`
+	// Calls is how often the upstream was asked in each of the last seconds
+	// before the record, the latest first, if there is a limit to that.
+	Calls []int `json:"calls,omitempty"`
 }
 
 // Detail cuts s to MaxDetail bytes at a rune boundary, on one line.

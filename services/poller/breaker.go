@@ -71,7 +71,7 @@ type circuit struct {
 	streak     int
 	cause      string
 	changedAt  time.Time
-	touched    time.Time // when the state or the streak last changed
+	touched    time.Time // when the state, the streak or notBefore last changed
 	changes    uint64    // how often that was, over all owners
 	probeAt    time.Time // while open
 	notBefore  time.Time // the upstream's Retry-After
@@ -168,6 +168,7 @@ func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAft
 	now := clock()
 	if retryAfter > 0 {
 		c.notBefore = now.Add(min(retryAfter, maxRetryAfter))
+		c.touch(now)
 	}
 	if p.generation != c.generation {
 		return
@@ -202,7 +203,7 @@ func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAft
 	}
 }
 
-// touch notes that the state or the streak changed.
+// touch notes that there is something new for the next owner.
 func (c *circuit) touch(now time.Time) {
 	c.touched = now
 	c.changes++
@@ -215,7 +216,9 @@ func (c *circuit) wait(retryAfter time.Duration) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.notBefore = clock().Add(min(retryAfter, maxRetryAfter))
+	now := clock()
+	c.notBefore = now.Add(min(retryAfter, maxRetryAfter))
+	c.touch(now)
 }
 
 // still says whether a permit for ordinary calls, of which no end was told yet,

@@ -120,6 +120,8 @@ func (p *poll) settle(d putDone) {
 	if f := p.stored.found; f != nil && f.freshSeq == 0 && d.job.known.guard != 0 {
 		p.source.streamAnew()
 	}
+	// If it is stored all the same, it is not the last word.
+	p.renew = p.renew || d.err != nil && d.job.fresh != nil
 	var found *remains
 	if p.follow != nil {
 		p.settleWalk(d, now)
@@ -142,7 +144,7 @@ func (p *poll) settle(d putDone) {
 	case d.err == nil:
 		p.retry = backoff{}
 		if d.job.fresh != nil {
-			p.saidAt, p.renew = now, false
+			p.saidAt = now
 		}
 		if d.job.fresh != nil || d.job.event != nil {
 			p.left = d.job.asOf
@@ -156,8 +158,6 @@ func (p *poll) settle(d putDone) {
 		p.source.lose(d.err)
 	case errors.Is(d.err, context.Canceled): // the tenure is over
 	default:
-		// A freshness record that is stored all the same is not the last word.
-		p.renew = p.renew || d.job.fresh != nil
 		p.retry.fail(now)
 		p.source.complain(d.err)
 	}

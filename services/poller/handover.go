@@ -9,7 +9,8 @@ import (
 
 // How circuits survive their poller: every breaker record, and every freshness
 // record of a source whose circuits ever had a failure, carries the state of all
-// of them, streaks too. The next owner takes of each circuit what was told last.
+// of them, streaks and Retry-After too, and what was spent of maxCallsPerMinute.
+// The next owner takes of each circuit what was told last.
 
 // memo is the circuit for its next owner; false when it never had a failure.
 func (c *circuit) memo() (event.Circuit, bool) {
@@ -22,13 +23,18 @@ func (c *circuit) memo() (event.Circuit, bool) {
 	if c.state == event.Open {
 		m.NextProbeAt = stamp(c.probeAt.Add(time.Millisecond - 1)) // no earlier
 	}
+	if clock().Before(c.notBefore) {
+		m.WaitUntil = stamp(c.notBefore.Add(time.Millisecond - 1))
+	}
 	return m, !c.touched.IsZero()
 }
 
 // circuits are all that have something to say.
 func (r *runner) circuits() (all []event.Circuit) {
 	for _, u := range r.upstreams {
-		if m, ok := u.circuit.memo(); ok {
+		m, ok := u.circuit.memo()
+		m.Calls = u.quota.spent(clock())
+		if ok || len(m.Calls) > 0 {
 			all = append(all, m)
 		}
 	}
@@ -37,7 +43,7 @@ func (r *runner) circuits() (all []event.Circuit) {
 
 // eased says that a streak which a record told of is over, without which the
 // record would open a circuit too early one day. (That a streak grew is told by
-// the poll that failed.)
+// the poll whose call failed.)
 func (r *runner) eased(told []event.Circuit) bool {
 	for _, m := range told {
 		if m.State != event.Closed || m.Failures == 0 {
@@ -77,6 +83,29 @@ func (r *runner) restoreCircuits(polls map[string]remains, breaker bus.Message) 
 			u.circuit.restore(breaker.Breaker) // of a version that told no more
 		}
 		u.circuit.adopt(last)
+		u.restoreQuota(polls)
+	}
+}
+
+// restoreQuota counts what the last owner has asked, as its latest record tells.
+func (u *upstream) restoreQuota(polls map[string]remains) {
+	var last *event.Freshness
+	var calls []int
+	for _, left := range polls {
+		f := left.fresh
+		if f == nil || last != nil && (f.Fence < last.Fence || f.Fence == last.Fence && !f.CheckedAt.After(last.CheckedAt)) {
+			continue
+		}
+		last, calls = f, nil
+		for _, m := range left.circuits {
+			if m.Upstream == u.name {
+				calls = m.Calls
+			}
+		}
+	}
+	if len(calls) > 0 {
+		now := clock()
+		u.quota.learn(now, now.Sub(last.CheckedAt), calls)
 	}
 }
 
@@ -95,6 +124,15 @@ func (c *circuit) adopt(m event.Circuit) {
 	if m.Upstream != c.upstream || !m.At.After(c.touched) {
 		return
 	}
+	now := clock()
+	if m.WaitUntil.After(now) {
+		// No longer than it was to be, if the clock was set back meanwhile.
+		c.notBefore = now.Add(min(m.WaitUntil.Sub(now), m.WaitUntil.Sub(m.At), maxRetryAfter))
+	}
+	at := m.At
+	if at.After(now) { // it was set back
+		at = now
+	}
 	if m.State == event.Closed {
 		if c.state != event.Closed {
 			c.streak, c.notBefore = 0, time.Time{}
@@ -102,16 +140,16 @@ func (c *circuit) adopt(m event.Circuit) {
 			c.turn(event.Closed, "recovered")
 		}
 		// As many may be enough by now to open it; the next failure does.
-		c.streak, c.cause, c.touched, c.changes = min(m.Failures, c.config.Failures-1), m.Cause, m.At, m.Changes
+		c.streak, c.cause, c.touched, c.changes = min(m.Failures, c.config.Failures-1), m.Cause, at, m.Changes
 		return
 	}
-	c.report("failure", time.Now())
+	c.report("failure", now)
 	if !c.hystrix.IsOpen() && !c.trip() {
 		return
 	}
 	c.streak, c.cause = m.Failures, m.Cause
 	// A probe that was out went down with its poller: the next call is it.
-	c.probeAt = clock()
+	c.probeAt = now
 	if wait := m.NextProbeAt.Sub(c.probeAt); m.State == event.Open && wait > 0 {
 		// No longer than it was to be, if the clock was set back meanwhile.
 		whole := m.NextProbeAt.Sub(m.At)
@@ -119,9 +157,5 @@ func (c *circuit) adopt(m event.Circuit) {
 	}
 	c.state = event.Open
 	c.generation++
-	c.changedAt, c.changes = m.At, m.Changes
-	if now := clock(); m.At.After(now) { // it was set back
-		c.changedAt = now
-	}
-	c.touched = c.changedAt
+	c.changedAt, c.touched, c.changes = at, at, m.Changes
 }

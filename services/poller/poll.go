@@ -198,6 +198,7 @@ func (p *poll) run(stop, hard context.Context, t *tenure) {
 		}
 		if j, ok := p.next(now, t); ok && (!stopping || !p.retry.failing()) {
 			p.putting = true
+			p.renew = p.renew && j.fresh == nil
 			wg.Go(func() {
 				st, err := p.source.put(hard, j)
 				puts <- putDone{j, st, err}
@@ -311,6 +312,7 @@ func (p *poll) take(r reading) {
 		return
 	}
 	now := clock()
+	p.renew = p.renew || r.failure == nil && r.failedOver() // for the next owner
 	outcome, still := outcomeOK, false
 	switch {
 	case r.failure != nil:
@@ -378,7 +380,7 @@ func (p *poll) refused(k tickKind, err error, now time.Time) {
 		}
 	case errors.Is(err, errWait):
 		p.skip(1)
-		p.checkedAt, p.renew = stamp(now), p.renewalDue(now)
+		p.checkedAt, p.renew = stamp(now), p.renew || p.renewalDue(now)
 		p.markStale(event.UpstreamError, "upstream asked to wait (Retry-After)", now)
 	default:
 		p.count(string(event.BreakerOpen), now, 0, nil)
@@ -400,7 +402,7 @@ func (p *poll) count(outcome string, now time.Time, took time.Duration, up *upst
 	p.attempts.add(outcome, now.Add(-took), took, slices.Index(p.source.upstreams, up))
 	p.metrics.outcomes[outcome].Inc()
 	p.last = attempt{outcome, now, took}
-	p.checkedAt, p.renew = stamp(now), p.renewalDue(now)
+	p.checkedAt, p.renew = stamp(now), p.renew || p.renewalDue(now)
 }
 
 // renewalDue: every max(interval, maxAge/3), counted in ticks, which are not

@@ -1,19 +1,20 @@
 package poller
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// quota bounds the calls to one upstream in any minute, as far as this poller
-// made them. What the configuration asks for at its regular pace fits
+// quota bounds the calls to one upstream in any minute, whoever owned the source
+// then: freshness records tell how many there were (handover.go). What the configuration asks for at its regular pace fits
 // (Source.check); this holds back what comes on top: first polls, fail-over of
 // other sources' pace, polls after a recovery.
 type quota struct {
 	mu     sync.Mutex
 	most   int // 0: no bound
 	counts [quotaSlots]int
-	slot   int64 // the newest, in quotaSlot since start
+	slot   int64 // the newest, in quotaSlot since start; no older one is negative
 	sum    int
 	start  time.Time
 }
@@ -22,6 +23,7 @@ type quota struct {
 const (
 	quotaSlot  = 100 * time.Millisecond
 	quotaSlots = 590
+	perSecond  = int64(time.Second / quotaSlot)
 )
 
 // take counts a call that is about to be made, or says that it must not be.
@@ -54,10 +56,54 @@ func (q *quota) bound(most int) {
 	q.most = most
 }
 
+// spent is how many calls there were in each of the last seconds, the latest
+// first, without zeros at the end; nil if there is no bound.
+func (q *quota) spent(now time.Time) []int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.most == 0 {
+		return nil
+	}
+	q.roll(now)
+	all := q.seconds()
+	last := len(all)
+	for last > 0 && all[last-1] == 0 {
+		last--
+	}
+	return slices.Clone(all[:last])
+}
+
+// learn counts what was spent before a time that is age ago, as far as this
+// quota does not know it.
+func (q *quota) learn(now time.Time, age time.Duration, spent []int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.roll(now)
+	known := q.seconds()
+	for i, n := range spent {
+		second := i + int(max(0, age)/time.Second)
+		if second >= len(known) {
+			return
+		}
+		if more := n - known[second]; more > 0 {
+			q.counts[(q.slot-int64(second)*perSecond)%quotaSlots] += more
+			q.sum += more
+		}
+	}
+}
+
+// seconds sums the slots, the latest second first.
+func (q *quota) seconds() (all [quotaSlots / perSecond]int) {
+	for i := range int64(quotaSlots) {
+		all[i/perSecond] += q.counts[(q.slot-i)%quotaSlots]
+	}
+	return all
+}
+
 // roll forgets what is older than the window.
 func (q *quota) roll(now time.Time) {
 	if q.start.IsZero() {
-		q.start = now
+		q.start, q.slot = now.Add(-quotaSlots*quotaSlot), quotaSlots
 	}
 	slot := max(q.slot, int64(now.Sub(q.start)/quotaSlot))
 	for range min(slot-q.slot, quotaSlots) {

@@ -22,6 +22,8 @@ type rule struct {
 	probe  time.Time // when open: not before
 	record time.Time // that, as the record of the opening tells it
 	wait   time.Time // Retry-After: not before
+	until  time.Time // that, as records tell it
+	asked  time.Duration
 }
 
 func (r *rule) lets(now time.Time) bool {
@@ -44,7 +46,8 @@ func (r *rule) begins() {
 // ends is its end; good also if the upstream calls the request wrong.
 func (r *rule) ends(now time.Time, good bool, retryAfter time.Duration) {
 	if retryAfter > 0 {
-		r.wait = now.Add(retryAfter)
+		r.wait, r.asked = now.Add(retryAfter), retryAfter
+		r.until = r.wait
 	}
 	if good {
 		r.state, r.streak = event.Closed, 0
@@ -63,9 +66,15 @@ func (r *rule) ends(now time.Time, good bool, retryAfter time.Duration) {
 // restarts is a new poller whose clock is ahead of the last one's by step. What
 // is left of the period it reads from the clock, at most a whole one. Of a
 // probe that went down with its poller nothing was learnt: the next call is it.
-// A wish to be left alone that opened nothing is in no record.
+// Likewise of the time for which the upstream wants to be left alone.
 func (r *rule) restarts(now time.Time, period, step time.Duration) {
-	r.wait = time.Time{}
+	r.until = r.until.Add(-step)
+	if r.until.Sub(now) > r.asked {
+		r.until = now.Add(r.asked)
+	}
+	if r.until.Before(r.wait) {
+		r.wait = r.until
+	}
 	r.record = r.record.Add(-step)
 	if r.state == event.HalfOpen {
 		r.state, r.record = event.Open, now

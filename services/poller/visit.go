@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -362,6 +363,11 @@ func (g *guest) tell() {
 		// is there and answers: for the circuit that is a success.
 		c.end(g.leave, success, false, "", 0)
 	}
+}
+
+// failedOver says that an upstream failed, though perhaps another one answered.
+func (r reading) failedOver() bool {
+	return slices.ContainsFunc(r.guests, func(g *guest) bool { return g.failure != nil && g.failure.Counts && !g.good })
 }
 
 // tellCircuits ends the tick for the circuits of all that it asked. It returns
