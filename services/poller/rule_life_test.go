@@ -306,7 +306,7 @@ func (w *world) read(j job) {
 	if !same {
 		fail("wrong breaker")
 	}
-	if off := f.NextProbeAt.Sub(w.rule.probe); f.Breaker == event.Open && (off.Abs() > 3*time.Millisecond) {
+	if off := f.NextProbeAt.Sub(w.rule.probe); f.Breaker == event.Open && off.Abs() > time.Duration(3+w.life)*time.Millisecond { // each life rounds up
 		fail("next probe is off by %v", off)
 	}
 	if f.ConsecutiveFailures != w.failures {
