@@ -52,6 +52,21 @@ var kinds = []kind{
 	{name: "jq", reason: event.BadResponse, innocent: true},
 }
 
+// end is what a call gives that brings no value.
+func (k kind) end(retryAfter time.Duration) (string, error) {
+	switch {
+	case k.failure != nil:
+		return "", k.failure
+	case k.name == "retry after":
+		return "", &source.Failure{Reason: k.reason, Detail: "HTTP 429", Counts: true, RetryAfter: retryAfter}
+	case k.name == "unclassified":
+		return "", errors.New("something else")
+	case k.name == "panic":
+		panic("index out of range")
+	}
+	return `[1]`, nil
+}
+
 // world is what is true, beside what the poller says.
 type world struct {
 	mu     sync.Mutex
@@ -188,7 +203,7 @@ func (w *world) answer(ctx context.Context, _, _ string) (string, error) {
 		w.t.Errorf("a call after %v, due by %v", now.Sub(w.from), w.by.Sub(w.from))
 	}
 	before := w.rule.state
-	w.rule.begins()
+	turn := w.rule.begins()
 	w.turn(before)
 	// It may stand in for a tick that would have come soon after.
 	w.begun, w.by = now, now.Add(time.Duration(1.1*float64(w.poll().config.Interval))+soon)
@@ -209,11 +224,11 @@ func (w *world) answer(ctx context.Context, _, _ string) (string, error) {
 			return "", ctx.Err() // nothing was learnt
 		}
 	}
-	return w.finish(k, now)
+	return w.finish(k, now, turn)
 }
 
 // finish ends a call that began at sent.
-func (w *world) finish(k kind, sent time.Time) (string, error) {
+func (w *world) finish(k kind, sent time.Time, turn int) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
@@ -222,7 +237,7 @@ func (w *world) finish(k kind, sent time.Time) (string, error) {
 		retryAfter = time.Duration(1+w.ill.IntN(90)) * time.Second
 	}
 	before := w.rule.state
-	w.rule.ends(now, k.reason == "" || k.innocent, retryAfter)
+	w.rule.ends(now, turn, k.reason == "" || k.innocent, retryAfter)
 	w.turn(before)
 	// A tick that came while it was under way is skipped.
 	w.by = now.Add(w.by.Sub(sent))
@@ -235,17 +250,8 @@ func (w *world) finish(k kind, sent time.Time) (string, error) {
 	if k.reason != "" {
 		w.failures++
 	}
-	switch {
-	case k.failure != nil:
-		return "", k.failure
-	case k.name == "retry after":
-		return "", &source.Failure{Reason: k.reason, Detail: "HTTP 429", Counts: true, RetryAfter: retryAfter}
-	case k.name == "unclassified":
-		return "", errors.New("something else")
-	case k.name == "panic":
-		panic("index out of range")
-	case k.name == "jq":
-		return `[1]`, nil
+	if k.reason != "" {
+		return k.end(retryAfter)
 	}
 	w.failures = 0
 	if w.value == 0 || w.lost || w.ill.IntN(3) == 0 {
@@ -416,7 +422,6 @@ func (w *world) left(step time.Duration) (remains, bus.Message) {
 			*at = at.Add(-step)
 		}
 	}
-	period := w.c.Breaker.OpenFor
 	var r remains
 	if w.event != nil {
 		e := *w.event
@@ -435,9 +440,7 @@ func (w *world) left(step time.Duration) (remains, bus.Message) {
 		b := *w.breaker
 		shift(&b.At)
 		shift(&b.NextProbeAt)
-		if w.breaker = &b; b.To == event.Open {
-			period = b.NextProbeAt.Sub(b.At)
-		}
+		w.breaker = &b
 	}
 	shift(&w.sent)
 	shift(&w.changed)
@@ -457,7 +460,7 @@ func (w *world) left(step time.Duration) (remains, bus.Message) {
 		w.rule.streak = w.streak // what was not told is lost
 	}
 	w.rule.until = w.until
-	w.rule.restarts(time.Now(), period, step)
+	w.rule.restarts(time.Now(), step)
 	return r, bus.Message{Breaker: w.breaker, Circuits: w.breakerCircuits}
 }
 

@@ -21,6 +21,8 @@ type rule struct {
 	streak int
 	probe  time.Time // when open: not before
 	record time.Time // that, as the record of the opening tells it
+	opened time.Time // when, as that tells it
+	turns  int       // how often the state changed
 	wait   time.Time // Retry-After: not before
 	until  time.Time // that, as records tell it
 	asked  time.Duration
@@ -37,25 +39,38 @@ func (r *rule) lets(now time.Time) bool {
 }
 
 // begins is a call that was let through.
-func (r *rule) begins() {
+func (r *rule) begins() (turn int) {
 	if r.state == event.Open {
-		r.state = event.HalfOpen
+		r.turn(event.HalfOpen)
 	}
+	return r.turns
 }
 
-// ends is its end; good also if the upstream calls the request wrong.
-func (r *rule) ends(now time.Time, good bool, retryAfter time.Duration) {
+func (r *rule) turn(to event.State) {
+	r.state = to
+	r.turns++
+}
+
+// ends is its end; good also if the upstream calls the request wrong. A call
+// that began before the state changed is of another time and counts as nothing.
+func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration) {
 	if retryAfter > 0 {
 		r.wait, r.asked = now.Add(retryAfter), retryAfter
 		r.until = r.wait
 	}
+	if turn != r.turns {
+		return
+	}
 	if good {
-		r.state, r.streak = event.Closed, 0
+		if r.streak = 0; r.state != event.Closed {
+			r.turn(event.Closed)
+		}
 		return
 	}
 	r.streak++
 	if r.state == event.HalfOpen || r.streak >= r.failures {
-		r.state, r.probe = event.Open, now.Add(r.openFor)
+		r.turn(event.Open)
+		r.opened, r.probe = now, now.Add(r.openFor)
 		if r.wait.After(r.probe) {
 			r.probe = r.wait
 		}
@@ -67,7 +82,7 @@ func (r *rule) ends(now time.Time, good bool, retryAfter time.Duration) {
 // is left of the period it reads from the clock, at most a whole one. Of a
 // probe that went down with its poller nothing was learnt: the next call is it.
 // Likewise of the time for which the upstream wants to be left alone.
-func (r *rule) restarts(now time.Time, period, step time.Duration) {
+func (r *rule) restarts(now time.Time, step time.Duration) {
 	r.until = r.until.Add(-step)
 	if r.until.Sub(now) > r.asked {
 		r.until = now.Add(r.asked)
@@ -75,10 +90,14 @@ func (r *rule) restarts(now time.Time, period, step time.Duration) {
 	if r.until.Before(r.wait) {
 		r.wait = r.until
 	}
-	r.record = r.record.Add(-step)
+	r.record, r.opened = r.record.Add(-step), r.opened.Add(-step)
 	if r.state == event.HalfOpen {
-		r.state, r.record = event.Open, now
+		r.turn(event.Open)
+		r.record = now
 	}
-	r.probe = now.Add(max(0, min(r.record.Sub(now), period)))
+	r.probe = now.Add(max(0, min(r.record.Sub(now), r.record.Sub(r.opened))))
+	if r.opened.After(now) {
+		r.opened = now
+	}
 	r.record = r.probe // which its first record tells
 }
