@@ -17,6 +17,7 @@ func TestSnapshotBetweenEventAndFreshness(t *testing.T) {
 	before := time.Now().UTC().Add(-5 * time.Second).Truncate(time.Millisecond)
 	r.event("host.cpu", `1`)
 	r.fresh(event.Freshness{Poll: "host.cpu", AsOf: before, Stale: true, Reason: event.Timeout, Detail: "late", ConsecutiveFailures: 1})
+	time.Sleep(2 * time.Millisecond) // no two ticks have the same asOf
 	r.event("host.cpu", `2`)
 	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 3 })
 	p := r.dial("/v1/ws?topics=host.>")
@@ -38,6 +39,7 @@ func TestFirstEventAfterTakeover(t *testing.T) {
 	if e := p.until("the last value", func(f wire.ServerFrame) bool { return f.Event != nil }).Event; !e.Stale || e.Reason != event.PollerSilent {
 		t.Errorf("have %+v, want it stale: poller_silent", e)
 	}
+	time.Sleep(2 * time.Millisecond)
 	r.event("host.cpu", `2`)
 	if e := p.until("a live value", func(f wire.ServerFrame) bool { return f.Event != nil }).Event; e.Stale || e.Reason != "" {
 		t.Errorf("have %+v, want it fresh: the upstream has just answered", e)

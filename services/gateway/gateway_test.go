@@ -93,7 +93,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func (r *rig) event(topic, data string) {
 	r.t.Helper()
 	r.versions[topic]++
-	now := time.Now().UTC()
+	now := time.Now().UTC().Truncate(time.Millisecond) // as pollers say it
 	e := &event.Event{Topic: topic, Poll: topic, Data: json.RawMessage(data), Version: r.versions[topic], ChangedAt: now, AsOf: now, Fence: 1}
 	m := r.names.EventMsg(e, now)
 	m.Header.Set("Nats-Msg-Id", fmt.Sprintf("%s:%d", topic, e.Version))
