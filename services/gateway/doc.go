@@ -16,7 +16,8 @@
 //	              replay (resume.go, history.go), then live; opening.go: shared
 //	              by those who come together, as is what is read back of the
 //	              stream (readback.go, past.go)
-//	writer.go     who is behind gets what lies between its cursor and the end
+//	writer.go     who is behind gets what lies between its cursor and the end,
+//	              the clients of one feed in strides (group.go)
 //	conn.go       one connection; receive.go, inbound.go, reader.go: what it says
 //	sweep.go      pings, deadlines and silence, in one clock
 //	handler.go    HTTP: upgrade, origin, caps; sse.go, values.go: without WebSocket

@@ -384,7 +384,7 @@ func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *
 			f.pace.seq = h.seq
 		}
 		for _, w := range h.writers {
-			f.groups = append(f.groups, &group{writer: w})
+			f.groups = append(f.groups, &group{writer: w, feed: f})
 		}
 		h.feeds[key] = f
 		wild := false

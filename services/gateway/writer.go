@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,21 +24,6 @@ const (
 	// the close frame.
 	closeLimit = 10 * time.Second
 )
-
-// A group is the connections of one feed that one writer serves.
-type group struct {
-	writer *writer
-	dirty  atomic.Bool
-	n      atomic.Int32 // len(conns), for wake
-	conns  []*conn      // the writer's
-}
-
-// wake has the group's connections sent what their feed has grown by.
-func (g *group) wake() {
-	if g.n.Load() > 0 && !g.dirty.Swap(true) {
-		g.writer.push(job{group: g})
-	}
-}
 
 // A job is one thing for a writer to look at; exactly one field besides what
 // is set.
@@ -72,6 +56,8 @@ type writer struct {
 	queue  []job
 	spare  []job
 	wakeup chan struct{}
+
+	wrote int // bytes, ever
 
 	// For the closure given to RawConn.Write, made once.
 	buf   []byte
@@ -116,16 +102,7 @@ func (w *writer) wake(c *conn) {
 // run writes until ctx ends, and then waits for the goroutines of its own.
 func (w *writer) run(ctx context.Context) {
 	for {
-		w.mu.Lock()
-		jobs := w.queue
-		w.queue = w.spare[:0]
-		w.mu.Unlock()
-		for i := range jobs {
-			w.do(jobs[i])
-			jobs[i] = job{}
-		}
-		w.spare = jobs
-		if len(jobs) > 0 {
+		if w.turn() {
 			continue
 		}
 		select {
@@ -137,14 +114,23 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
+// turn does what is in the queue; false when there is nothing.
+func (w *writer) turn() bool {
+	w.mu.Lock()
+	jobs := w.queue
+	w.queue = w.spare[:0]
+	w.mu.Unlock()
+	for i := range jobs {
+		w.do(jobs[i])
+		jobs[i] = job{}
+	}
+	w.spare = jobs
+	return len(jobs) > 0
+}
+
 func (w *writer) do(j job) {
-	if g := j.group; g != nil {
-		g.dirty.Store(false)
-		for _, c := range g.conns {
-			if !c.away {
-				w.flush(c)
-			}
-		}
+	if j.group != nil {
+		w.walk(j.group)
 		return
 	}
 	c := j.conn
@@ -162,37 +148,6 @@ func (w *writer) do(j job) {
 	}
 	if !c.away {
 		w.flush(c)
-	}
-}
-
-// groupOf is where c stands in a feed.
-func (c *conn) groupOf(f *feed) *group {
-	if f == nil || c.gone.Load() {
-		return nil
-	}
-	for _, g := range f.groups {
-		if g.writer == c.writer {
-			return g
-		}
-	}
-	return nil
-}
-
-func (w *writer) regroup(c *conn, to *group) {
-	if c.group == to {
-		return
-	}
-	if g := c.group; g != nil {
-		last := g.conns[len(g.conns)-1]
-		g.conns[c.index], last.index = last, c.index
-		g.conns[len(g.conns)-1] = nil
-		g.conns = g.conns[:len(g.conns)-1]
-		g.n.Add(-1)
-	}
-	if c.group = to; to != nil {
-		c.index = len(to.conns)
-		to.conns = append(to.conns, c)
-		to.n.Add(1)
 	}
 }
 
@@ -221,6 +176,7 @@ func (w *writer) flush(c *conn) {
 			w.metrics.bytes.Add(float64(w.n))
 			c.advance(b, w.n)
 			budget -= w.n
+			w.wrote += w.n
 		}
 		switch {
 		case errors.Is(err, syscall.EAGAIN) || err == nil && w.n < len(b):

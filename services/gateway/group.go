@@ -1,0 +1,90 @@
+package gateway
+
+import "sync/atomic"
+
+// A writer walks the connections of a feed in strides, between which the other
+// feeds have theirs: one with ten thousand clients keeps nobody else waiting
+// for longer than a stride takes, a fraction of a millisecond.
+const (
+	strideConns = 64
+	strideBytes = 1 << 20
+)
+
+// A group is the connections of one feed that one writer serves.
+type group struct {
+	writer *writer
+	feed   *feed
+	dirty  atomic.Bool  // a walk is under way, or queued
+	n      atomic.Int32 // len(conns), for wake
+
+	// The writer's.
+	conns   []*conn
+	left    int // of conns, those before are yet to be visited
+	walking bool
+	end     uint64 // of the feed when the walk began
+}
+
+// wake has the group's connections sent what their feed has grown by.
+func (g *group) wake() {
+	if g.n.Load() > 0 && !g.dirty.Swap(true) {
+		g.writer.push(job{group: g})
+	}
+}
+
+// walk visits the group's connections from the last to the first, one stride of
+// them. Whoever leaves meanwhile gives its place to one that was visited, and
+// whoever comes is visited for itself.
+func (w *writer) walk(g *group) {
+	if !g.walking {
+		g.walking, g.left, g.end = true, len(g.conns), g.feed.end.Load()
+	}
+	g.left = min(g.left, len(g.conns))
+	until := w.wrote + strideBytes
+	for n := strideConns; n > 0 && g.left > 0 && w.wrote < until; n-- {
+		g.left--
+		if c := g.conns[g.left]; !c.away {
+			w.flush(c)
+		}
+	}
+	if g.left == 0 {
+		g.walking = false
+		g.dirty.Store(false)
+		// Those who were visited before the feed grew again must be once more.
+		if g.feed.end.Load() == g.end || g.dirty.Swap(true) {
+			return
+		}
+	}
+	w.push(job{group: g})
+}
+
+// groupOf is where c stands in a feed.
+func (c *conn) groupOf(f *feed) *group {
+	if f == nil || c.gone.Load() {
+		return nil
+	}
+	for _, g := range f.groups {
+		if g.writer == c.writer {
+			return g
+		}
+	}
+	return nil
+}
+
+// regroup moves a connection to another group; nil: to none.
+func (w *writer) regroup(c *conn, to *group) {
+	if c.group == to {
+		return
+	}
+	if g := c.group; g != nil {
+		last := g.conns[len(g.conns)-1]
+		g.conns[c.index], last.index = last, c.index
+		g.conns[len(g.conns)-1] = nil
+		g.conns = g.conns[:len(g.conns)-1]
+		g.n.Add(-1)
+	}
+	if c.group = to; to != nil {
+		c.index = len(to.conns)
+		to.conns = append(to.conns, c)
+		to.n.Add(1)
+	}
+}
