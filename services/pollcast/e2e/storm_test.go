@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -23,21 +24,22 @@ func TestStorm(t *testing.T) {
 	storm(t, 1000, 2*time.Minute)
 }
 
-// storm holds clients on one gateway and kills it. All come back at once to
-// another, nine of ten where they were, one of ten from the beginning. Each must
-// have every event in the end, and for those who begin anew the gateway must
-// not have looked more often than it promises. It returns how long it took
+// storm holds clients on one gateway that stops, and is killed. All come back at once to
+// another that has just started, nine of ten where they were, one of ten from
+// the beginning. Each must have every event in the end; for those who begin anew
+// the gateway must not have looked more often than it promises, nor read the
+// stream back for more than a few of the others. It returns how long it took
 // until all were back.
 func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 	s := newStack(t, "    s: {upstreams: [\"http://127.0.0.1:1/\"], polls: {p: {method: p}}}\n")
 	s.nats.start()
 	pub := s.nats.publisher(10_000)
-	first, second := s.gateway(), s.gateway()
+	first := s.gateway()
 	first.ready()
-	second.ready()
 	for i := range stormTopics {
 		pub.event(fmt.Sprintf("storm.n%d", i), "0")
 	}
+	addr := freeAddr(t) // of the second gateway
 	all := make([]*stormClient, clients)
 	var running sync.WaitGroup
 	var back, resumed atomic.Int64
@@ -66,7 +68,7 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 			if c.forget {
 				c.epoch = ""
 			}
-			c.live(second.addr, sync.OnceFunc(func() {
+			c.live(addr, sync.OnceFunc(func() {
 				back.Add(1)
 				if c.resumed {
 					resumed.Add(1)
@@ -83,6 +85,12 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 	for range 50 {
 		publish()
 	}
+	first.signal(syscall.SIGSTOP) // as a gateway may be that is about to be killed
+	for range 50 {
+		publish()
+	}
+	second := s.gatewayAt(addr) // it has heard nothing of that: it must read it back
+	second.ready()
 	before := metric(second, "pollcast_gateway_snapshots_total")
 	cpu, ownCPU := metric(second, "process_cpu_seconds_total"), usedCPU()
 	start := time.Now()
@@ -102,6 +110,10 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 	if taken := int(metric(second, "pollcast_gateway_snapshots_total") - before); taken < 1 || taken > took10 {
 		t.Errorf("%d snapshots of one pattern in %v, want one at most every 100 ms", taken, took)
 	}
+	reads := metric(second, "pollcast_gateway_readbacks_total")
+	if reads < 1 || reads > 1+2*took.Seconds() {
+		t.Errorf("the stream was read back %v times in %v, want twice a second at most", reads, took)
+	}
 	if want := int64(clients - clients/10); resumed.Load() != want {
 		t.Errorf("%d clients resumed, want %d", resumed.Load(), want)
 	}
@@ -115,8 +127,8 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 		})
 	}
 	end()
-	t.Logf("%d clients were back after %v, %.0f refused and asked again; %d events meanwhile; CPU %.1f s of the gateway, %.1f s of the clients",
-		clients, took.Round(time.Millisecond), metric(second, `pollcast_gateway_connections_refused_total{reason="queue"}`), published, cpu, ownCPU.Seconds())
+	t.Logf("%d clients were back after %v, %.0f refused and asked again; %d events meanwhile; the stream was read back %v times; CPU %.1f s of the gateway, %.1f s of the clients",
+		clients, took.Round(time.Millisecond), metric(second, `pollcast_gateway_connections_refused_total{reason="queue"}`), published, reads, cpu, ownCPU.Seconds())
 	return took
 }
 
