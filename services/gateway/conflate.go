@@ -146,6 +146,10 @@ func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
 func (c *conn) pullNext() {
 	h := c.gw.hub
 	h.mu.Lock()
+	if c.attention.Load() { // it may have to leave the feed at an earlier place
+		h.mu.Unlock()
+		return
+	}
 	p := c.pulling
 	frames, ok := h.newest(p, 0)
 	if ok && len(frames) == 0 {

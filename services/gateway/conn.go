@@ -111,9 +111,11 @@ func (c *conn) send(frames []byte) {
 	c.writer.wake(c)
 }
 
-// enter queues steps. The caller holds the hub's mutex and calls writer.move
-// afterwards.
-func (c *conn) enter(steps []step) {
+// enter queues steps, of which the first, if the connection is in a feed, is the
+// end of that: it must be queued under the hub's mutex, or what is appended
+// meanwhile would be sent twice. The rest may come later. The caller pushes
+// jobMove afterwards.
+func (c *conn) enter(steps ...step) {
 	c.mu.Lock()
 	c.steps = append(c.steps, steps...)
 	for i := range steps {
@@ -235,7 +237,9 @@ func (c *conn) attend() {
 		case s.data != nil:
 			c.priv = append(c.priv, s.data)
 		case c.pulling != nil:
+			c.mu.Unlock() // the hub's mutex goes before this one
 			c.pullUpTo(s.seq)
+			c.mu.Lock()
 		default:
 			c.until, c.bounded = s.until, true
 		}

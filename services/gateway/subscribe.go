@@ -76,10 +76,9 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	c.holds(all)
 	c.subs.maxHz = req.MaxHz
 	c.latest.Store(isLatest(req))
-	var steps []step
 	if old != nil {
 		h.settle(old, h.now())
-		steps = append(steps, step{until: old.end.Load(), seq: h.seq})
+		c.enter(step{until: old.end.Load(), seq: h.seq})
 		h.leave(old)
 	}
 	c.entered.Store(begin.pos)
@@ -87,12 +86,11 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	c.feed.Store(f)
 	h.mu.Unlock()
 
-	steps = append(steps, step{data: encode(c.format.plain(), &wire.ServerFrame{ID: id, Subscribed: &answer})})
+	steps := []step{{data: encode(c.format.plain(), &wire.ServerFrame{ID: id, Subscribed: &answer})}}
 	if data := begin.frames(c.format); len(data) > 0 {
 		steps = append(steps, step{data: data})
 	}
-	steps = append(steps, step{feed: f, cur: begin.cur, pos: begin.pos})
-	c.enter(steps)
+	c.enter(append(steps, step{feed: f, cur: begin.cur, pos: begin.pos})...)
 	c.writer.push(job{conn: c, what: jobMove})
 	return nil
 }
@@ -172,8 +170,8 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 		c.enteredOwn.Store(cur.owned())
 	}
 	c.feed.Store(f)
+	c.enter(steps...)
 	h.mu.Unlock()
-	c.enter(steps)
 	c.writer.push(job{conn: c, what: jobMove})
 	return nil
 }
