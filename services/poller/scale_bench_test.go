@@ -3,9 +3,11 @@ package poller
 import (
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -20,13 +22,18 @@ import (
 //
 //	go test -run '^$' -bench Scale -benchtime 1x ./services/poller
 //	SCALE_FOR=10m go test -run '^$' -bench 'Scale/5000' -benchtime 1x -timeout 30m ./services/poller
+//	SCALE_PROFILE=/tmp/p go test ... writes /tmp/p.cpu, .heap and .goroutines of a row's last round
 //
-// cpu-ratio is the poller's CPU over that of the GETs; cores and rss-MB are the
+// Where CPU is compared, polling and bare GETs take turns of ten seconds, and
+// each round is compared with the GETs before and after it: what else the machine
+// does hits both. cpu-ratio is the median of the rounds, with the lowest and the
+// highest; us/poll and us/GET are CPU time. cores, rss-MB and goroutines are the
 // poller's; late-p99 and late-max say how long after its slot a poll's request
-// reached the upstream, in percent of the interval. first-max is when the last
-// poll had its first answer, in intervals; herd is the fullest 10 ms of the
-// first interval over the mean. With a maxAge of 3 s, the default, every poll
-// publishes a renewal each second, with 30 s one in ten seconds.
+// reached the upstream, in percent of the interval; fewest is how often the poll
+// asked least was, over how often it should have been. first-max is when the last
+// poll had its first answer, in intervals; herd is the fullest 10 ms of the first
+// interval over the mean. With a maxAge of 3 s, the default, every poll publishes
+// a renewal each second, with 30 s one in ten seconds.
 func BenchmarkScale(b *testing.B) {
 	lasts := 15 * time.Second
 	if s := os.Getenv("SCALE_FOR"); s != "" {
@@ -39,154 +46,205 @@ func BenchmarkScale(b *testing.B) {
 	for _, row := range []struct {
 		polls  int
 		maxAge time.Duration
-	}{{1000, 3 * time.Second}, {1000, 30 * time.Second}, {5000, 3 * time.Second}} {
+		rounds int // beside bare GETs; 0: alone, for long
+	}{{1000, 3 * time.Second, 5}, {1000, 30 * time.Second, 5}, {5000, 3 * time.Second, 0}} {
 		b.Run(fmt.Sprintf("%d polls a second, maxAge %v", row.polls, row.maxAge), func(b *testing.B) {
-			child := startScaleChild(b)
+			s := newScale(b, row.polls, row.maxAge)
 			for range b.N {
-				scale(b, child, row.polls, row.maxAge, lasts)
+				b.ReportMetric(0, "ns/op")
+				if row.rounds > 0 {
+					s.compare(row.rounds)
+				} else {
+					s.alone(lasts)
+				}
 			}
 		})
 	}
 }
 
-func scale(b *testing.B, child childReady, polls int, maxAge, lasts time.Duration) {
-	const sources = 50
-	const interval = time.Second
-	c := Config{Sources: map[string]Source{}}
-	slots := map[string]schedule{} // by path
-	for s := range sources {
-		name := fmt.Sprintf("s%d", s)
-		src := Source{Driver: "http", Upstreams: []string{child.Upstream}, Polls: map[string]Poll{}}
-		for p := range polls / sources {
-			poll, path := fmt.Sprintf("p%d", p), fmt.Sprintf("/%s/p%d", name, p)
-			src.Polls[poll] = Poll{Interval: interval, MaxAge: maxAge, Path: path}
-			slots[path] = newSchedule(name+"."+poll, interval)
+// scale is the polls of a row and whom they ask.
+type scale struct {
+	b      *testing.B
+	child  childReady
+	config Config
+	slots  map[string]schedule // by path
+}
+
+const (
+	scaleSources  = 50
+	scaleInterval = time.Second
+	scaleRound    = 10 * time.Second // in which every value changes once
+)
+
+func newScale(b *testing.B, polls int, maxAge time.Duration) *scale {
+	s := &scale{b: b, child: startScaleChild(b), config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
+	for n := range scaleSources {
+		name := fmt.Sprintf("s%d", n)
+		src := Source{Driver: "http", Upstreams: []string{s.child.Upstream}, Polls: map[string]Poll{}}
+		for p := range polls / scaleSources {
+			poll := fmt.Sprintf("p%d", p)
+			src.Polls[poll] = Poll{Interval: scaleInterval, MaxAge: maxAge, Path: "/" + name + "/" + poll}
+			slot, _ := slotsOf(src.Polls[poll].Path)
+			s.slots[src.Polls[poll].Path] = slot
 		}
-		c.Sources[name] = src
+		s.config.Sources[name] = src
 	}
+	return s
+}
 
-	base := bareGets(b, child, slots, min(lasts, 10*time.Second))
-	child.told(b)
+// slotsOf is when the poll of a path is due.
+func slotsOf(path string) (schedule, bool) {
+	source, poll, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return newSchedule(source+"."+poll, scaleInterval), ok
+}
 
+// compare polls and makes bare GETs in turns.
+func (s *scale) compare(rounds int) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+	defer client.CloseIdleConnections()
+	s.bareGets(client) // the connections
+	gets := []float64{s.bareGets(client)}
+	var polls, ratios []float64
+	for range rounds {
+		p := s.start()
+		used := s.measure(scaleRound, func() {})
+		p.stop()
+		gets = append(gets, s.bareGets(client))
+		n := len(gets)
+		polls, ratios = append(polls, used), append(ratios, used/(gets[n-2]+gets[n-1])*2)
+	}
+	slices.Sort(ratios)
+	slices.Sort(polls)
+	slices.Sort(gets)
+	each := 1e6 * scaleInterval.Seconds() / float64(len(s.slots))
+	s.b.ReportMetric(ratios[len(ratios)/2], "cpu-ratio")
+	s.b.ReportMetric(ratios[0], "cpu-ratio-min")
+	s.b.ReportMetric(ratios[len(ratios)-1], "cpu-ratio-max")
+	s.b.ReportMetric(polls[len(polls)/2]*each, "us/poll")
+	s.b.ReportMetric(gets[len(gets)/2]*each, "us/GET")
+}
+
+// alone polls for long, and looks at memory every now and then.
+func (s *scale) alone(lasts time.Duration) {
+	debug.FreeOSMemory()
+	p := s.start()
+	defer p.stop()
+	var rss []float64
+	used := s.measure(lasts, func() { rss = append(rss, rssMB(s.b)) })
+	s.b.ReportMetric(used, "cores")
+	s.b.ReportMetric(slices.Max(rss), "rss-MB")
+	if n := len(rss) / 4; n > 0 {
+		s.b.ReportMetric(mean(rss[len(rss)-n:])-mean(rss[:n]), "rss-growth-MB")
+	}
+	s.b.ReportMetric(float64(runtime.NumGoroutine()), "goroutines")
+}
+
+// start runs a poller until every poll has asked and a maxAge or two have passed,
+// so that no round begins in the middle of that.
+func (s *scale) start() *running {
 	nats := bus.DefaultConfig()
-	nats.URL = child.NATS
-	p := run(b, c, nats)
+	nats.URL = s.child.NATS
+	s.child.seen(s.b)
+	p := run(s.b, s.config, nats)
 	for p.Ready() != nil {
 		time.Sleep(time.Millisecond)
 	}
 	began := time.Now()
-	first := map[string][]int64{}
-	for len(first) < polls {
-		if time.Since(began) > 30*interval {
-			b.Fatalf("%d of %d polls were not asked for within 30 intervals: is the machine busy?", polls-len(first), polls)
+	for {
+		time.Sleep(scaleInterval / 4)
+		seen := s.child.look(s.b)
+		if seen.Paths == len(s.slots) {
+			first, herd := seen.start(began)
+			s.b.ReportMetric(first, "first-max")
+			s.b.ReportMetric(herd, "herd")
+			break
 		}
-		time.Sleep(interval)
-		for path, at := range child.told(b) {
-			first[path] = append(first[path], at...)
+		if time.Since(began) > 30*scaleInterval {
+			s.b.Fatalf("%d of %d polls were not asked for within 30 intervals: is the machine busy?", len(s.slots)-seen.Paths, len(s.slots))
 		}
 	}
-	start(b, first, began, interval)
-	from, at := cpu(b), time.Now()
-	var late []float64
-	var rss []float64
-	for time.Since(at) < lasts {
-		time.Sleep(min(15*time.Second, max(0, lasts-time.Since(at))+interval))
-		late = append(late, lateness(b, child.told(b), slots, interval)...)
-		rss = append(rss, rssMB(b))
-	}
-	took := time.Since(at)
-	used := float64(cpu(b)-from) / float64(took)
-	p.stop()
-	base = (base + bareGets(b, child, slots, min(lasts, 10*time.Second))) / 2 // other processes come and go
+	time.Sleep(2 * scaleInterval)
+	return p
+}
 
-	slices.Sort(late)
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(used, "cores")
-	b.ReportMetric(used/base, "cpu-ratio")
-	b.ReportMetric(late[len(late)*99/100], "late-p99-%")
-	b.ReportMetric(late[len(late)-1], "late-max-%")
-	b.ReportMetric(rss[len(rss)-1], "rss-MB")
-	if len(rss) > 3 {
-		b.ReportMetric(rss[len(rss)-1]-rss[0], "rss-growth-MB")
+// measure returns the cores that this process uses, and calls look every 15 s or
+// so. What the upstreams saw it reports.
+func (s *scale) measure(lasts time.Duration, look func()) float64 {
+	s.child.seen(s.b)
+	stop := profile(s.b)
+	from, at := cpu(s.b), time.Now()
+	for left := lasts; left > 0; left = lasts - time.Since(at) {
+		time.Sleep(min(5*time.Second, left))
+		look()
 	}
-	b.ReportMetric(float64(len(late))/took.Seconds(), "polls/s")
+	used, took := cpu(s.b)-from, time.Since(at)
+	stop()
+	seen := s.child.seen(s.b)
+	s.b.ReportMetric(seen.late(0.99), "late-p99-%")
+	s.b.ReportMetric(seen.late(1), "late-max-%")
+	s.b.ReportMetric(float64(seen.Asked)/took.Seconds(), "polls/s")
+	s.b.ReportMetric(float64(seen.Fewest)/(took.Seconds()/scaleInterval.Seconds()), "fewest")
+	return float64(used) / float64(took)
 }
 
 // bareGets asks for every path once an interval, and returns the cores it takes.
-func bareGets(b *testing.B, child childReady, slots map[string]schedule, lasts time.Duration) float64 {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConnsPerHost = 100
-	client := &http.Client{Transport: t}
-	defer t.CloseIdleConnections()
+func (s *scale) bareGets(client *http.Client) float64 {
 	var wg sync.WaitGroup
-	from, at := cpu(b), time.Now()
-	for path, s := range slots {
+	from, at := cpu(s.b), time.Now()
+	for path, slots := range s.slots {
 		wg.Go(func() {
-			for slot := s.next(at); slot.Before(at.Add(lasts)); slot = slot.Add(s.interval) {
+			for slot := slots.next(at); slot.Before(at.Add(scaleRound)); slot = slot.Add(slots.interval) {
 				time.Sleep(time.Until(slot))
-				res, err := client.Get(child.Upstream + path)
+				res, err := client.Get(s.child.Upstream + path)
 				if err != nil {
-					b.Errorf("bare GET: %v", err)
+					s.b.Errorf("bare GET: %v", err)
 					return
 				}
 				_, err = io.Copy(io.Discard, res.Body)
 				res.Body.Close()
 				if err != nil {
-					b.Errorf("bare GET: %v", err)
+					s.b.Errorf("bare GET: %v", err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	return float64(cpu(b)-from) / float64(time.Since(at))
+	return float64(cpu(s.b)-from) / float64(time.Since(at))
 }
 
-// start reports how the first polls came.
-func start(b *testing.B, at map[string][]int64, began time.Time, interval time.Duration) {
-	b.Helper()
-	bins := map[int64]int{}
-	last := int64(0)
-	for _, times := range at {
-		last = max(last, times[0])
-		if d := times[0] - began.UnixMicro(); d < interval.Microseconds() {
-			bins[d/10_000]++
-		}
+// profile writes profiles if SCALE_PROFILE says where.
+func profile(b *testing.B) (stop func()) {
+	path := os.Getenv("SCALE_PROFILE")
+	if path == "" {
+		return func() {}
 	}
-	b.ReportMetric(float64(last-began.UnixMicro())/float64(interval.Microseconds()), "first-max")
-	total := 0
-	for n := range maps.Values(bins) {
-		total += n
-	}
-	b.ReportMetric(float64(slices.Max(slices.Collect(maps.Values(bins))))/(float64(total)/100), "herd")
-}
-
-// lateness is how long after its slot each request came, in percent of the
-// interval.
-func lateness(b *testing.B, at map[string][]int64, slots map[string]schedule, interval time.Duration) []float64 {
-	b.Helper()
-	var late []float64
-	for path, s := range slots {
-		if len(at[path]) == 0 {
-			b.Fatalf("%s was not asked for", path)
+	create := func(kind string) *os.File {
+		f, err := os.Create(path + "." + kind)
+		if err != nil {
+			b.Fatal(err)
 		}
-		for _, us := range at[path] {
-			slot := s.next(time.UnixMicro(us).Add(-interval))
-			late = append(late, 100*float64(time.UnixMicro(us).Sub(slot))/float64(interval))
-		}
+		return f
 	}
-	return late
-}
-
-func rssMB(b *testing.B) float64 {
-	b.Helper()
-	data, err := os.ReadFile("/proc/self/status")
-	if err != nil {
+	used := create("cpu")
+	if err := pprof.StartCPUProfile(used); err != nil {
 		b.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(data), "VmRSS:")
-	var kb float64
-	if _, err := fmt.Sscan(rest, &kb); err != nil {
-		b.Fatal(err)
+	return func() {
+		pprof.StopCPUProfile()
+		used.Close()
+		for kind, name := range map[string]string{"heap": "heap", "goroutines": "goroutine"} {
+			f := create(kind)
+			if err := pprof.Lookup(name).WriteTo(f, 0); err != nil {
+				b.Fatal(err)
+			}
+			f.Close()
+		}
 	}
-	return kb / 1024
+}
+
+func mean(all []float64) (sum float64) {
+	for _, v := range all {
+		sum += v / float64(len(all))
+	}
+	return sum
 }

@@ -3,10 +3,13 @@ package poller
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -37,7 +40,7 @@ func runScaleChild(dir string) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	up := &arrivals{at: map[string][]int64{}}
+	up := &arrivals{by: map[string]int{}}
 	go func() { _ = http.Serve(l, up) }() // ends with the process
 	if err := json.NewEncoder(os.Stdout).Encode(childReady{"http://" + l.Addr().String(), srv.ClientURL()}); err != nil {
 		return err
@@ -49,26 +52,94 @@ func runScaleChild(dir string) error {
 }
 
 // arrivals is the upstreams: it notes when each path was asked for, and answers
-// with some 200 bytes that change every ten seconds. GET /arrivals tells and
-// forgets.
+// with some 200 bytes that change every ten seconds. GET /look tells what it has
+// seen, GET /seen tells and forgets.
 type arrivals struct {
-	mu sync.Mutex
-	at map[string][]int64 // unix microseconds
+	mu   sync.Mutex
+	seen seen
+	by   map[string]int
 }
+
+// seen is what the upstreams saw of the polls.
+type seen struct {
+	Asked  int     // requests
+	Paths  int     // different ones
+	Fewest int     // requests for the path that was asked for least
+	Late   []int   // requests by how long after their slot they came, in lateBin
+	Latest float64 // percent of the interval
+	First  []int64 // when each path was asked for first, in microseconds since 1970
+}
+
+// lateBin is a part of the interval, in percent.
+const lateBin = 0.1
 
 func (a *arrivals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	w.Header().Set("Content-Type", "application/json")
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if r.URL.Path == "/arrivals" {
-		_ = json.NewEncoder(w).Encode(a.at) // the parent notices
-		a.at = map[string][]int64{}
+	if r.URL.Path == "/look" || r.URL.Path == "/seen" {
+		a.seen.Paths = len(a.by)
+		if len(a.by) > 0 {
+			a.seen.Fewest = slices.Min(slices.Collect(maps.Values(a.by)))
+		}
+		_ = json.NewEncoder(w).Encode(a.seen) // the parent notices
+		if r.URL.Path == "/seen" {
+			a.seen, a.by = seen{}, map[string]int{}
+		}
 		return
 	}
-	a.at[r.URL.Path] = append(a.at[r.URL.Path], now.UnixMicro())
+	a.note(r.URL.Path, now)
 	_, _ = fmt.Fprintf(w, `{"path":%q,"n":%d,"status":"everything is as it should be","load":[0.5,0.25,0.125],"disks":[{"name":"a","free":123456789},{"name":"b","free":987654321}],"labels":{"zone":"eu-1","tier":"gold"}}`,
 		r.URL.Path, now.Unix()/10)
+}
+
+func (a *arrivals) note(path string, now time.Time) {
+	slots, ok := slotsOf(path)
+	if !ok {
+		return
+	}
+	s := &a.seen
+	if s.Late == nil {
+		s.Late = make([]int, int(100/lateBin)+1)
+	}
+	late := 100 * float64(now.Sub(slots.next(now.Add(-scaleInterval)))) / float64(scaleInterval)
+	s.Asked++
+	s.Late[int(late/lateBin)]++
+	s.Latest = max(s.Latest, late)
+	if a.by[path]++; a.by[path] == 1 {
+		s.First = append(s.First, now.UnixMicro())
+	}
+}
+
+// late is how late the given part of the requests came at most, in percent of
+// the interval.
+func (s seen) late(part float64) float64 {
+	if part == 1 {
+		return s.Latest
+	}
+	n := 0
+	for bin, more := range s.Late {
+		if n += more; float64(n) >= part*float64(s.Asked) {
+			return float64(bin+1) * lateBin
+		}
+	}
+	return 100
+}
+
+// start says how the first requests came: when the last did, in intervals since
+// began, and how many in the fullest 10 ms of the first interval, over the mean.
+func (s seen) start(began time.Time) (last, herd float64) {
+	bins, total := map[int64]int{}, 0
+	for _, at := range s.First {
+		since := time.Duration(at-began.UnixMicro()) * time.Microsecond
+		last = max(last, float64(since)/float64(scaleInterval))
+		if since < scaleInterval {
+			bins[int64(since/(10*time.Millisecond))]++
+			total++
+		}
+	}
+	return last, float64(slices.Max(slices.Collect(maps.Values(bins)))) / float64(total) * float64(scaleInterval/(10*time.Millisecond))
 }
 
 // startScaleChild runs the child until the benchmark ends.
@@ -101,19 +172,23 @@ func startScaleChild(b *testing.B) childReady {
 	return ready
 }
 
-// told returns when each path was asked for since the last call.
-func (r childReady) told(b *testing.B) map[string][]int64 {
+// look returns what the upstreams have seen since the last call of seen.
+func (r childReady) look(b *testing.B) seen { return r.ask(b, "/look") }
+
+// seen returns it, and has them begin anew.
+func (r childReady) seen(b *testing.B) seen { return r.ask(b, "/seen") }
+
+func (r childReady) ask(b *testing.B, path string) (s seen) {
 	b.Helper()
-	res, err := http.Get(r.Upstream + "/arrivals")
+	res, err := http.Get(r.Upstream + path)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer res.Body.Close()
-	var at map[string][]int64
-	if err := json.NewDecoder(res.Body).Decode(&at); err != nil {
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
 		b.Fatal(err)
 	}
-	return at
+	return s
 }
 
 // cpu is what this process has used.
@@ -124,4 +199,18 @@ func cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func rssMB(b *testing.B) float64 {
+	b.Helper()
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), "VmRSS:")
+	var kb float64
+	if _, err := fmt.Sscan(rest, &kb); err != nil {
+		b.Fatal(err)
+	}
+	return kb / 1024
 }
