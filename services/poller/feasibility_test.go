@@ -202,7 +202,7 @@ func runFeasibility(t *testing.T, c Source) {
 // asOf is that of the poll, of which only the goroutine of its own knows: taken
 // from its status.
 func (s *stage) asOf(i int) time.Time {
-	if st := s.r.polls[i].status.Load(); st != nil {
+	if st := s.r.polls[i].look(); st != nil {
 		return st.AsOf
 	}
 	return time.Time{}

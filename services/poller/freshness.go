@@ -188,6 +188,14 @@ func (b *backoff) stumble(now time.Time) {
 	}
 }
 
+// before is the earlier of at and the next attempt, if there is one to wait for.
+func (b *backoff) before(at, now time.Time) time.Time {
+	if b.at.After(now) && b.at.Before(at) {
+		return b.at
+	}
+	return at
+}
+
 // left is how long to wait; idle when there is nothing to wait for.
 func (b *backoff) left(now time.Time) time.Duration {
 	if d := b.at.Sub(now); d > 0 {

@@ -75,7 +75,7 @@ func TestPollKeys(t *testing.T) {
 		if f := fresh[len(fresh)-1]; f.Poll != s.r.polls[0].topic || f.Stale || f.AsOf.IsZero() {
 			t.Errorf("freshness %+v", f)
 		}
-		if st := s.r.polls[0].status.Load(); st.Keys != 2 || st.Unpublished {
+		if st := s.r.polls[0].look(); st.Keys != 2 || st.Unpublished {
 			t.Errorf("status %+v", st)
 		}
 		a.set(`[{"n":"/b","v":1,"t":5},{"n":"a","v":2}]`)
@@ -107,7 +107,7 @@ func TestPollKeys(t *testing.T) {
 		s.wantValues("all gone", map[string]string{"d.a": `3 deleted`, "d.%2Fb": `4 deleted`})
 		time.Sleep(keepDeleted + 2*time.Second)
 		p := s.r.polls[0]
-		if n := p.status.Load().Keys; n != 0 {
+		if n := p.look().Keys; n != 0 {
 			t.Errorf("%d keys left", n)
 		}
 	})

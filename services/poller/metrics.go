@@ -180,7 +180,7 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 			gauge(stateDesc, stateNumber[u.circuit.look().state], r.name, u.name)
 		}
 		for _, p := range r.polls {
-			st := p.status.Load()
+			st := p.look()
 			if st == nil {
 				continue
 			}

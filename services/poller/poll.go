@@ -1,7 +1,6 @@
 package poller
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"maps"
@@ -13,9 +12,10 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// poll is one call, repeated. Everything that changes belongs to the goroutine
-// in run, of which there is one per tenure, one after the other. It never
-// waits: at most one call and one publish are on their way beside it.
+// poll is one call, repeated. It is no goroutine: whoever brings news, a timer, an
+// answer, an acknowledgement, takes mu and lets the poll advance. mu is never
+// held while somebody waits: at most one call and one publish are on their way,
+// and are made without it.
 type poll struct {
 	topic    string
 	index    int // in its source
@@ -30,11 +30,14 @@ type poll struct {
 	schedule schedule
 	log      *slog.Logger
 	metrics  pollMetrics
-	status   atomic.Pointer[PollStatus] // for others to read
-	wake     chan struct{}              // a breaker changed, or NATS came back
-	calls    sync.WaitGroup             // to upstreams; those that lost a race outlive their tick
+	calls    sync.WaitGroup // to upstreams; those that lost a race outlive their tick
 	panicked sync.Once
-	same     bool // as before a reload, in a source that changed otherwise
+	same     bool                 // as before a reload, in a source that changed otherwise
+	life     atomic.Pointer[life] // the last; nil before the first
+	woken    atomic.Bool          // a breaker changed, or NATS came back
+
+	mu    sync.Mutex // guards all that follows
+	begun bool       // there was a tenure
 
 	// What is known of the upstream's side.
 	good       lastGood          // of a poll with keys, asOf only
@@ -88,6 +91,8 @@ type putDone struct {
 // resume takes up the poll under a new tenure: from memory, or from what the
 // last owner left in the stream, whichever is later.
 func (p *poll) resume(r remains) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	now := clock()
 	r = p.sort(r)
 	p.stored.learn(r, p.ignore)
@@ -147,93 +152,6 @@ func (p *poll) sort(r remains) remains {
 		r.event, r.keys = nil, keys
 	}
 	return r
-}
-
-// run polls until stop ends, and then until what is under way is done; hard
-// ends that too.
-func (p *poll) run(stop, hard context.Context, t *tenure) {
-	var (
-		wg       sync.WaitGroup
-		readings = make(chan reading, 1)
-		puts     = make(chan putDone, 1)
-		tick     = time.NewTimer(time.Hour)
-		again    = time.NewTimer(time.Hour)
-		stopping = false
-		stopped  = stop.Done()
-	)
-	defer func() {
-		tick.Stop()
-		again.Stop()
-		wg.Wait() // the channels have room for what is under way
-		p.calls.Wait()
-		if len(readings) > 0 {
-			r := <-readings
-			r.tellCircuits()
-		}
-	}()
-	ask := func(k tickKind, slot time.Time) {
-		up, leave, err := p.source.pick(k == probeTick)
-		if err != nil {
-			p.refused(k, err, clock())
-			return
-		}
-		p.calling = true
-		prev, begin, from := p.before(), clock(), walkFrom{}
-		if p.follow != nil {
-			from = p.walkFrom(begin)
-		}
-		wg.Go(func() {
-			r := p.read(hard, up, leave, k, slot, prev)
-			if p.follow != nil && r.failure == nil && !r.abandoned {
-				p.walk(hard, &r, from, begin)
-			}
-			readings <- r
-		})
-	}
-	for {
-		now := clock()
-		p.reflect(now)
-		if stopping {
-			p.sayLast(now)
-		}
-		if j, ok := p.next(now, t); ok && (!stopping || !p.retry.failing()) {
-			p.putting = true
-			p.renew = p.renew && j.fresh == nil
-			wg.Go(func() {
-				st, err := p.source.put(hard, j)
-				puts <- putDone{j, st, err}
-			})
-		}
-		p.publishStatus(now)
-		if stopping && !p.calling && !p.putting {
-			return
-		}
-		if !stopping {
-			tick.Reset(time.Until(p.due()))
-			again.Reset(p.retry.left(now))
-		}
-		select {
-		case <-hard.Done():
-			return
-		case <-stopped:
-			stopping, stopped = true, nil
-			tick.Stop()
-			again.Stop()
-		case <-p.wake:
-			p.retry.at = time.Time{}
-		case <-again.C:
-		case <-tick.C:
-			if k, slot := p.tick(clock()); k != noTick && t.valid() {
-				ask(k, slot)
-			}
-		case r := <-readings:
-			p.calling = false
-			p.take(r)
-		case d := <-puts:
-			p.putting = false
-			p.settle(d)
-		}
-	}
 }
 
 // aim chooses the next aligned slot.
@@ -410,20 +328,6 @@ func (p *poll) count(outcome string, now time.Time, took time.Duration, up *upst
 func (p *poll) renewalDue(now time.Time) bool {
 	every := max(p.config.Interval, p.config.MaxAge/3)
 	return now.Sub(p.saidAt) >= every-p.config.Interval/2
-}
-
-func (p *poll) publishStatus(now time.Time) {
-	s := &PollStatus{
-		Poll: p.topic, IntervalMs: p.config.Interval.Milliseconds(), TimeoutMs: p.config.Timeout.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
-		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.detail, ConsecutiveFailures: p.failures,
-		AsOf: told(p.good.asOf, now), ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored() || len(p.keyJobs(now)) > 0,
-		LastOutcome: p.last.outcome, LastAt: stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
-		Skipped: p.skipped, Keys: p.live(),
-	}
-	if p.follow != nil {
-		p.follow.tell(s)
-	}
-	p.status.Store(s)
 }
 
 func age(now, then time.Time) time.Duration { return now.Sub(then).Round(time.Millisecond) }

@@ -29,7 +29,7 @@ func TestPollStreamDown(t *testing.T) {
 		if n := s.count("http://one"); n < 30 {
 			t.Fatalf("%d polls in 30 s without a stream", n)
 		}
-		if !s.r.polls[0].status.Load().Unpublished {
+		if !s.r.polls[0].look().Unpublished {
 			t.Error("status does not say that something waits")
 		}
 		s.mu.Lock()

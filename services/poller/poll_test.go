@@ -138,10 +138,9 @@ func (s *stage) startFrom(fence uint64, left map[string]remains, breaker bus.Mes
 	s.stop, s.cut = cancel, cut
 	s.r.restoreCircuits(left, breaker)
 	for _, p := range s.r.polls {
-		p.wake = make(chan struct{}, 1) // a channel from outside stops the bubble's clock
 		p.resume(left[p.topic])
-		s.wg.Go(func() { p.run(stop, hard, t) })
 	}
+	s.wg.Go(func() { s.r.runPolls(stop, hard, t) })
 }
 
 func (s *stage) end() {
@@ -390,7 +389,7 @@ func TestPollSchedule(t *testing.T) {
 		}
 		hang <- 3500 * time.Millisecond
 		time.Sleep(10 * time.Second)
-		if st := p.status.Load(); st.Skipped != 3 {
+		if st := p.look(); st.Skipped != 3 {
 			t.Errorf("%d ticks skipped, want 3", st.Skipped)
 		}
 		if n := s.count("http://one"); n < 27 || n > 28 {

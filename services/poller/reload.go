@@ -248,7 +248,7 @@ func (r *runner) inherit(old *runner) {
 
 // inherit takes over the memory of a poll with another configuration.
 func (p *poll) inherit(old *poll) {
-	p.status.Store(old.status.Load())
+	p.begun = old.begun
 	p.attempts.inherit(old.attempts, func(i int8) int8 {
 		if i < 0 || int(i) >= len(old.source.upstreams) {
 			return -1

@@ -83,8 +83,8 @@ func TestReload(t *testing.T) {
 	} else if r.upstreams[0].circuit != circuit || circuit.look().state != event.Open || down.count() != calls {
 		t.Errorf("the changed source's circuit is %+v, %d calls went through", circuit.look(), down.count()-calls)
 	}
-	if d := p.source("other").polls[1]; d.topic != "other.status" || d.status.Load().Version != 1 || d.status.Load().Stale {
-		t.Errorf("the poll that stayed: %+v", d.status.Load())
+	if d := p.source("other").polls[1]; d.topic != "other.status" || d.look().Version != 1 || d.look().Stale {
+		t.Errorf("the poll that stayed: %+v", d.look())
 	}
 	u.change()
 	w.until("the next event of the poll that stayed", func(m bus.Message) bool {

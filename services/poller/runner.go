@@ -93,8 +93,8 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		p := &poll{
 			topic: topic, index: i, source: r, config: pc,
 			schedule: newSchedule(topic, pc.Interval), attempts: new(attempts), lines: &lines{most: pollLines},
-			metrics: m.poll(topic), wake: make(chan struct{}, 1),
-			keys: map[string]*keyed{}, always: pc.Emit == emitAlways,
+			metrics: m.poll(topic),
+			keys:    map[string]*keyed{}, always: pc.Emit == emitAlways,
 		}
 		p.log = remember(log.With("poll", topic), p.lines)
 		if c.Batch { // one turn for all, so that their calls meet
@@ -251,9 +251,7 @@ func (r *runner) work(stop, hard context.Context, t *tenure, pub *publisher, gua
 	var polls, breakers sync.WaitGroup
 	done := make(chan struct{})
 	breakers.Go(func() { r.publishBreakers(hard, done, t, pub, guard) })
-	for _, p := range r.polls {
-		polls.Go(func() { p.run(stop, hard, t) })
-	}
+	polls.Go(func() { r.runPolls(stop, hard, t) })
 	polls.Go(func() { r.farewell(hard, t, pub, r.orphans) })
 	polls.Wait()
 	close(done)
@@ -311,10 +309,7 @@ func (r *runner) lose(why error) {
 
 func (r *runner) wakePolls() {
 	for _, p := range r.polls {
-		select {
-		case p.wake <- struct{}{}:
-		default: // it has not looked since the last time
-		}
+		p.wake()
 	}
 }
 

@@ -156,11 +156,32 @@ func (r *runner) look() SourceStatus {
 		s.Upstreams = append(s.Upstreams, us)
 	}
 	for _, p := range r.polls {
-		if st := p.status.Load(); st != nil {
-			full := *st
-			full.Attempts, full.Log = p.attempts.look(r.upstreams), p.lines.look()
-			s.Polls = append(s.Polls, full)
+		if st := p.look(); st != nil {
+			st.Attempts, st.Log = p.attempts.look(r.upstreams), p.lines.look()
+			s.Polls = append(s.Polls, *st)
 		}
+	}
+	return s
+}
+
+// look is the poll's status now, without its attempts and its log; nil if it was
+// never run.
+func (p *poll) look() *PollStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.begun {
+		return nil
+	}
+	now := clock()
+	s := &PollStatus{
+		Poll: p.topic, IntervalMs: p.config.Interval.Milliseconds(), TimeoutMs: p.config.Timeout.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
+		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.detail, ConsecutiveFailures: p.failures,
+		AsOf: told(p.good.asOf, now), ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored() || len(p.keyJobs(now)) > 0,
+		LastOutcome: p.last.outcome, LastAt: stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
+		Skipped: p.skipped, Keys: p.live(),
+	}
+	if p.follow != nil {
+		p.follow.tell(s)
 	}
 	return s
 }

@@ -91,10 +91,10 @@ func play(t *testing.T, c Source, run func(s *stage, up *script)) {
 func (s *stage) tick() string {
 	s.Helper()
 	p := s.r.polls[0]
-	p.status.Load()
-	before := p.status.Load().LastAt
+	p.look()
+	before := p.look().LastAt
 	since := time.Now()
-	for limit := since.Add(2 * p.config.Interval); !p.status.Load().LastAt.After(before); time.Sleep(time.Millisecond) {
+	for limit := since.Add(2 * p.config.Interval); !p.look().LastAt.After(before); time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			s.Fatal("no tick within two intervals")
 		}
@@ -295,7 +295,7 @@ func TestRetriesBounded(t *testing.T) {
 		from := time.Now()
 		s.tick()
 		at := s.when("http://one")
-		if took := s.r.polls[0].status.Load().LastTookMs; took < 7990 || took > 8001 || len(at) < 3 || at[len(at)-3].Before(from) {
+		if took := s.r.polls[0].look().LastTookMs; took < 7990 || took > 8001 || len(at) < 3 || at[len(at)-3].Before(from) {
 			t.Errorf("a tick that hangs took %v ms, want 3 calls within 8000", took)
 		}
 		busy := func(d time.Duration) func(context.Context) (string, error) {
@@ -370,7 +370,7 @@ func TestProbeBesideClosed(t *testing.T) {
 			s.tick()
 		}
 		time.Sleep(30 * time.Minute)
-		st := s.r.polls[0].status.Load()
+		st := s.r.polls[0].look()
 		if have := s.count("http://one"); have < 1+5+5 || have > 1+5+6 {
 			t.Errorf("%d calls to the one that hangs, want the first, 5 failures and a probe every 5 minutes", have)
 		}
@@ -424,7 +424,7 @@ func TestQuota(t *testing.T) {
 	t.Run("alone", func(t *testing.T) {
 		play(t, c, func(s *stage, up *script) {
 			time.Sleep(10 * time.Minute)
-			a, b := s.r.polls[0].status.Load(), s.r.polls[1].status.Load()
+			a, b := s.r.polls[0].look(), s.r.polls[1].look()
 			if one := s.count("http://one"); one > 62 || a.Skipped+b.Skipped < 20 {
 				t.Errorf("%d calls and %d skipped ticks in 10 minutes, want 60 and 30", one, a.Skipped+b.Skipped)
 			}

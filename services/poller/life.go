@@ -1,0 +1,196 @@
+package poller
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// life is a poll under one tenure.
+type life struct {
+	stop, hard context.Context
+	tenure     *tenure
+	workers    *workers
+	advance    func()
+	timer      *time.Timer
+	armed      time.Time // what the timer waits for; of no meaning when that has passed
+	ended      func()    // called once, when nothing is under way any more; nil then
+}
+
+// errand is a call to make.
+type errand struct {
+	up    *upstream
+	leave permit
+	kind  tickKind
+	slot  time.Time
+	prev  before
+	begin time.Time
+	from  walkFrom // of a poll that follows
+}
+
+// runPolls polls until stop ends, and then until what is under way is done; hard
+// ends that too.
+func (r *runner) runPolls(stop, hard context.Context, t *tenure) {
+	var w workers
+	var living, watching sync.WaitGroup
+	over := make(chan struct{})
+	for _, p := range r.polls {
+		living.Add(1)
+		p.begin(stop, hard, t, &w, living.Done)
+	}
+	watching.Go(func() {
+		for _, end := range []context.Context{stop, hard} {
+			select {
+			case <-end.Done():
+			case <-hard.Done():
+			case <-over:
+				return
+			}
+			for _, p := range r.polls {
+				w.do(p.advance)
+			}
+		}
+	})
+	living.Wait()
+	close(over)
+	watching.Wait()
+	w.wait()
+	for _, p := range r.polls {
+		p.calls.Wait()
+	}
+}
+
+// begin begins a tenure.
+func (p *poll) begin(stop, hard context.Context, t *tenure, w *workers, ended func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := &life{stop: stop, hard: hard, tenure: t, workers: w, advance: p.advance, ended: ended}
+	l.timer = time.AfterFunc(idle, func() { w.do(l.advance) })
+	p.life.Store(l)
+	p.begun = true
+	w.do(l.advance)
+}
+
+// wake has the poll look around: a breaker changed, or NATS is back. It may be
+// called under the mutex of a circuit, and by the poll itself.
+func (p *poll) wake() {
+	if !p.woken.Swap(true) {
+		if l := p.life.Load(); l != nil {
+			l.workers.do(l.advance)
+		}
+	}
+}
+
+// advance does what is to be done, until there is nothing.
+func (p *poll) advance() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		switch a, j := p.todo(clock()); {
+		case a == nil && j == nil:
+			return
+		case a == nil:
+			p.publish(j)
+		case j == nil:
+			p.call(a)
+		default:
+			p.life.Load().workers.do(func() {
+				p.mu.Lock()
+				p.publish(j)
+				p.mu.Unlock()
+				p.advance()
+			})
+			p.call(a)
+		}
+	}
+}
+
+// todo says what is to be done now, a call, a publish, both or nothing, and sets
+// the timer to when there is more.
+func (p *poll) todo(now time.Time) (a *errand, j *job) {
+	l := p.life.Load()
+	if p.woken.Swap(false) {
+		p.retry.at = time.Time{}
+	}
+	cut, stopping := l.hard.Err() != nil, l.stop.Err() != nil
+	if !cut {
+		p.reflect(now)
+		if !stopping && !now.Before(p.due()) {
+			a = p.errand(now, l.tenure)
+			p.reflect(now)
+		}
+		if stopping {
+			p.sayLast(now)
+		}
+		if next, ok := p.next(now, l.tenure); ok && (!stopping || !p.retry.failing()) {
+			p.putting, j = true, &next
+			p.renew = p.renew && j.fresh == nil
+		}
+	}
+	switch {
+	case !cut && !stopping:
+		l.arm(p.retry.before(p.due(), now), now)
+	case !p.calling && !p.putting && l.ended != nil:
+		l.timer.Stop()
+		l.ended()
+		l.ended = nil
+	}
+	return a, j
+}
+
+// arm sets the timer.
+func (l *life) arm(at, now time.Time) {
+	if at.Equal(l.armed) && now.Before(at) {
+		return
+	}
+	l.armed = at
+	l.timer.Reset(at.Sub(now))
+}
+
+// errand makes of a tick that is due a call, unless none is to be made.
+func (p *poll) errand(now time.Time, t *tenure) *errand {
+	k, slot := p.tick(now)
+	if k == noTick || !t.valid() {
+		return nil
+	}
+	up, leave, err := p.source.pick(k == probeTick)
+	if err != nil {
+		p.refused(k, err, now)
+		return nil
+	}
+	p.calling = true
+	a := &errand{up: up, leave: leave, kind: k, slot: slot, prev: p.before(), begin: now}
+	if p.follow != nil {
+		a.from = p.walkFrom(now)
+	}
+	return a
+}
+
+// call makes a call and takes what it brings. Meanwhile it lets mu go.
+func (p *poll) call(a *errand) {
+	hard := p.life.Load().hard
+	p.mu.Unlock()
+	r := p.read(hard, a.up, a.leave, a.kind, a.slot, a.prev)
+	if p.follow != nil && r.failure == nil && !r.abandoned {
+		p.walk(hard, &r, a.from, a.begin)
+	}
+	p.mu.Lock()
+	p.calling = false
+	if hard.Err() != nil {
+		r.tellCircuits()
+		return
+	}
+	p.take(r)
+}
+
+// publish does a job and learns how it went. Meanwhile it lets mu go.
+func (p *poll) publish(j *job) {
+	hard := p.life.Load().hard
+	p.mu.Unlock()
+	st, err := p.source.put(hard, *j)
+	p.mu.Lock()
+	p.putting = false
+	if hard.Err() == nil {
+		p.settle(putDone{*j, st, err})
+	}
+}
