@@ -26,10 +26,11 @@ type visit struct {
 	pace     pace
 	deadline time.Time
 
-	guests  []*guest // in the order in which they were first asked
-	done    chan callDone
-	flying  int
-	alone   bool // there is one call at a time, for want of a hedge
+	guests  []*guest      // in the order in which they were first asked
+	done    chan callDone // of calls beside the visit; nil if alone
+	landed  callDone      // of the last call, if alone
+	flying  int           // calls of which the end was not taken in
+	alone   bool          // there is one call at a time, for want of a hedge
 	retried int
 	final   bool // the request is wrong, or the answer no value: no more calls
 	last    *source.Failure
@@ -73,51 +74,59 @@ var callKinds = []callKind{firstCall, failOverCall, retryCall, hedgeCall, probeC
 func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind, slot time.Time, prev before) reading {
 	start := clock()
 	v := &visit{p: p, kind: k, pace: newPace(p.source.config, p.config), deadline: start.Add(p.config.Timeout)}
-	v.done = make(chan callDone, v.pace.calls()) // room for the late ones
 	r := reading{up: up, probe: leave.probe, kind: k, slot: slot, sent: start}
-	tick, cancel := context.WithCancel(ctx)
-	defer cancel()
+	tick := ctx
+	var hedge, again <-chan time.Time
+	if d := p.source.config.Hedge; d > 0 && k != probeTick && !leave.probe {
+		var cancel context.CancelFunc
+		tick, cancel = context.WithCancel(ctx)
+		defer cancel()
+		t := time.NewTimer(d)
+		defer t.Stop()
+		hedge = t.C
+		v.done = make(chan callDone, v.pace.calls()) // room for the late ones
+	}
+	v.alone = hedge == nil
 
 	if f := v.compose(tick, moment{now: start, slot: slot, prev: prev.good.value}, up, leave); f != nil {
 		return v.close(r, start)
 	}
-	var hedge, again <-chan time.Time
-	if d := p.source.config.Hedge; d > 0 && k != probeTick && !leave.probe {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		hedge = t.C
-	}
-	v.alone = hedge == nil
 	var pause *time.Timer
 	v.ask(tick, up, leave, firstCall)
 	cut := ctx.Done()
 	for more := true; more; {
-		select {
-		case d := <-v.done:
-			if v.end(ctx, d, prev, &r) {
-				return v.close(r, start)
-			}
-			var wait time.Duration
-			if more, wait = v.goOn(tick); wait > 0 {
-				if pause == nil {
-					pause = time.NewTimer(wait)
-					defer pause.Stop()
+		d := v.landed
+		if !v.alone || v.flying == 0 {
+			select {
+			case d = <-v.done:
+			case <-again:
+				again = nil
+				more = v.retry(tick)
+				continue
+			case <-hedge:
+				hedge = nil
+				if v.flying == 1 && len(v.guests) == 1 {
+					v.askNext(tick, hedgeCall)
 				}
-				pause.Reset(wait)
-				again = pause.C
+				continue
+			case <-cut:
+				cut, again, hedge = nil, nil, nil
+				r.abandoned = true
+				more = v.flying > 0
+				continue
 			}
-		case <-again:
-			again = nil
-			more = v.retry(tick)
-		case <-hedge:
-			hedge = nil
-			if v.flying == 1 && len(v.guests) == 1 {
-				v.askNext(tick, hedgeCall)
+		}
+		if v.end(ctx, d, prev, &r) {
+			return v.close(r, start)
+		}
+		var wait time.Duration
+		if more, wait = v.goOn(tick); wait > 0 {
+			if pause == nil {
+				pause = time.NewTimer(wait)
+				defer pause.Stop()
 			}
-		case <-cut:
-			cut, again, hedge = nil, nil, nil
-			r.abandoned = true
-			more = v.flying > 0
+			pause.Reset(wait)
+			again = pause.C
 		}
 	}
 	return v.close(r, start)
@@ -157,18 +166,20 @@ func (v *visit) call(ctx context.Context, g *guest, why callKind) {
 	g.up.calls[why].Inc()
 	g.failure, g.done = nil, false
 	v.flying++
-	ctx, cancel := context.WithTimeout(ctx, v.limit(g))
-	fly := func() {
-		defer cancel()
-		d := callDone{guest: g, sent: clock()}
-		d.value, d.failure, d.abandoned = v.p.attempt(ctx, g.up, v.question)
-		v.done <- d // there is room
-	}
+	limit := v.limit(g)
 	if v.alone {
-		fly()
+		v.landed = v.fly(ctx, g, limit)
 	} else {
-		v.p.calls.Go(fly)
+		v.p.calls.Go(func() { v.done <- v.fly(ctx, g, limit) }) // there is room
 	}
+}
+
+func (v *visit) fly(ctx context.Context, g *guest, limit time.Duration) callDone {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	d := callDone{guest: g, sent: clock()}
+	d.value, d.failure, d.abandoned = v.p.attempt(ctx, g.up, v.question)
+	return d
 }
 
 // limit is how long a call may take: what is left, shared with the calls that
