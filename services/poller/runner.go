@@ -61,12 +61,15 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 	if err != nil {
 		return nil, fmt.Errorf("%w: sources.%s: %w", ErrConfig, name, err)
 	}
-	names := map[string]int{}
+	names, slowest := map[string]int{}, time.Duration(0)
+	for _, pc := range c.Polls {
+		slowest = max(slowest, pc.withDefaults(c).Interval)
+	}
 	for _, address := range c.Upstreams {
 		u := &upstream{name: displayName(address, names), secrets: secrets}
 		u.call, u.free, err = source.Drivers[c.Driver].Open(source.Endpoint{
 			URL: address, Header: maps.Clone(header), TLS: certificates, MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
-			Batch: c.Batch, Descriptors: c.Descriptors, Notice: func(text string) { r.log.Info(text, "upstream", u.name) },
+			Idle: source.IdleTime(slowest), Batch: c.Batch, Descriptors: c.Descriptors, Notice: func(text string) { r.log.Info(text, "upstream", u.name) },
 		})
 		if err != nil {
 			r.close()

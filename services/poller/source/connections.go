@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,6 +22,19 @@ import (
 // with an address that its name has long left, and with a certificate that has
 // expired meanwhile.
 const connAge = 5 * time.Minute
+
+// Bounds of IdleTime.
+const (
+	minIdleTime = 10 * time.Second
+	maxIdleTime = 90 * time.Second
+)
+
+// IdleTime is how long a connection is worth keeping that nobody uses, when
+// polls ask at that interval at least: those that only a burst needed, as when
+// a poller starts, go soon.
+func IdleTime(interval time.Duration) time.Duration {
+	return min(max(3*interval, minIdleTime), maxIdleTime)
+}
 
 // connections are those to one upstream. They are made when a call needs one,
 // never before, so that an open circuit is silent.
@@ -124,7 +138,7 @@ func newConnections(e Endpoint, protocols *http.Protocols) *connections {
 		MaxIdleConnsPerHost:    64,
 		ReadBufferSize:         2 << 10, // thousands of polls have hundreds of connections
 		WriteBufferSize:        1 << 10,
-		IdleConnTimeout:        90 * time.Second,
+		IdleConnTimeout:        cmp.Or(e.Idle, maxIdleTime),
 		MaxResponseHeaderBytes: 64 << 10,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 	}

@@ -56,6 +56,8 @@ type Endpoint struct {
 	Resolver *net.Resolver
 	// MaxAnswer bounds an answer, in bytes, before and after decompression.
 	MaxAnswer int64
+	// Idle is how long a connection is kept that nobody uses; 0 for 90 s.
+	Idle time.Duration
 	// Batch asks for calls that come together to be sent together, by drivers
 	// that can (Driver.Batches).
 	Batch bool
