@@ -94,12 +94,14 @@ func isTimeout(err error) bool {
 	return ok && n.Timeout()
 }
 
+const plainHTTP = "upstream speaks plain HTTP, not HTTPS"
+
 // notHTTP says in words that whoever answered does not speak HTTP, or "".
 func notHTTP(err error) string {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
-		return "upstream speaks plain HTTP, not HTTPS"
+		return plainHTTP
 	case errors.Is(err, errAlien), strings.Contains(text, "http2: frame too large"), strings.Contains(text, "http2: failed reading the frame payload"):
 		return errAlien.Error()
 	case strings.Contains(text, "malformed HTTP"), strings.Contains(text, "malformed MIME"):
@@ -108,6 +110,9 @@ func notHTTP(err error) string {
 		return "head of the answer is longer than 64 KiB"
 	}
 	if r, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		if string(r.RecordHeader[:]) == "HTTP/" {
+			return plainHTTP
+		}
 		return "upstream does not speak TLS: " + r.Msg
 	}
 	return ""

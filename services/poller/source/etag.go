@@ -39,6 +39,13 @@ func callID(u *url.URL, c Call) string {
 	return b.String()
 }
 
+// any says that there is something to remember.
+func (e *etags) any() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.calls) > 0
+}
+
 // get returns the last answer to a call. Of those that who makes it is
 // remembered only if no other was made since; who is Call.For.
 func (e *etags) get(who, id string) remembered {

@@ -101,7 +101,6 @@ func openGRPC(e Endpoint) (Func, func(), error) {
 	if !secure {
 		g.transport.Proxy = nil // none forwards plain HTTP/2
 	}
-	g.client = &http.Client{Transport: g.transport, CheckRedirect: noRedirect}
 	if e.Descriptors != "" {
 		var err error
 		if g.schema.fixed, err = readDescriptors(e.Descriptors); err != nil {
@@ -169,7 +168,7 @@ func (g *grpcUpstream) setHeader(to, own http.Header) {
 
 // Do sends a request. An answer that is no gRPC is a *Failure.
 func (g *grpcUpstream) Do(req *http.Request) (*http.Response, error) {
-	resp, err := g.client.Do(req)
+	resp, err := g.transport.RoundTrip(req)
 	if err != nil {
 		return nil, g.verdict(err)
 	}

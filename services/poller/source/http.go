@@ -17,7 +17,6 @@ import (
 type httpEndpoint struct {
 	Endpoint
 	*connections
-	client *http.Client
 }
 
 // answer is an HTTP answer, read whole.
@@ -32,14 +31,15 @@ type answer struct {
 }
 
 func openHTTP(e Endpoint) *httpEndpoint {
-	h := &httpEndpoint{Endpoint: e, connections: newConnections(e, nil)}
-	h.client = &http.Client{Transport: h.transport, CheckRedirect: noRedirect}
-	return h
+	return &httpEndpoint{Endpoint: e, connections: newConnections(e, nil)}
 }
 
-// noRedirect: a redirect would send the credentials and the parameters to an
-// address that nobody configured.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+// Headers of every request. net/http reads them only.
+var (
+	applicationJSON = []string{"application/json"}
+	userAgent       = []string{"pollcast"}
+	noValue         = []string{}
+)
 
 // do sends a request and reads the answer, whatever its status. The error is a
 // cancellation or a *Failure. The call's own headers replace the endpoint's; the body
@@ -51,17 +51,20 @@ func (e *httpEndpoint) do(ctx context.Context, req *http.Request, own http.Heade
 		}
 	}
 	if req.Header.Get("User-Agent") == "" {
-		req.Header.Set("User-Agent", "pollcast")
+		req.Header["User-Agent"] = userAgent
 	}
 	// An upstream may close a kept connection in the moment in which the request
 	// is sent. With this key, which is not sent itself when it has no value,
 	// net/http sends such a request again on a new connection, once. A poll
 	// asks the same thing every interval, so that repeating it does no harm.
-	req.Header["Idempotency-Key"] = []string{}
+	req.Header["Idempotency-Key"] = noValue
 
 	start := time.Now()
 	e.renew(start)
-	resp, err := e.client.Do(req)
+	// Not through http.Client, which is there for redirects and cookies: a redirect
+	// would send the credentials and the parameters to an address that nobody
+	// configured.
+	resp, err := e.transport.RoundTrip(req)
 	if err != nil {
 		e.failed(start)
 		return nil, transportFailure(ctx, e.verdict(err), start)

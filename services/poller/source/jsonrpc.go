@@ -98,8 +98,7 @@ func (j *jsonrpc) post(ctx context.Context, body []byte, limit int64) (*answer, 
 	if err != nil {
 		return nil, rejected("request cannot be made")
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
+	req.Header["Content-Type"], req.Header["Accept"] = applicationJSON, applicationJSON
 	return j.do(ctx, req, nil, limit)
 }
 

@@ -81,13 +81,13 @@ func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage
 		return nil, rejected("request cannot be made")
 	}
 	req.URL, req.Host = u, u.Host
-	req.Header.Set("Accept", "application/json")
+	req.Header["Accept"] = applicationJSON
 	if c.Body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header["Content-Type"] = applicationJSON
 	}
 	var id string
 	var old remembered
-	if method == http.MethodGet {
+	if method == http.MethodGet && r.known.any() {
 		id = callID(u, c)
 		if old = r.known.get(c.For, id); old.etag != "" {
 			req.Header.Set("If-None-Match", old.etag)
@@ -101,8 +101,8 @@ func (r *rest) call(ctx context.Context, base *url.URL, c Call) (json.RawMessage
 		return old.value, nil
 	}
 	value, err := a.jsonValue()
-	if err == nil && id != "" {
-		r.known.put(c.For, id, remembered{etag: a.etag, value: value})
+	if err == nil && method == http.MethodGet && (id != "" || a.etag != "") {
+		r.known.put(c.For, callID(u, c), remembered{etag: a.etag, value: value})
 	}
 	return value, err
 }
