@@ -234,7 +234,8 @@ func (p *poll) nextWalk(j *job, now time.Time) {
 	switch {
 	case !p.stored.alone:
 		if j.fresh == nil {
-			j.fresh, j.circuits = p.record(now), p.source.circuits()
+			fresh := p.record(now)
+			j.fresh, j.circuits = &fresh, p.source.circuits()
 		}
 		j.fence = j.fresh
 	case len(f.queue) > 0:

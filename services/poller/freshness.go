@@ -55,9 +55,9 @@ func (p *poll) reflect(now time.Time) {
 }
 
 // record is the poll's freshness now.
-func (p *poll) record(now time.Time) *event.Freshness {
+func (p *poll) record(now time.Time) event.Freshness {
 	breaker, probeAt, _ := p.source.breaker()
-	f := &event.Freshness{
+	f := event.Freshness{
 		Poll: p.topic, AsOf: told(p.good.asOf, now), CheckedAt: stamp(now),
 		Stale: p.stale, Reason: p.reason, Detail: p.detail,
 		Breaker: breaker, ConsecutiveFailures: p.failures,
@@ -88,8 +88,9 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 			ChangedAt: p.good.changedAt, AsOf: told(p.good.asOf, now),
 		}
 	}
-	if f := p.record(now); p.renew || !sameState(f, p.stored.fresh, t.fence) || p.source.eased(p.stored.circuits) {
-		j.fresh, j.circuits = f, p.source.circuits()
+	if f := p.record(now); p.renew || !sameState(&f, p.stored.fresh, t.fence) || p.source.eased(p.stored.circuits) {
+		said := f // most of the time there is nothing to say, and nothing to allocate
+		j.fresh, j.circuits = &said, p.source.circuits()
 	}
 	if p.follow != nil {
 		p.nextWalk(&j, now)

@@ -123,7 +123,8 @@ func (p *poll) todo(now time.Time) (a *errand, j *job) {
 			p.sayLast(now)
 		}
 		if next, ok := p.next(now, l.tenure); ok && (!stopping || !p.retry.failing()) {
-			p.putting, j = true, &next
+			p.putting, j = true, new(job)
+			*j = next
 			p.renew = p.renew && j.fresh == nil
 		}
 	}

@@ -149,6 +149,9 @@ func (p *poll) judge(ctx context.Context, raw json.RawMessage, prev before, up *
 // finish makes a value compact and its digest. What changed too little to be
 // another value becomes the old one.
 func (p *poll) finish(raw json.RawMessage, prev lastGood) (json.RawMessage, digest, error) {
+	if prev.value != nil && bytes.Equal(prev.value, raw) { // compact, as most upstreams write
+		return prev.value, prev.digest, nil
+	}
 	buf := bytes.NewBuffer(make([]byte, 0, len(raw)))
 	if err := json.Compact(buf, raw); err != nil {
 		return nil, digest{}, fmt.Errorf("the value is not JSON: %w", err)
