@@ -10,8 +10,8 @@ import (
 
 // hystrix never ends the two goroutines of a circuit.
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(scaleChild); dir != "" {
-		if err := runScaleChild(dir); err != nil {
+	if what := os.Getenv(scaleChild); what != "" {
+		if err := runScaleChild(what); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -77,7 +77,7 @@ const (
 )
 
 func newScale(b *testing.B, polls int, maxAge time.Duration) *scale {
-	s := &scale{b: b, child: startScaleChild(b), config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
+	s := &scale{b: b, child: childReady{startScaleChild(b, upstreams), startScaleChild(b, b.TempDir())}, config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
 	for n := range scaleSources {
 		name := fmt.Sprintf("s%d", n)
 		src := Source{Driver: "http", Upstreams: []string{s.child.Upstream}, Polls: map[string]Poll{}}

@@ -18,37 +18,53 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// scaleChild, in the environment, makes the test binary the other side of the
-// scale benchmarks: NATS, with its data in the directory it names, and upstreams.
-// In a process of their own they do not count for the poller's CPU and memory.
+// scaleChild, in the environment, makes the test binary another side of the scale
+// benchmarks: the upstreams if it is upstreams, or else NATS, with its data in the
+// directory it names. In processes of their own they count neither for the
+// poller's CPU and memory nor for each other's punctuality.
 const scaleChild = "POLLCAST_SCALE_CHILD"
 
-// childReady is what the child says on its first line.
+const upstreams = "upstreams"
+
+// childReady is what the children say.
 type childReady struct{ Upstream, NATS string }
 
-// runScaleChild serves until standard input ends.
-func runScaleChild(dir string) error {
+// runScaleChild says its address on its first line, and serves until standard
+// input ends.
+func runScaleChild(what string) error {
+	serve := serveUpstreams
+	if what != upstreams {
+		serve = func() (string, func(), error) { return serveNATS(what) }
+	}
+	address, stop, err := serve()
+	if err != nil {
+		return err
+	}
+	fmt.Println(address)
+	_, _ = os.Stdin.Read(make([]byte, 1)) // ends with the parent
+	stop()
+	return nil
+}
+
+func serveUpstreams() (address string, stop func(), err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, fmt.Errorf("listen: %w", err)
+	}
+	go func() { _ = http.Serve(l, &arrivals{by: map[string]int{}}) }() // ends with the process
+	return "http://" + l.Addr().String(), func() {}, nil
+}
+
+func serveNATS(dir string) (address string, stop func(), err error) {
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
 	if err != nil {
-		return fmt.Errorf("make NATS: %w", err)
+		return "", nil, fmt.Errorf("make NATS: %w", err)
 	}
 	srv.Start()
 	if !srv.ReadyForConnections(10 * time.Second) {
-		return fmt.Errorf("NATS is not ready within 10 s")
+		return "", nil, fmt.Errorf("NATS is not ready within 10 s")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	up := &arrivals{by: map[string]int{}}
-	go func() { _ = http.Serve(l, up) }() // ends with the process
-	if err := json.NewEncoder(os.Stdout).Encode(childReady{"http://" + l.Addr().String(), srv.ClientURL()}); err != nil {
-		return err
-	}
-	_, _ = os.Stdin.Read(make([]byte, 1)) // ends with the parent
-	srv.Shutdown()
-	srv.WaitForShutdown()
-	return nil
+	return srv.ClientURL(), func() { srv.Shutdown(); srv.WaitForShutdown() }, nil
 }
 
 // arrivals is the upstreams: it notes when each path was asked for, and answers
@@ -142,11 +158,11 @@ func (s seen) start(began time.Time) (last, herd float64) {
 	return last, float64(slices.Max(slices.Collect(maps.Values(bins)))) / float64(total) * float64(scaleInterval/(10*time.Millisecond))
 }
 
-// startScaleChild runs the child until the benchmark ends.
-func startScaleChild(b *testing.B) childReady {
+// startScaleChild runs a child until the benchmark ends, and returns its address.
+func startScaleChild(b *testing.B, what string) string {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), scaleChild+"="+b.TempDir())
+	cmd.Env = append(os.Environ(), scaleChild+"="+what)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -162,14 +178,14 @@ func startScaleChild(b *testing.B) childReady {
 	b.Cleanup(func() {
 		in.Close()
 		if err := cmd.Wait(); err != nil {
-			b.Errorf("upstreams and NATS: %v", err)
+			b.Errorf("upstreams or NATS: %v", err)
 		}
 	})
-	var ready childReady
-	if err := json.NewDecoder(out).Decode(&ready); err != nil {
-		b.Fatalf("upstreams and NATS say nothing: %v", err)
+	var address string
+	if _, err := fmt.Fscanln(out, &address); err != nil {
+		b.Fatalf("upstreams or NATS say nothing: %v", err)
 	}
-	return ready
+	return address
 }
 
 // look returns what the upstreams have seen since the last call of seen.
