@@ -234,12 +234,18 @@ func (p *publisher) send(ctx context.Context, kind string, m *nats.Msg, guard st
 
 // reread learns what the stream holds of the job's poll. It returns errAgain,
 // or errFenced if that is of a newer owner.
-func (p *publisher) reread(ctx context.Context, j job) (stored, error) {
+func (p *publisher) reread(ctx context.Context, j job) (stored, error) { return p.read(ctx, j, false) }
+
+// read is reread; ours says that the record which is known was just stored.
+func (p *publisher) read(ctx context.Context, j job, ours bool) (stored, error) {
 	st := j.known
 	// In this order: if the record is ours, nobody else adds an event after it.
-	fresh, err := p.last(ctx, p.names.InFresh(j.topic))
-	if err != nil {
-		return st, err
+	fresh := bus.Message{Seq: st.guard, Fresh: st.fresh, Circuits: st.circuits}
+	if !ours {
+		var err error
+		if fresh, err = p.last(ctx, p.names.InFresh(j.topic)); err != nil {
+			return st, err
+		}
 	}
 	ev, err := p.last(ctx, p.names.In(j.topic))
 	if err != nil {

@@ -49,12 +49,15 @@ func (r remains) confirmed(now time.Time) time.Time {
 // takeOver publishes the record that shuts out what is on its way, unless that
 // is done, and reads what is there. With errAgain the rest of the job is to be made anew.
 func (p *publisher) takeOver(ctx context.Context, j job) (stored, error) {
+	ours := false
 	if !j.known.shut {
-		if err := p.putFresh(ctx, j, j.fence, &j.known); err != nil && !errors.Is(err, errRefused) {
+		err := p.putFresh(ctx, j, j.fence, &j.known)
+		if err != nil && !errors.Is(err, errRefused) {
 			return j.known, err
 		}
+		ours = err == nil
 	}
-	st, err := p.reread(ctx, j)
+	st, err := p.read(ctx, j, ours)
 	if errors.Is(err, errAgain) && st.alone && j.fence == j.fresh {
 		return st, nil // and it was all there is to say
 	}
