@@ -158,7 +158,10 @@ func (p *Poller) Run(ctx context.Context) error {
 	if err := p.hearLeases(nc, crew); err != nil {
 		return err
 	}
-	p.pub = &publisher{nc: nc, js: p.js, names: p.names, metrics: p.metrics, repair: p.repair, timeout: p.timeout, keepDeleted: keepDeleted}
+	p.pub = &publisher{
+		nc: nc, js: p.js, names: p.names, places: make(places, maxPuts), metrics: p.metrics,
+		repair: p.repair, timeout: p.timeout, keepDeleted: keepDeleted,
+	}
 	p.seatAll(ctx)
 	p.ready.Store(true)
 	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.list()), "owner", p.owner)

@@ -79,6 +79,7 @@ type publisher struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	names   bus.Names
+	places  places
 	metrics *metrics
 	repair  func(context.Context) error // makes the stream again if it is gone
 	timeout time.Duration               // of one message; 0: publishTimeout

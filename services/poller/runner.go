@@ -27,6 +27,7 @@ type runner struct {
 
 	// What a tenure needs of the poller; tests of a runner bring their own.
 	put        func(context.Context, job) (stored, error)
+	places     places
 	maxPayload func() int64
 	past       func(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error
 	complain   func(error)
@@ -168,7 +169,7 @@ func (r *runner) owned() bool {
 // if that is not nil. If stop ends for errReplaced it returns the tenure that is
 // to go on.
 func (r *runner) run(stop context.Context, l *lease, t *tenure, pub *publisher) *tenure {
-	r.put, r.maxPayload, r.past = pub.put, pub.maxPayload, pub.past
+	r.put, r.places, r.maxPayload, r.past = pub.put, pub.places, pub.maxPayload, pub.past
 	r.lease.Store(l)
 	for {
 		if t == nil {
