@@ -320,3 +320,5 @@ func (f *Follower) Events(ctx context.Context, patterns []string, from, to uint6
 	}
 	return nil
 }
+
+func set(m *nats.Msg, key, value string) { m.Header[key] = []string{value} }

@@ -60,23 +60,23 @@ func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 	} else {
 		id = slotID(e.Topic, slot)
 	}
-	m := n.message(n.In(e.Topic), typ, e.Topic, id, e.ChangedAt, e.Fence)
+	m, h := n.message(n.In(e.Topic), typ, e.Topic, id, e.ChangedAt, e.Fence, eventHeaders)
 	m.Data = e.Data
-	set(m, hdrVersion, strconv.FormatUint(e.Version, 10))
-	set(m, hdrChangedAt, formatTime(e.ChangedAt))
-	set(m, hdrAsOf, formatTime(e.AsOf))
-	set(m, hdrPoll, e.Poll)
+	h.set(hdrVersion, strconv.FormatUint(e.Version, 10))
+	h.set(hdrChangedAt, formatTime(e.ChangedAt))
+	h.set(hdrAsOf, formatTime(e.AsOf))
+	h.set(hdrPoll, e.Poll)
 	if e.Topic != e.Poll {
-		set(m, hdrKey, url.PathEscape(e.Key))
+		h.set(hdrKey, url.PathEscape(e.Key))
 	}
 	if e.Position != nil {
-		set(m, hdrPosition, strconv.FormatInt(*e.Position, 10))
+		h.set(hdrPosition, strconv.FormatInt(*e.Position, 10))
 	}
 	if e.Upstream != "" {
-		set(m, hdrUpstream, url.PathEscape(e.Upstream))
+		h.set(hdrUpstream, url.PathEscape(e.Upstream))
 	}
 	if e.Traceparent != "" {
-		set(m, hdrTraceparent, e.Traceparent)
+		h.set(hdrTraceparent, e.Traceparent)
 	}
 	return m
 }
@@ -94,11 +94,14 @@ type (
 	}
 )
 
+// freshSize is more than most freshness records have, in bytes.
+const freshSize = 320
+
 // FreshMsg makes the message of a freshness record, with the circuits of the
 // source's upstreams if any of them has something to say.
 func (n Names) FreshMsg(f *event.Freshness, circuits ...event.Circuit) (*nats.Msg, error) {
 	if len(circuits) == 0 { // as with most of the most frequent records
-		return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, f.AppendJSON(nil)), nil
+		return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, f.AppendJSON(make([]byte, 0, freshSize))), nil
 	}
 	data, err := json.Marshal(freshRecord{f, circuits})
 	if err != nil {
@@ -119,31 +122,46 @@ func (n Names) BreakerMsg(b *event.Breaker, circuits ...event.Circuit) (*nats.Ms
 
 func (n Names) record(subject, typ, about string, at time.Time, fence uint64, data []byte) *nats.Msg {
 	id := subject[len(n.in):] + ":" + strconv.FormatInt(at.UnixNano(), 10) + ":" + strconv.FormatUint(fence, 10)
-	m := n.message(subject, typ, about, id, at, fence)
+	m, _ := n.message(subject, typ, about, id, at, fence, recordHeaders)
 	m.Data = data
 	return m
 }
 
-func (n Names) message(subject, typ, about, id string, at time.Time, fence uint64) *nats.Msg {
-	m := nats.NewMsg(subject)
-	set(m, hdrSpecVersion, "1.0")
-	set(m, hdrID, id)
-	set(m, hdrSource, "/"+n.prefix+"/"+topic.Source(about))
-	set(m, hdrType, typ)
-	set(m, hdrSubject, about)
-	set(m, hdrTime, formatTime(at))
-	set(m, hdrDataContentType, "application/json")
-	set(m, hdrFence, strconv.FormatUint(fence, 10))
-	set(m, nats.MsgIdHdr, id)
-	return m
+// headers are those of a message to be sent; their values lie in one array.
+type headers struct {
+	of     nats.Header
+	values []string
+}
+
+// How many headers messages have at most, with those that JetStream adds.
+const (
+	eventHeaders  = 18
+	recordHeaders = 12
+)
+
+func (h *headers) set(key, value string) {
+	h.values = append(h.values, value)
+	n := len(h.values)
+	h.of[key] = h.values[n-1 : n : n]
+}
+
+func (n Names) message(subject, typ, about, id string, at time.Time, fence uint64, most int) (*nats.Msg, *headers) {
+	h := &headers{make(nats.Header, most), make([]string, 0, most)}
+	h.set(hdrSpecVersion, "1.0")
+	h.set(hdrID, id)
+	h.set(hdrSource, "/"+n.prefix+"/"+topic.Source(about))
+	h.set(hdrType, typ)
+	h.set(hdrSubject, about)
+	h.set(hdrTime, formatTime(at))
+	h.set(hdrDataContentType, "application/json")
+	h.set(hdrFence, strconv.FormatUint(fence, 10))
+	h.set(nats.MsgIdHdr, id)
+	return &nats.Msg{Subject: subject, Header: h.of}, h
 }
 
 func slotID(topic string, slot time.Time) string {
 	return topic + ":" + strconv.FormatInt(slot.UnixMilli(), 10)
 }
-
-// set avoids Header.Set, which would canonicalise nothing but allocate the same.
-func set(m *nats.Msg, key, value string) { m.Header[key] = []string{value} }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
