@@ -57,10 +57,6 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 			Namespace: namespace, Name: "poll_duration_seconds",
 			Help:    "How long the calls of a tick took together, whatever their outcome.",
 			Buckets: []float64{.005, .025, .1, .25, .5, 1, 2.5, 10},
-
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"poll"}),
 		skipped:        counter("skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, the upstream had asked to wait, or maxCallsPerMinute was reached.", "poll"),
 		calls:          counter("calls_total", "Calls to an upstream, by why they were made.", "source", "upstream", "kind"),
