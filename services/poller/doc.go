@@ -16,9 +16,9 @@
 //	  advance.go         │ does it stand still?         │
 //	  freshness.go ──────┘ what to say ──► publish.go ──┴─► stream POLLCAST
 //
-// Reading order: poll.go with schedule.go (a poll is one goroutine that never
-// waits: at most one visit to its upstreams and one publish are under way beside
-// it), visit.go with pace.go and quota.go (one tick: fail-over, retries, hedge),
+// Reading order: poll.go with schedule.go, life.go and workers.go (a poll is no
+// goroutine: whoever brings news takes it further, and it never waits: at most one
+// visit to its upstreams and one publish are under way), visit.go with pace.go and quota.go (one tick: fail-over, retries, hedge),
 // template.go (what is asked), reading.go and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
 // publish.go with takeover.go (how a new owner begins), walk.go with follow.go (a poll that walks a sequence), then runner.go with upstream.go and lease.go,
 // turn.go and replicas.go (which poller gets which lease), poller.go, seat.go and reload.go (a configuration that changes), status.go and metrics.go.

@@ -29,7 +29,7 @@ type follower struct {
 	parent   *expression
 	limit    time.Duration
 
-	// It belongs to the poll's goroutine.
+	// Guarded by the poll's mu.
 	at    cursor  // stored
 	queue []*step // to be stored next, in this order
 	// starved says that a tick could not walk before the stream was read.
