@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"compress/flate"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/pollcast/pollcast/pkg/bus"
 )
 
 // permessage-deflate (RFC 7692), without context takeover in either direction:
@@ -49,7 +52,12 @@ func (d *deflater) Write(b []byte) (int, error) {
 
 // deflated is a frame compressed (section 7.2.1), or the frame itself where
 // that is no longer.
-func deflated(frame []byte) []byte {
+func deflated(frame []byte) []byte { return deflatedWith(frame, nil, nil) }
+
+// deflatedWith is the same of a frame that holds a value which was compressed
+// before (shrink): only what stands before and after it is left to do. Blocks
+// that end at a byte and refer to nothing before them can be put together.
+func deflatedWith(frame, value, shrunk []byte) []byte {
 	payload := frame[headerLen(frame):]
 	if len(payload) < minDeflate {
 		return frame
@@ -57,10 +65,21 @@ func deflated(frame []byte) []byte {
 	d := deflaters.Get().(*deflater)
 	defer deflaters.Put(d)
 	d.out = d.out[:0]
-	d.z.Reset(d)
-	_, _ = d.z.Write(payload) // d takes everything
-	_ = d.z.Flush()           // ends with 00 00 ff ff, which goes
-	body := d.out[:len(d.out)-4]
+	rest := payload
+	if len(shrunk) > 0 {
+		// The value's head is looked for: nothing before it is as long.
+		at := bytes.Index(payload, value[:min(len(value), 64)])
+		if at >= 0 && bytes.HasPrefix(payload[at:], value) {
+			d.add(payload[:at])
+			d.out = append(d.out, shrunk...)
+			rest = payload[at+len(value):]
+		}
+		if len(rest) > deflateMost {
+			return frame // it holds the value in another form
+		}
+	}
+	d.add(rest)
+	body := d.out[:len(d.out)-4] // 00 00 ff ff goes
 	if cap(d.out) > maxScratch {
 		d.out = nil
 	}
@@ -68,6 +87,54 @@ func deflated(frame []byte) []byte {
 		return frame
 	}
 	return append(appendHeader(make([]byte, 0, maxHeader+len(body)), frame[0]|rsv1, len(body)), body...)
+}
+
+// add compresses a piece, up to and including the 00 00 ff ff of a flush.
+func (d *deflater) add(piece []byte) {
+	d.z.Reset(d)
+	_, _ = d.z.Write(piece) // d takes everything
+	_ = d.z.Flush()
+}
+
+// shrink compresses a value for deflatedWith; nil where it is no shorter.
+func shrink(value []byte) []byte {
+	d := deflaters.Get().(*deflater)
+	defer deflaters.Put(d)
+	d.out = d.out[:0]
+	d.add(value)
+	defer func() {
+		if cap(d.out) > maxScratch {
+			d.out = nil
+		}
+	}()
+	if len(d.out) >= len(value) {
+		return nil
+	}
+	return bytes.Clone(d.out)
+}
+
+// shrinkLeast is the shortest value that is compressed before the hub's mutex
+// is taken, and deflateMost the longest frame that is compressed under it (a
+// tenth of a millisecond). Longer ones, of which that was not done or did not
+// make them shorter, are sent as they are.
+const (
+	shrinkLeast = 1 << 10
+	deflateMost = 16 << 10
+)
+
+// shrunk are the messages' values compressed, where anybody would have them
+// so: nil otherwise.
+func (h *hub) shrunk(msgs []bus.Message) [][]byte {
+	if h.deflating.Load() == 0 {
+		return nil
+	}
+	out := make([][]byte, len(msgs))
+	for i := range msgs {
+		if e := msgs[i].Event; e != nil && len(e.Data) >= shrinkLeast {
+			out[i] = shrink(e.Data)
+		}
+	}
+	return out
 }
 
 // A packed message is its bytes and then tail: the end of its last block, which

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
@@ -134,6 +135,75 @@ func TestCompressed(t *testing.T) {
 	}
 	if n := compressed() - before; n <= 40 {
 		t.Errorf("%d live frames compressed, want some of the paced feed", n)
+	}
+	// Long values, of which some can hardly be made shorter.
+	long := []string{`"` + strings.Repeat(pad, 500) + `"`, `"` + noise(100_000) + `"`, `"` + noise(2000) + `"`, `[ "` + strings.Repeat(pad, 100) + `" ]`, `"end"`}
+	for _, data := range long {
+		r.event("a.long", data)
+	}
+	for i, ws := range all {
+		var have []string
+		for len(have) < len(long) {
+			if e := said(ws, 1)[0]; strings.HasPrefix(e, "a.long ") {
+				have = append(have, e)
+			}
+		}
+		for j, e := range have {
+			if want := long[j]; !strings.HasSuffix(strings.ReplaceAll(e, " ", ""), strings.ReplaceAll(want, " ", "")) {
+				t.Errorf("client %d: long value %d is %.100q", i, j, e)
+			}
+		}
+	}
+}
+
+// noise can hardly be compressed.
+func noise(n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte('0' + rand.IntN(75)) // up to z
+		if b[i] == '\\' {
+			b[i] = '!'
+		}
+	}
+	return string(b)
+}
+
+// A frame whose value was compressed beforehand is the same to a client, and
+// under the hub's mutex no more than deflateMost is compressed.
+func TestShrunk(t *testing.T) {
+	text := func(n int) string { return `"` + strings.Repeat("a text ", n/7+1)[:n] + `"` }
+	for name, tt := range map[string]struct {
+		data   string
+		before bool // compressed beforehand
+		want   bool // the frame is compressed
+	}{
+		"short":            {text(1000), true, true},
+		"long":             {text(1 << 20), true, true},
+		"not beforehand":   {text(1 << 20), false, false},
+		"short, not so":    {text(10_000), false, true},
+		"noise":            {`"` + noise(1<<20) + `"`, true, true},
+		"with white space": {"[ " + text(1<<20) + " ]", true, false}, // no poller of ours stores that
+	} {
+		for _, fm := range []format{asJSONDeflate, asProtoDeflate} {
+			frame := wire.ServerFrame{Event: &wire.Event{Topic: "a.b", Epoch: "E", Seq: 42, Version: 1, Data: []byte(tt.data), Phase: wire.Live, Breaker: event.Closed}}
+			o := once{frame: &frame}
+			if tt.before {
+				o.shrunk = shrink([]byte(tt.data))
+			}
+			whole := encode(fm.plain(), &frame)
+			b := o.deflated(whole)
+			if isPlain := bytes.Equal(b, whole); isPlain == tt.want && !(fm == asProtoDeflate && name == "with white space") {
+				t.Errorf("%s, format %d: compressed %v, want %v", name, fm, !isPlain, tt.want)
+			} else if !isPlain {
+				have, err := inflate(b[headerLen(b):], math.MaxInt32)
+				if err != nil || b[0]&rsv1 == 0 || !bytes.Equal(have, whole[headerLen(whole):]) {
+					t.Errorf("%s, format %d: %v, %.100q", name, fm, err, have)
+				}
+				if len(b) > len(whole)/3 && name != "noise" {
+					t.Errorf("%s, format %d: %d bytes of %d", name, fm, len(b), len(whole))
+				}
+			}
+		}
 	}
 }
 

@@ -83,6 +83,18 @@ func marshal(v any) []byte {
 
 // A once has a frame encoded at most once per format, however many feeds want it.
 type once struct {
-	frame *wire.ServerFrame
-	bytes [formats][]byte
+	frame  *wire.ServerFrame
+	shrunk []byte // its value compressed; nil: it was not
+	bytes  [formats][]byte
+}
+
+// deflated is the frame compressed, of which whole is the plain form.
+func (o *once) deflated(whole []byte) []byte {
+	switch {
+	case o.frame.Event != nil && o.shrunk != nil:
+		return deflatedWith(whole, o.frame.Event.Data, o.shrunk)
+	case len(whole) > deflateMost:
+		return whole
+	}
+	return deflated(whole)
 }

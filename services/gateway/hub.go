@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus"
@@ -22,6 +23,9 @@ type topicState struct {
 	last  *event.Event // nil: no value (yet, or any more)
 	seq   uint64       // of last
 	feeds map[*feed]struct{}
+
+	shrunk []byte // last's value compressed; nil: it was not
+	bytes  int64  // of last's value, in both forms
 }
 
 // A sourceState is what the gateway knows of a source.
@@ -56,6 +60,9 @@ type hub struct {
 	told    uint64 // counts freshness told
 
 	aheadSaid seldom // that a clock is ahead
+
+	ready     []byte       // the value of the event that is taken in, compressed before; nil: it was not
+	deflating atomic.Int64 // feeds that are compressed, for who does not hold mu
 
 	valued     int   // topics that have a value
 	valueBytes int64 // of the last values
@@ -194,18 +201,18 @@ func (h *hub) applyEvent(e *event.Event, seq uint64, heard, now time.Time) {
 		h.history.restart(seq - 1) // the stream has lost events in between
 	}
 	h.history.add(e, seq)
-	if t.last != nil {
-		h.valueBytes -= int64(len(t.last.Data))
-	} else {
+	if t.last == nil {
 		h.valued++
 	}
-	h.valueBytes += int64(len(e.Data))
 	t.poll, t.last, t.seq = p, e, seq
+	h.valueBytes -= t.bytes
+	t.shrunk, t.bytes = h.ready, int64(len(e.Data)+len(h.ready))
+	h.valueBytes += t.bytes
 	h.tellEvent(t, now)
 	if e.Deleted {
-		h.valueBytes -= int64(len(e.Data))
+		h.valueBytes -= t.bytes
 		h.valued--
-		t.last = nil
+		t.last, t.shrunk, t.bytes = nil, nil, 0
 		h.forget(t)
 	}
 }
@@ -273,7 +280,7 @@ func (h *hub) framed(o *once, fm format) []byte {
 		h.budget.share(b)
 	} else {
 		whole := h.framed(o, p)
-		if b = deflated(whole); b[0]&rsv1 != 0 {
+		if b = o.deflated(whole); b[0]&rsv1 != 0 {
 			h.metrics.compressed.Inc()
 			h.budget.share(b)
 		}
@@ -284,7 +291,7 @@ func (h *hub) framed(o *once, fm format) []byte {
 
 // tellEvent tells clients of a topic's last event.
 func (h *hub) tellEvent(t *topicState, now time.Time) {
-	var o once
+	o := once{shrunk: t.shrunk}
 	for f := range t.feeds {
 		if f.pace != nil {
 			if !t.last.Deleted {
@@ -387,6 +394,9 @@ func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *
 			f.groups = append(f.groups, &group{writer: w, feed: f})
 		}
 		h.feeds[key] = f
+		if fm.plain() != fm {
+			h.deflating.Add(1)
+		}
 		wild := false
 		for _, p := range patterns {
 			if topic.IsPattern(p) {
@@ -425,6 +435,9 @@ func (h *hub) join(patterns []string, fm format, maxHz float64, now time.Time) *
 func (h *hub) leave(f *feed) {
 	if f.conns--; f.conns > 0 {
 		return
+	}
+	if f.format.plain() != f.format {
+		h.deflating.Add(-1)
 	}
 	if f.pace != nil {
 		f.pace.stop()

@@ -42,9 +42,13 @@ func (in intake) Append(msgs []bus.Message, seq uint64, late bool) { in.take(msg
 
 func (in intake) take(msgs []bus.Message, seq uint64, late, ordered bool) {
 	now := in.now()
+	shrunk := in.shrunk(msgs)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for i := range msgs {
+		if in.ready = nil; shrunk != nil {
+			in.ready = shrunk[i]
+		}
 		heard := now
 		if age := now.Sub(msgs[i].Stored); late && age > 0 {
 			heard = now.Add(-age)
@@ -62,7 +66,7 @@ func (in intake) take(msgs []bus.Message, seq uint64, late, ordered bool) {
 			in.metrics.behind.Observe(max(0, now.Sub(msgs[i].Stored).Seconds()))
 		}
 	}
-	in.seq = seq
+	in.seq, in.ready = seq, nil
 	in.metrics.records.Add(float64(len(msgs)))
 }
 

@@ -74,7 +74,7 @@ func (h *hub) tick(f *feed, now time.Time) {
 	})
 	for _, t := range held {
 		frame := h.liveFrame(past{t.last, t.seq}, now)
-		f.append(h.framed(&once{frame: &frame}, f.format), t.seq, now)
+		f.append(h.framed(&once{frame: &frame, shrunk: t.shrunk}, f.format), t.seq, now)
 		p.sent[t] = past{t.last, t.seq}
 		p.seq = max(p.seq, t.seq) // in the middle of a batch the hub's position is before it
 	}
