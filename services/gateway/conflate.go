@@ -113,12 +113,11 @@ func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
 		}
 	}
 	if to > p.seen {
-		since, known := h.history.after(p.seen)
-		if !known {
+		if p.seen < h.history.from {
 			return nil, false
 		}
-		for _, d := range since {
-			if t := h.topics[d.e.Topic]; d.e.Deleted && d.seq <= to && (t == nil || t.last == nil) && matchAny(p.feed.patterns, d.e.Topic) {
+		for _, d := range after(h.history.deleted, p.seen) {
+			if t := h.topics[d.e.Topic]; d.seq <= to && (t == nil || t.last == nil) && matchAny(p.feed.patterns, d.e.Topic) {
 				items = append(items, item{d.seq, h.liveFrame(d, now)})
 			}
 		}

@@ -89,6 +89,8 @@ type feed struct {
 	size   int
 	snap   *opening // that joiners share
 	past   *opening // the same of a replay
+	far    uint64   // who has seen less is owed more than is replayed
+	era    int      // of the history, then
 	named  int64    // bytes of the key and the patterns
 	budget *budget
 	seq    uint64 // of the last event

@@ -101,7 +101,7 @@ func (s *server) replay(f *feed, before []string, since *wire.Since, share bool)
 		o.since = since.Seq
 		return o, ""
 	}
-	r := s.since(since, f.patterns)
+	r := s.since(since, f)
 	if r.reason != "" {
 		return o, r.reason
 	}

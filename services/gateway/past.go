@@ -30,6 +30,7 @@ type stretch struct {
 	bytes    int    // of events, with eventCost each
 	depth    int64  // messages that the stream keeps per subject; 0 or less: any number
 
+	topics  map[string][]past // events by topic
 	trimmed uint64            // the stream may have dropped events up to here
 	far     uint64            // events up to here were more than are kept
 	holes   map[string]uint64 // the same as trimmed, of one topic
@@ -53,13 +54,8 @@ func (s *stretch) lacks(seq uint64, patterns []string) (reason string) {
 }
 
 // after returns the events after seq that the patterns match.
-func (s *stretch) after(seq uint64, patterns []string) (events []past) {
-	for _, p := range after(s.events, seq) {
-		if matchAny(patterns, p.e.Topic) {
-			events = append(events, p)
-		}
-	}
-	return events
+func (s *stretch) after(seq uint64, patterns []string) []past {
+	return pick(s.events, s.topics, seq, patterns, maxReplay)
 }
 
 // check looks for what the stream has dropped of single topics, in the light of
@@ -134,6 +130,10 @@ func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint
 		out.settle(most)
 		hi = lo
 	}
+	out.topics = map[string][]past{}
+	for _, p := range out.events {
+		out.topics[p.e.Topic] = append(out.topics[p.e.Topic], p)
+	}
 	return out, nil
 }
 
@@ -150,15 +150,7 @@ func (s *stretch) add(p past, most int) {
 // settle brings the events into the stream's order, each once, and drops the
 // oldest if there are more than are kept.
 func (s *stretch) settle(most int) {
-	slices.SortFunc(s.events, func(a, b past) int {
-		if a.seq < b.seq {
-			return -1
-		}
-		if a.seq > b.seq {
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(s.events, bySeq)
 	s.events = slices.CompactFunc(s.events, func(a, b past) bool { return a.seq == b.seq })
 	s.bytes = 0
 	for i, p := range slices.Backward(s.events) {

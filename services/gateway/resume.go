@@ -21,16 +21,23 @@ type replayed struct {
 	reason string // why it cannot be resumed; empty: it can
 }
 
-// since finds the events after a position that the patterns match. The caller
+// since finds the events after a position that a feed's patterns match. The caller
 // holds the hub's mutex, which is released while the stream is read back: the
 // events are those up to the hub's position in the end.
-func (s *server) since(since *wire.Since, patterns []string) replayed {
-	h := s.hub
+func (s *server) since(since *wire.Since, f *feed) replayed {
+	h, patterns := s.hub, f.patterns
 	if since.Seq > h.seq {
 		return replayed{reason: wire.NotResumedEpoch} // waited for in vain: not the same stream
 	}
-	if late, ok := h.history.after(since.Seq); ok {
-		return owed(nil, late, patterns)
+	if since.Seq >= h.history.from {
+		if f.far > since.Seq && f.era == h.history.era { // as it was for another
+			return replayed{reason: wire.NotResumedTooFar}
+		}
+		r := owed(h.history.matching(since.Seq, patterns, maxReplay))
+		if r.reason != "" {
+			f.far, f.era = since.Seq+1, h.history.era
+		}
+		return r
 	}
 	if s.past == nil {
 		return replayed{reason: wire.NotResumedTooFar}
@@ -68,27 +75,18 @@ func (s *server) from(b *readback, since *wire.Since, patterns []string) replaye
 	if since.Epoch != h.epoch {
 		return replayed{reason: wire.NotResumedEpoch} // since the mutex was released
 	}
-	late, ok := h.history.after(b.to)
-	if !ok || b.era != h.history.era || b.past.holes == nil {
+	if b.to < h.history.from || b.era != h.history.era || b.past.holes == nil {
 		return replayed{reason: wire.NotResumedTrimmed} // it has moved on meanwhile
 	}
 	if reason := b.past.lacks(since.Seq, patterns); reason != "" {
 		return replayed{reason: reason}
 	}
-	r := owed(b.past.after(since.Seq, patterns), late, patterns)
-	r.events = h.history.survivors(r.events, b.to)
-	return r
+	events := append(b.past.after(since.Seq, patterns), h.history.matching(b.to, patterns, maxReplay)...)
+	return owed(h.history.survivors(events, b.to))
 }
 
-// owed are the events, and those of the history that the patterns match.
-func owed(events, late []past, patterns []string) replayed {
-	for _, p := range late {
-		if matchAny(patterns, p.e.Topic) {
-			if events = append(events, p); len(events) > maxReplay {
-				break
-			}
-		}
-	}
+// owed is the answer to a client that is owed the events.
+func owed(events []past) replayed {
 	if len(events) > maxReplay {
 		return replayed{reason: wire.NotResumedTooFar}
 	}

@@ -1,0 +1,76 @@
+package gateway
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/pollcast/pollcast/pkg/event"
+)
+
+// However the history has grown and been cut, its events are found by topic as
+// they are by looking at each, and so are its deletions.
+func TestHistoryByTopic(t *testing.T) {
+	h := history{max: 500, maxBytes: 1 << 20}
+	rng := rand.New(rand.NewPCG(1, 2))
+	seq := uint64(0)
+	for range 5000 {
+		seq += 1 + rng.Uint64N(3)
+		if rng.IntN(2000) == 0 {
+			h.restart(seq - 1)
+		}
+		h.add(&event.Event{Topic: fmt.Sprintf("a.k%d", rng.IntN(30)), Deleted: rng.IntN(20) == 0, Data: make([]byte, rng.IntN(2)*rng.IntN(4000))}, seq)
+		since := h.from + rng.Uint64N(seq-h.from+1)
+		all, ok := h.after(since)
+		if !ok {
+			t.Fatalf("%d is before %d", since, h.from)
+		}
+		var patterns []string
+		for range rng.IntN(6) {
+			patterns = append(patterns, fmt.Sprintf("a.k%d", rng.IntN(35)))
+		}
+		slices.Sort(patterns)
+		patterns = slices.Compact(patterns)
+		var want, gone []past
+		for _, p := range all {
+			if slices.Contains(patterns, p.e.Topic) {
+				want = append(want, p)
+			}
+			if p.e.Deleted {
+				gone = append(gone, p)
+			}
+		}
+		if have := h.matching(since, patterns, 1<<30); !slices.Equal(have, want) {
+			t.Fatalf("since %d: %d events of %v, want %d", since, len(have), patterns, len(want))
+		}
+		if have := h.matching(since, append(patterns, "b.>"), 1<<30); !slices.Equal(have, want) {
+			t.Fatalf("since %d: %d events of %v and a pattern, want %d", since, len(have), patterns, len(want))
+		}
+		if have := after(h.deleted, since); !slices.Equal(have, gone) {
+			t.Fatalf("since %d: %d deletions, want %d", since, len(have), len(gone))
+		}
+	}
+	if have := h.matching(h.from, []string{"a.>"}, 10); len(have) != 11 {
+		t.Errorf("%d events, want one more than 10", len(have))
+	}
+}
+
+// What is owed to a client with five topics of its own takes no longer because
+// others have many events.
+func BenchmarkOwed(b *testing.B) {
+	h := history{max: 65_536, maxBytes: 64 << 20}
+	for i := range 65_536 {
+		h.add(&event.Event{Topic: fmt.Sprintf("bench.p.k%d", i%5000)}, uint64(i+1))
+	}
+	patterns := []string{"bench.p.k1", "bench.p.k1000", "bench.p.k2000", "bench.p.k3000", "bench.p.k4000"}
+	for name, more := range map[string][]string{"topics": nil, "pattern": {"other.*"}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if n := len(h.matching(55_536, append(patterns, more...), maxReplay)); n != 10 {
+					b.Fatal(n)
+				}
+			}
+		})
+	}
+}
