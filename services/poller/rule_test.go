@@ -21,7 +21,7 @@ type rule struct {
 	streak int
 	probe  time.Time // when open: not before
 	record time.Time // that, as the record of the opening tells it
-	opened time.Time // when, as that tells it
+	opened time.Time // when that was told, or before
 	turns  int       // how often the state changed
 	wait   time.Time // Retry-After: not before
 	until  time.Time // that, as records tell it
@@ -57,6 +57,9 @@ func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration
 	if retryAfter > 0 {
 		r.wait, r.asked = now.Add(retryAfter), retryAfter
 		r.until = r.wait
+		if r.state == event.Open { // its record is made anew
+			r.opened = now
+		}
 	}
 	if turn != r.turns {
 		return
