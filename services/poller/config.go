@@ -61,7 +61,7 @@ type Source struct {
 	Headers           map[string]config.Secret `yaml:"headers" doc:"HTTP headers of every request, such as Authorization; write ${NAME} to take a value from the environment"`
 	Auth              Auth                     `yaml:"auth" doc:"credentials of every request, instead of a header Authorization"`
 	TLS               TLS                      `yaml:"tls" doc:"certificates, for upstreams asked over TLS"`
-	Descriptors       string                   `yaml:"descriptors" doc:"driver grpc: file of a descriptor set, for upstreams without server reflection; read at start"`
+	Descriptors       string                   `yaml:"descriptors" doc:"driver grpc: file of a descriptor set, for upstreams without server reflection; read at start and at a reload"`
 	Timeout           time.Duration            `yaml:"timeout" doc:"how long the calls of a tick may take together, for polls that do not say; default 80 % of the interval, at most 10s"`
 	MaxAnswer         config.Size              `yaml:"maxAnswer" doc:"longest answer that is read"`
 	Batch             bool                     `yaml:"batch" doc:"driver jsonrpc: polls of the same interval are asked at the same time, in one request; an upstream that takes no batches is asked call by call"`

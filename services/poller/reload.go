@@ -89,7 +89,7 @@ func (p *Poller) reload(c Config) (done Changes, err error) {
 		switch {
 		case was == nil:
 			done.Added = append(done.Added, name)
-		case reflect.DeepEqual(was.config, c.Sources[name].withDefaults()):
+		case reflect.DeepEqual(was.config, c.Sources[name].withDefaults()) && was.files == was.config.filesDigest():
 			done.Unchanged = append(done.Unchanged, name)
 			continue
 		default:

@@ -21,8 +21,8 @@ func (w *crowd) restart() {
 	for _, u := range w.ups {
 		// A crash in the middle of a tick leaves no time to tell.
 		calling := !peace && slices.ContainsFunc(w.polls, func(p *crowdPoll) bool { return p.calling })
-		if u.rule.state == event.Closed && u.streak != u.rule.streak && !calling {
-			w.t.Errorf("%s had %d failures when the poller went, %d were told", u.name, u.rule.streak, u.streak)
+		if u.rule.state == event.Closed && u.known.streak != u.rule.streak && !calling {
+			w.t.Errorf("%s had %d failures when the poller went, %d were told", u.name, u.rule.streak, u.known.streak)
 		}
 	}
 	longest := time.Duration(0)
@@ -52,11 +52,11 @@ func (w *crowd) restart() {
 	}
 	for _, u := range w.ups {
 		if u.rule.state == event.Closed {
-			u.rule.streak = u.streak
+			u.rule.streak = u.known.streak
 		}
-		u.rule.until, u.rule.asked = u.until, u.asked
+		u.rule.until, u.rule.touched = u.known.until, u.known.touched
 		u.rule.restarts(time.Now(), step)
-		u.until = u.rule.until
+		u.known = u.rule
 	}
 	w.begin(left)
 }

@@ -56,12 +56,9 @@ type crowdUpstream struct {
 	mood  float64 // how likely a call is good
 	rule  rule
 	calls int
-	// Of the rule, when a record last told of it.
-	streak int
-	until  time.Time
-	asked  time.Duration
-	turns  []string // of this life, as the rule made them
-	told   []string
+	known rule     // when a record last told of it
+	turns []string // of this life, as the rule made them
+	told  []string
 }
 
 type crowdPoll struct {
@@ -241,11 +238,11 @@ func (w *crowd) state() event.State {
 // first is who is to be asked of those that were not: with probes, first one
 // whose probe is due; -1 for nobody. Late is by the times that are told, which
 // are rounded up, by each owner anew, and by a clock that was set.
-func (w *crowd) first(now time.Time, asked []int, probesFirst, late bool) int {
+func (w *crowd) first(now time.Time, asked []int, probesFirst, late bool, not ...*crowdUpstream) int {
 	find := func(state event.State) int {
 		return slices.IndexFunc(w.ups, func(u *crowdUpstream) bool {
 			lets := u.rule.lets(now)
-			if rounded := now.Add(-time.Duration(5+w.life) * time.Millisecond); late {
+			if rounded := now.Add(-time.Duration(5+w.life) * time.Millisecond); late && !slices.Contains(not, u) {
 				lets = u.rule.lets(rounded) && (state == event.Open || !rounded.Before(u.rule.until))
 			}
 			return lets && u.rule.state == state && !slices.Contains(asked, slices.Index(w.ups, u))
@@ -292,13 +289,13 @@ func (w *crowd) answer(ctx context.Context, upstream, method string) (string, er
 	default:
 		p.asked, p.tick, p.was, p.maybe = nil, now, p.reason, false
 		p.before = p.failures
-		if want := w.first(now, nil, true, false); i != want && i != w.first(now, nil, true, true) && !w.turned.Equal(now) && !w.from.Equal(now) {
+		if want := w.first(now, nil, true, false); i != want && i != w.first(now, nil, true, true, u) && !w.turned.Equal(now) && !w.from.Equal(now) {
 			fail("it was the turn of upstream %d", want)
 		}
 	}
 	p.asked, p.next, p.begun, p.calling = append(p.asked, i), -1, now, true
 	probe, before := u.rule.state == event.Open, u.rule.state
-	turn := u.rule.begins()
+	turn := u.rule.begins(now)
 	w.turn(u, before, now)
 
 	k := kinds[0]
@@ -376,9 +373,8 @@ func (w *crowd) turn(u *crowdUpstream, from event.State, now time.Time) {
 // told notes what the next owner can know of the circuits.
 func (w *crowd) told() {
 	for _, u := range w.ups {
-		u.streak, u.until, u.asked = u.rule.streak, u.rule.until, u.rule.asked
-		if !u.until.After(time.Now()) {
-			u.until = time.Time{}
+		if u.known = u.rule; !u.known.until.After(time.Now()) {
+			u.known.until = time.Time{}
 		}
 	}
 }

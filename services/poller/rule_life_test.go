@@ -203,7 +203,7 @@ func (w *world) answer(ctx context.Context, _, _ string) (string, error) {
 		w.t.Errorf("a call after %v, due by %v", now.Sub(w.from), w.by.Sub(w.from))
 	}
 	before := w.rule.state
-	turn := w.rule.begins()
+	turn := w.rule.begins(now)
 	w.turn(before)
 	// It may stand in for a tick that would have come soon after.
 	w.begun, w.by = now, now.Add(time.Duration(1.1*float64(w.poll().config.Interval))+soon)

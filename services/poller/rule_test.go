@@ -17,15 +17,14 @@ type rule struct {
 	failures int           // N
 	openFor  time.Duration // of its configuration
 
-	state  event.State
-	streak int
-	probe  time.Time // when open: not before
-	record time.Time // that, as the record of the opening tells it
-	opened time.Time // when that was told, or before
-	turns  int       // how often the state changed
-	wait   time.Time // Retry-After: not before
-	until  time.Time // that, as records tell it
-	asked  time.Duration
+	state   event.State
+	streak  int
+	probe   time.Time // when open: not before
+	record  time.Time // that, as the record of the opening tells it
+	wait    time.Time // Retry-After: not before
+	until   time.Time // that, as records tell it
+	touched time.Time // when any of it last changed, as records tell it
+	turns   int       // how often the state changed
 }
 
 func (r *rule) lets(now time.Time) bool {
@@ -39,9 +38,10 @@ func (r *rule) lets(now time.Time) bool {
 }
 
 // begins is a call that was let through.
-func (r *rule) begins() (turn int) {
+func (r *rule) begins(now time.Time) (turn int) {
 	if r.state == event.Open {
 		r.turn(event.HalfOpen)
+		r.touched = now
 	}
 	return r.turns
 }
@@ -55,15 +55,13 @@ func (r *rule) turn(to event.State) {
 // that began before the state changed is of another time and counts as nothing.
 func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration) {
 	if retryAfter > 0 {
-		r.wait, r.asked = now.Add(retryAfter), retryAfter
-		r.until = r.wait
-		if r.state == event.Open { // its record is made anew
-			r.opened = now
-		}
+		r.wait = now.Add(retryAfter)
+		r.until, r.touched = r.wait, now
 	}
-	if turn != r.turns {
+	if turn != r.turns || good && r.state == event.Closed && r.streak == 0 {
 		return
 	}
+	r.touched = now
 	if good {
 		if r.streak = 0; r.state != event.Closed {
 			r.turn(event.Closed)
@@ -73,7 +71,7 @@ func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration
 	r.streak++
 	if r.state == event.HalfOpen || r.streak >= r.failures {
 		r.turn(event.Open)
-		r.opened, r.probe = now, now.Add(r.openFor)
+		r.probe = now.Add(r.openFor)
 		if r.wait.After(r.probe) {
 			r.probe = r.wait
 		}
@@ -82,25 +80,25 @@ func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration
 }
 
 // restarts is a new poller whose clock is ahead of the last one's by step. What
-// is left of the period it reads from the clock, at most a whole one. Of a
-// probe that went down with its poller nothing was learnt: the next call is it.
-// Likewise of the time for which the upstream wants to be left alone.
+// is left of the period it reads from the clock, at most as much as was left
+// when it was told. Of a probe that went down with its poller nothing was
+// learnt: the next call is it. Likewise of the time for which the upstream wants
+// to be left alone.
 func (r *rule) restarts(now time.Time, step time.Duration) {
-	r.until = r.until.Add(-step)
-	if r.until.Sub(now) > r.asked {
-		r.until = now.Add(r.asked)
+	for _, at := range []*time.Time{&r.until, &r.record, &r.touched} {
+		*at = at.Add(-step)
 	}
-	if r.until.Before(r.wait) {
-		r.wait = r.until
-	}
-	r.record, r.opened = r.record.Add(-step), r.opened.Add(-step)
 	if r.state == event.HalfOpen {
 		r.turn(event.Open)
 		r.record = now
 	}
-	r.probe = now.Add(max(0, min(r.record.Sub(now), r.record.Sub(r.opened))))
-	if r.opened.After(now) {
-		r.opened = now
+	left := func(at time.Time) time.Time { return now.Add(max(0, min(at.Sub(now), at.Sub(r.touched)))) }
+	if r.until = left(r.until); r.until.Before(r.wait) {
+		r.wait = r.until
 	}
+	r.probe = left(r.record)
 	r.record = r.probe // which its first record tells
+	if r.touched.After(now) {
+		r.touched = now
+	}
 }

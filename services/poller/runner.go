@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 type runner struct {
 	name      string
 	config    Source
+	files     [sha256.Size]byte // digest of those that config names
 	upstreams []*upstream
 	polls     []*poll
 	log       *slog.Logger
@@ -53,7 +55,7 @@ const probeStagger = 20 * time.Millisecond
 // newRunner makes a source of a checked configuration. close frees it.
 func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, error) {
 	c = c.withDefaults()
-	r := &runner{name: name, config: c, metrics: m, complain: func(error) {}}
+	r := &runner{name: name, config: c, files: c.filesDigest(), metrics: m, complain: func(error) {}}
 	r.lines.most = sourceLines
 	r.log = remember(log.With("source", name), &r.lines)
 	header, _ := c.credentials()
