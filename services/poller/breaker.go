@@ -220,6 +220,9 @@ func (c *circuit) wait(retryAfter time.Duration) {
 	defer c.mu.Unlock()
 	now := clock()
 	c.notBefore = now.Add(min(retryAfter, maxRetryAfter))
+	if c.state == event.Open && c.notBefore.After(c.probeAt) { // it comes of an older call
+		c.probeAt = c.notBefore
+	}
 	c.touch(now)
 }
 

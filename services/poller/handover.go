@@ -64,25 +64,29 @@ func (r *runner) restoreCircuits(polls map[string]remains, breaker bus.Message) 
 		// Not by time: the clock may have been set between two owners.
 		var last event.Circuit
 		var fence uint64
-		look := func(all []event.Circuit, of uint64) {
+		var told time.Time
+		look := func(all []event.Circuit, of uint64, at time.Time) {
 			for _, m := range all {
-				if m.Upstream == u.name && (of > fence || of == fence && m.Changes > last.Changes) {
-					last, fence = m, of
+				if m.Upstream != u.name || of < fence || of == fence && m.Changes < last.Changes {
+					continue
+				}
+				if of > fence || m.Changes > last.Changes || at.After(told) {
+					last, fence, told = m, of, at
 				}
 			}
 		}
 		for _, left := range polls {
 			if left.fresh != nil {
-				look(left.circuits, left.fresh.Fence)
+				look(left.circuits, left.fresh.Fence, left.fresh.CheckedAt)
 			}
 		}
 		if breaker.Breaker != nil {
-			look(breaker.Circuits, breaker.Breaker.Fence)
+			look(breaker.Circuits, breaker.Breaker.Fence, breaker.Breaker.At)
 		}
 		if last.Upstream == "" {
 			u.circuit.restore(breaker.Breaker) // of a version that told no more
 		}
-		u.circuit.adopt(last)
+		u.circuit.adopt(last, told)
 		u.restoreQuota(polls)
 	}
 }
@@ -112,22 +116,24 @@ func (u *upstream) restoreQuota(polls map[string]remains) {
 // restore is adopt for the circuit that changed.
 func (c *circuit) restore(b *event.Breaker) {
 	if b != nil {
-		c.adopt(event.Circuit{Upstream: b.Upstream, State: b.To, Failures: b.Failures, Cause: b.Cause, At: b.At, NextProbeAt: b.NextProbeAt.Add(probeMargin)})
+		c.adopt(event.Circuit{Upstream: b.Upstream, State: b.To, Failures: b.Failures, Cause: b.Cause, At: b.At, NextProbeAt: b.NextProbeAt.Add(probeMargin)}, b.At)
 	}
 }
 
-// adopt gives the circuit the state that a former owner of the source left,
+// adopt gives the circuit the state that a former owner of the source told of,
 // unless this process knows something later.
-func (c *circuit) adopt(m event.Circuit) {
+func (c *circuit) adopt(m event.Circuit, told time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m.Upstream != c.upstream || !m.At.After(c.touched) {
 		return
 	}
 	now := clock()
+	// What is left of a time, but not more than when it was told, if the clock was
+	// set back meanwhile.
+	left := func(until time.Time) time.Time { return now.Add(min(until.Sub(now), until.Sub(later(m.At, told)))) }
 	if m.WaitUntil.After(now) {
-		// No longer than it was to be, if the clock was set back meanwhile.
-		c.notBefore = now.Add(min(m.WaitUntil.Sub(now), m.WaitUntil.Sub(m.At), maxRetryAfter))
+		c.notBefore = left(m.WaitUntil)
 	}
 	at := m.At
 	if at.After(now) { // it was set back
@@ -150,10 +156,11 @@ func (c *circuit) adopt(m event.Circuit) {
 	c.streak, c.cause = m.Failures, m.Cause
 	// A probe that was out went down with its poller: the next call is it.
 	c.probeAt = now
-	if wait := m.NextProbeAt.Sub(c.probeAt); m.State == event.Open && wait > 0 {
-		// No longer than it was to be, if the clock was set back meanwhile.
-		whole := m.NextProbeAt.Sub(m.At)
-		c.probeAt = c.probeAt.Add(min(wait, whole, max(c.config.OpenFor+2*probeMargin, maxRetryAfter)))
+	if m.State == event.Open && m.NextProbeAt.After(now) {
+		c.probeAt = left(m.NextProbeAt)
+		if latest := now.Add(max(c.config.OpenFor+2*probeMargin, maxRetryAfter)); c.probeAt.After(latest) {
+			c.probeAt = latest // it was opened under another configuration
+		}
 	}
 	c.state = event.Open
 	c.generation++

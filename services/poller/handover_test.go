@@ -149,23 +149,23 @@ func TestCircuitAdopt(t *testing.T) {
 	closed := func(n int, ago time.Duration) event.Circuit {
 		return event.Circuit{Upstream: "http://x", State: event.Closed, Failures: n, Cause: "HTTP 500", At: now.Add(-ago), Changes: 1}
 	}
-	b.c.adopt(closed(3, time.Hour))
+	b.c.adopt(closed(3, time.Hour), time.Time{})
 	if s := b.c.look(); s.streak != 3 || s.cause != "HTTP 500" {
 		t.Errorf("after a streak: %+v", s)
 	}
-	b.c.adopt(closed(1, 2*time.Hour))
+	b.c.adopt(closed(1, 2*time.Hour), time.Time{})
 	other := closed(2, time.Minute)
 	other.Upstream = "http://y"
-	b.c.adopt(other)
+	b.c.adopt(other, time.Time{})
 	if s := b.c.look(); s.streak != 3 {
 		t.Errorf("after what is older, and of another: %+v", s)
 	}
-	b.c.adopt(closed(9, time.Minute)) // of a configuration with failures: 10
+	b.c.adopt(closed(9, time.Minute), time.Time{}) // of a configuration with failures: 10
 	b.wantState("more than enough", event.Closed, 0)
 	b.poll(failure)
 	b.wantState("one more", event.Open, 1)
 	late := closed(0, 0)
 	late.At = time.Now().Add(time.Second)
-	b.c.adopt(late)
+	b.c.adopt(late, time.Time{})
 	b.wantState("closed by another owner", event.Closed, 1)
 }

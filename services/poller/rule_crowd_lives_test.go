@@ -20,7 +20,7 @@ func (w *crowd) restart() {
 	w.end(peace)
 	for _, u := range w.ups {
 		// A crash in the middle of a tick leaves no time to tell.
-		calling := !peace && slices.ContainsFunc(w.polls, func(p *crowdPoll) bool { return p.calling })
+		calling := !peace && slices.ContainsFunc(w.polls, func(p *crowdPoll) bool { return p.calling && len(p.asked) > 1 })
 		if u.rule.state == event.Closed && u.known.streak != u.rule.streak && !calling {
 			w.t.Errorf("%s had %d failures when the poller went, %d were told", u.name, u.rule.streak, u.known.streak)
 		}
@@ -54,7 +54,7 @@ func (w *crowd) restart() {
 		if u.rule.state == event.Closed {
 			u.rule.streak = u.known.streak
 		}
-		u.rule.until, u.rule.touched = u.known.until, u.known.touched
+		u.rule.until = u.known.until
 		u.rule.restarts(time.Now(), step)
 		u.known = u.rule
 	}

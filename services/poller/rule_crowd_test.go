@@ -98,7 +98,9 @@ func newCrowd(t *testing.T, r *rand.Rand) *crowd {
 	for i := range n {
 		interval := intervals[base+r.IntN(2)]
 		longest = max(longest, interval)
-		c.Polls[string(rune('a'+i))] = Poll{Interval: interval, Method: string(rune('a' + i)), Select: ".v"}
+		// With a long age there are few renewals.
+		maxAge := []time.Duration{3, 50}[r.IntN(2)] * interval
+		c.Polls[string(rune('a'+i))] = Poll{Interval: interval, MaxAge: maxAge, Method: string(rune('a' + i)), Select: ".v"}
 		w.polls = append(w.polls, &crowdPoll{crowd: w, index: i, next: -1})
 	}
 	c.Breaker = Breaker{Failures: 1 + r.IntN(6), OpenFor: max(longest, []time.Duration{time.Second, 20 * time.Second, 5 * time.Minute}[r.IntN(3)])}
@@ -295,7 +297,7 @@ func (w *crowd) answer(ctx context.Context, upstream, method string) (string, er
 	}
 	p.asked, p.next, p.begun, p.calling = append(p.asked, i), -1, now, true
 	probe, before := u.rule.state == event.Open, u.rule.state
-	turn := u.rule.begins(now)
+	turn := u.rule.begins()
 	w.turn(u, before, now)
 
 	k := kinds[0]
@@ -373,6 +375,7 @@ func (w *crowd) turn(u *crowdUpstream, from event.State, now time.Time) {
 // told notes what the next owner can know of the circuits.
 func (w *crowd) told() {
 	for _, u := range w.ups {
+		u.rule.told = time.Now()
 		if u.known = u.rule; !u.known.until.After(time.Now()) {
 			u.known.until = time.Time{}
 		}

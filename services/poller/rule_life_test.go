@@ -203,7 +203,7 @@ func (w *world) answer(ctx context.Context, _, _ string) (string, error) {
 		w.t.Errorf("a call after %v, due by %v", now.Sub(w.from), w.by.Sub(w.from))
 	}
 	before := w.rule.state
-	turn := w.rule.begins(now)
+	turn := w.rule.begins()
 	w.turn(before)
 	// It may stand in for a tick that would have come soon after.
 	w.begun, w.by = now, now.Add(time.Duration(1.1*float64(w.poll().config.Interval))+soon)
@@ -331,7 +331,7 @@ func (w *world) read(j job) {
 	case f.AsOf.After(now):
 		fail("as of a time to come")
 	}
-	w.told, w.circuits, w.streak, w.until = *f, j.circuits, w.rule.streak, w.rule.until
+	w.told, w.circuits, w.streak, w.until, w.rule.told = *f, j.circuits, w.rule.streak, w.rule.until, now
 }
 
 // tellTurns publishes transitions.
@@ -350,6 +350,7 @@ func (w *world) tellTurns(s *stage, fence uint64, quiet <-chan struct{}) {
 		w.mu.Lock()
 		b.Fence = fence
 		w.breaker, w.breakerCircuits, w.streak, w.until = &b, circuits, w.rule.streak, w.rule.until
+		w.rule.told = time.Now()
 		if b.Cause != "probe was cut short" {
 			w.turned = append(w.turned, fmt.Sprint(b.From, ">", b.To, " ", b.Failures))
 		}

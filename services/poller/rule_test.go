@@ -17,14 +17,14 @@ type rule struct {
 	failures int           // N
 	openFor  time.Duration // of its configuration
 
-	state   event.State
-	streak  int
-	probe   time.Time // when open: not before
-	record  time.Time // that, as the record of the opening tells it
-	wait    time.Time // Retry-After: not before
-	until   time.Time // that, as records tell it
-	touched time.Time // when any of it last changed, as records tell it
-	turns   int       // how often the state changed
+	state  event.State
+	streak int
+	probe  time.Time // when open: not before
+	record time.Time // that, as the record of the opening tells it
+	wait   time.Time // Retry-After: not before
+	until  time.Time // that, as records tell it
+	told   time.Time // the last record
+	turns  int       // how often the state changed
 }
 
 func (r *rule) lets(now time.Time) bool {
@@ -38,10 +38,9 @@ func (r *rule) lets(now time.Time) bool {
 }
 
 // begins is a call that was let through.
-func (r *rule) begins(now time.Time) (turn int) {
+func (r *rule) begins() (turn int) {
 	if r.state == event.Open {
 		r.turn(event.HalfOpen)
-		r.touched = now
 	}
 	return r.turns
 }
@@ -56,12 +55,13 @@ func (r *rule) turn(to event.State) {
 func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration) {
 	if retryAfter > 0 {
 		r.wait = now.Add(retryAfter)
-		r.until, r.touched = r.wait, now
+		if r.until = r.wait; r.state == event.Open && r.wait.After(r.probe) {
+			r.probe, r.record = r.wait, r.wait
+		}
 	}
-	if turn != r.turns || good && r.state == event.Closed && r.streak == 0 {
+	if turn != r.turns {
 		return
 	}
-	r.touched = now
 	if good {
 		if r.streak = 0; r.state != event.Closed {
 			r.turn(event.Closed)
@@ -72,8 +72,8 @@ func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration
 	if r.state == event.HalfOpen || r.streak >= r.failures {
 		r.turn(event.Open)
 		r.probe = now.Add(r.openFor)
-		if r.wait.After(r.probe) {
-			r.probe = r.wait
+		if r.until.After(r.probe) {
+			r.probe = r.until
 		}
 		r.record = r.probe
 	}
@@ -85,20 +85,17 @@ func (r *rule) ends(now time.Time, turn int, good bool, retryAfter time.Duration
 // learnt: the next call is it. Likewise of the time for which the upstream wants
 // to be left alone.
 func (r *rule) restarts(now time.Time, step time.Duration) {
-	for _, at := range []*time.Time{&r.until, &r.record, &r.touched} {
+	for _, at := range []*time.Time{&r.until, &r.record, &r.told} {
 		*at = at.Add(-step)
 	}
 	if r.state == event.HalfOpen {
 		r.turn(event.Open)
 		r.record = now
 	}
-	left := func(at time.Time) time.Time { return now.Add(max(0, min(at.Sub(now), at.Sub(r.touched)))) }
+	left := func(at time.Time) time.Time { return now.Add(max(0, min(at.Sub(now), at.Sub(r.told)))) }
 	if r.until = left(r.until); r.until.Before(r.wait) {
 		r.wait = r.until
 	}
 	r.probe = left(r.record)
 	r.record = r.probe // which its first record tells
-	if r.touched.After(now) {
-		r.touched = now
-	}
 }
