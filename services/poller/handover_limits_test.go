@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
@@ -122,4 +123,31 @@ func TestQuotaLearns(t *testing.T) {
 	if have := (&quota{}).spent(now); have != nil {
 		t.Errorf("spent without a bound: %v", have)
 	}
+}
+
+// That an upstream failed is told in the same tick, also when another one
+// answered and there is nothing else to say.
+func TestFailOverIsTold(t *testing.T) {
+	c := slowSource("http://one", "http://two")
+	c.Polls["a"] = Poll{Interval: 10 * time.Second, MaxAge: time.Hour, Method: "a", Select: "1"}
+	up := &script{}
+	s := newStage(t, c, up.answer)
+	var told []event.Circuit
+	s.onPut = func(j job) { told = j.circuits }
+	synctest.Test(t, func(t *testing.T) {
+		s.T = t
+		s.start()
+		defer s.end()
+		time.Sleep(time.Second)
+		for want := range 4 {
+			s.mu.Lock()
+			have := slices.Clone(told)
+			s.mu.Unlock()
+			if want == 0 && len(have) > 0 || want > 0 && (len(have) != 1 || have[0].Failures != want) {
+				t.Errorf("after %d failures: %+v", want, have)
+			}
+			up.set("http://one", fails)
+			s.wantTick("fail-over", "one+0s two+0s")
+		}
+	})
 }
