@@ -5,8 +5,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // However the history has grown and been cut, its events are found by topic as
@@ -72,5 +76,37 @@ func BenchmarkOwed(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// That a client is owed too much is found once for a feed, and holds for those
+// who have seen less, as long as it is the same history.
+func TestTooFarIsRemembered(t *testing.T) {
+	s := newServer(DefaultConfig(), "gw", 1, newMetrics(prometheus.NewRegistry()), quiet())
+	h, in := s.hub, intake{s.hub}
+	in.Reset("E")
+	in.Snapshot(nil, 0)
+	var msgs []bus.Message
+	for i := range uint64(maxReplay + 2) {
+		msgs = append(msgs, bus.Message{Seq: i + 1, Stored: time.Now(), Event: &event.Event{Topic: "a.x", Poll: "a.x", Version: i + 1, Data: []byte("1")}})
+	}
+	in.Append(msgs, maxReplay+2, true)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.join([]string{"a.>"}, asJSON, 0, h.now())
+	for _, tt := range []struct {
+		since  uint64
+		events int // 0: too far
+		far    uint64
+	}{{2, maxReplay, 0}, {0, 0, 1}, {1, 0, 2}, {0, 0, 2}, {2, maxReplay, 2}, {maxReplay, 2, 2}} {
+		r := s.since(&wire.Since{Epoch: "E", Seq: tt.since}, f)
+		if want := map[bool]string{true: wire.NotResumedTooFar}[tt.events == 0]; r.reason != want || len(r.events) != tt.events || f.far != tt.far {
+			t.Errorf("since %d: %d events, %q, far %d; want %d, %q, %d", tt.since, len(r.events), r.reason, f.far, tt.events, want, tt.far)
+		}
+	}
+	h.history.restart(0)
+	h.history.add(msgs[maxReplay+1].Event, maxReplay+2)
+	if r := s.since(&wire.Since{Epoch: "E", Seq: 1}, f); r.reason != "" || len(r.events) != 1 {
+		t.Errorf("in another history: %d events, %q", len(r.events), r.reason)
 	}
 }
