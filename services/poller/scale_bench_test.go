@@ -18,7 +18,8 @@ import (
 )
 
 // What many polls cost, beside what asking alone costs: bare GETs of the same
-// bodies, as often, in the same process and run.
+// bodies, as often, in the same process and run, with a client for each source as
+// the poller has one.
 //
 //	go test -run '^$' -bench Scale -benchtime 1x ./services/poller
 //	SCALE_FOR=10m go test -run '^$' -bench 'Scale/5000' -benchtime 1x -timeout 30m ./services/poller
@@ -100,16 +101,20 @@ func slotsOf(path string) (schedule, bool) {
 
 // compare polls and makes bare GETs in turns.
 func (s *scale) compare(rounds int) {
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
-	defer client.CloseIdleConnections()
-	s.bareGets(client) // the connections
-	gets := []float64{s.bareGets(client)}
+	clients := map[string]*http.Client{}
+	for source := range s.config.Sources {
+		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+		defer client.CloseIdleConnections()
+		clients[source] = client
+	}
+	s.bareGets(clients) // the connections
+	gets := []float64{s.bareGets(clients)}
 	var polls, ratios []float64
 	for range rounds {
 		p := s.start()
 		used := s.measure(scaleRound, func() {})
 		p.stop()
-		gets = append(gets, s.bareGets(client))
+		gets = append(gets, s.bareGets(clients))
 		n := len(gets)
 		polls, ratios = append(polls, used), append(ratios, used/(gets[n-2]+gets[n-1])*2)
 	}
@@ -188,10 +193,12 @@ func (s *scale) measure(lasts time.Duration, look func()) float64 {
 }
 
 // bareGets asks for every path once an interval, and returns the cores it takes.
-func (s *scale) bareGets(client *http.Client) float64 {
+func (s *scale) bareGets(clients map[string]*http.Client) float64 {
 	var wg sync.WaitGroup
 	from, at := cpu(s.b), time.Now()
 	for path, slots := range s.slots {
+		source, _, _ := strings.Cut(path[1:], "/")
+		client := clients[source]
 		wg.Go(func() {
 			for slot := slots.next(at); slot.Before(at.Add(scaleRound)); slot = slot.Add(slots.interval) {
 				time.Sleep(time.Until(slot))
