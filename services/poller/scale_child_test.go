@@ -143,6 +143,18 @@ func (s seen) late(part float64) float64 {
 	return 100
 }
 
+// later is the part of the requests that came later than the given percent of the
+// interval.
+func (s seen) later(percent float64) float64 {
+	n := 0
+	for bin, more := range s.Late {
+		if float64(bin)*lateBin >= percent {
+			n += more
+		}
+	}
+	return float64(n) / float64(max(1, s.Asked))
+}
+
 // start says how the first requests came: when the last did, in intervals since
 // began, and how many in the fullest 10 ms of the first interval, over the mean.
 func (s seen) start(began time.Time) (last, herd float64) {
