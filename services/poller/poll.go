@@ -157,7 +157,7 @@ func (p *poll) sort(r remains) remains {
 // aim chooses the next aligned slot.
 func (p *poll) aim(now time.Time) {
 	p.slot = p.schedule.after(p.slot, now)
-	p.tickAt = now.Add(p.slot.Sub(now) + p.schedule.jitter())
+	p.tickAt = now.Add(p.slot.Sub(now) + p.schedule.delay(p.slot))
 }
 
 // due is when the next tick of any kind is.

@@ -25,14 +25,15 @@ import (
 //	SCALE_FOR=10m go test -run '^$' -bench 'Scale/5000' -benchtime 1x -timeout 30m ./services/poller
 //	SCALE_PROFILE=/tmp/p go test ... writes /tmp/p.cpu, .heap and .goroutines of a row's last round
 //
-// Where CPU is compared, polling and bare GETs take turns of ten seconds, and
-// each round is compared with the GETs before and after it: what else the machine
-// does hits both. cpu-ratio is the median of the rounds, with the lowest and the
-// highest; us/poll and us/GET are CPU time. cores, rss-MB (the
-// median of looks 5 s apart, and the highest) and goroutines are the poller's;
-// late-p99 and late-max say how long after its slot a poll's request reached the
-// upstream, in percent of the interval, and late>10% how many of a hundred came
-// after a tenth of it; fewest is how often the poll
+// Where CPU is compared, bare GETs at their slots, polling, and bare GETs on the
+// polls' beats take turns of ten seconds, so that what else the machine does hits
+// all. cpu-ratio is that of polling to the first, the median of the rounds, with
+// the lowest and the highest, cpu-ratio-beats that to the last; us/poll, us/GET and
+// us/GET-beats are CPU time. cores, rss-MB (the median of looks 5 s apart, and the
+// highest) and goroutines are the poller's; late-p99 and late-max say how long
+// after its slot a poll's request reached the upstream, in percent of the interval,
+// and late>10% how many of a hundred came after a tenth of it; ticker-late-max is
+// how late a process was that does nothing but wait; fewest is how often the poll
 // asked least was, over how often it should have been. first-max is when the last
 // poll had its first answer, in intervals; herd is the fullest 10 ms of the first
 // interval over the mean. With a maxAge of 3 s, the default, every poll publishes
@@ -80,7 +81,7 @@ const (
 )
 
 func newScale(b *testing.B, polls int, maxAge time.Duration) *scale {
-	s := &scale{b: b, child: childReady{startScaleChild(b, upstreams), startScaleChild(b, b.TempDir())}, config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
+	s := &scale{b: b, child: childReady{startScaleChild(b, upstreams), startScaleChild(b, b.TempDir()), startScaleChild(b, ticker)}, config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
 	for n := range scaleSources {
 		name := fmt.Sprintf("s%d", n)
 		// A machine that stands still for a second shall cost seconds, not minutes.
@@ -110,16 +111,16 @@ func (s *scale) compare(rounds int) {
 		defer client.CloseIdleConnections()
 		clients[source] = client
 	}
-	s.bareGets(clients) // the connections
-	gets := []float64{s.bareGets(clients)}
-	var polls, ratios []float64
+	s.bareGets(clients, false) // the connections
+	var polls, gets, meeting, ratios, toMeeting []float64
 	for range rounds {
+		get := s.bareGets(clients, false)
 		p := s.start()
 		used := s.measure(scaleRound, func() {})
 		p.stop()
-		gets = append(gets, s.bareGets(clients))
-		n := len(gets)
-		polls, ratios = append(polls, used), append(ratios, used/(gets[n-2]+gets[n-1])*2)
+		meet := s.bareGets(clients, true)
+		polls, gets, meeting = append(polls, used), append(gets, get), append(meeting, meet)
+		ratios, toMeeting = append(ratios, used/get), append(toMeeting, used/meet)
 	}
 	each := 1e6 * scaleInterval.Seconds() / float64(len(s.slots))
 	s.b.ReportMetric(median(ratios), "cpu-ratio")
@@ -127,6 +128,8 @@ func (s *scale) compare(rounds int) {
 	s.b.ReportMetric(slices.Max(ratios), "cpu-ratio-max")
 	s.b.ReportMetric(median(polls)*each, "us/poll")
 	s.b.ReportMetric(median(gets)*each, "us/GET")
+	s.b.ReportMetric(median(toMeeting), "cpu-ratio-beats")
+	s.b.ReportMetric(median(meeting)*each, "us/GET-beats")
 }
 
 // alone polls for long, and looks at memory every now and then.
@@ -177,6 +180,7 @@ func (s *scale) start() *running {
 // so. What the upstreams saw it reports.
 func (s *scale) measure(lasts time.Duration, look func()) float64 {
 	s.child.seen(s.b)
+	s.child.stalled(s.b)
 	stop := profile(s.b)
 	from, at := cpu(s.b), time.Now()
 	for left := lasts; left > 0; left = lasts - time.Since(at) {
@@ -186,6 +190,7 @@ func (s *scale) measure(lasts time.Duration, look func()) float64 {
 	used, took := cpu(s.b)-from, time.Since(at)
 	stop()
 	seen := s.child.seen(s.b)
+	s.b.ReportMetric(s.child.stalled(s.b), "ticker-late-max-%")
 	s.b.ReportMetric(seen.late(0.99), "late-p99-%")
 	s.b.ReportMetric(seen.late(1), "late-max-%")
 	s.b.ReportMetric(100*seen.later(10), "late>10%-%")
@@ -195,7 +200,9 @@ func (s *scale) measure(lasts time.Duration, look func()) float64 {
 }
 
 // bareGets asks for every path once an interval, and returns the cores it takes.
-func (s *scale) bareGets(clients map[string]*http.Client) float64 {
+// On beats those that are due about the same time ask at the same time, as polls
+// do.
+func (s *scale) bareGets(clients map[string]*http.Client, onBeats bool) float64 {
 	var wg sync.WaitGroup
 	from, at := cpu(s.b), time.Now()
 	for path, slots := range s.slots {
@@ -203,7 +210,11 @@ func (s *scale) bareGets(clients map[string]*http.Client) float64 {
 		client := clients[source]
 		wg.Go(func() {
 			for slot := slots.next(at); slot.Before(at.Add(scaleRound)); slot = slot.Add(slots.interval) {
-				time.Sleep(time.Until(slot))
+				due := slot
+				if onBeats {
+					due = slot.Add(slots.delay(slot))
+				}
+				time.Sleep(time.Until(due))
 				res, err := client.Get(s.child.Upstream + path)
 				if err != nil {
 					s.b.Errorf("bare GET: %v", err)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,21 +20,29 @@ import (
 )
 
 // scaleChild, in the environment, makes the test binary another side of the scale
-// benchmarks: the upstreams if it is upstreams, or else NATS, with its data in the
+// benchmarks: the upstreams, a ticker, or else NATS, with its data in the
 // directory it names. In processes of their own they count neither for the
 // poller's CPU and memory nor for each other's punctuality.
 const scaleChild = "POLLCAST_SCALE_CHILD"
 
-const upstreams = "upstreams"
+const (
+	upstreams = "upstreams"
+	ticker    = "ticker" // it only waits for every beat, and says how late it was
+)
 
 // childReady is what the children say.
-type childReady struct{ Upstream, NATS string }
+type childReady struct{ Upstream, NATS, Ticker string }
 
 // runScaleChild says its address on its first line, and serves until standard
 // input ends.
 func runScaleChild(what string) error {
-	serve := serveUpstreams
-	if what != upstreams {
+	var serve func() (string, func(), error)
+	switch what {
+	case upstreams:
+		serve = func() (string, func(), error) { return serveHTTP(&arrivals{by: map[string]int{}}) }
+	case ticker:
+		serve = serveTicker
+	default:
 		serve = func() (string, func(), error) { return serveNATS(what) }
 	}
 	address, stop, err := serve()
@@ -46,13 +55,28 @@ func runScaleChild(what string) error {
 	return nil
 }
 
-func serveUpstreams() (address string, stop func(), err error) {
+func serveHTTP(h http.Handler) (address string, stop func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, fmt.Errorf("listen: %w", err)
 	}
-	go func() { _ = http.Serve(l, &arrivals{by: map[string]int{}}) }() // ends with the process
+	go func() { _ = http.Serve(l, h) }() // ends with the process
 	return "http://" + l.Addr().String(), func() {}, nil
+}
+
+// serveTicker tells how late after a beat, in percent of the interval, it was at
+// most since it was last asked: so late a process can be that does nothing else.
+func serveTicker() (address string, stop func(), err error) {
+	var worst atomic.Int64
+	go func() { // ends with the process
+		for due := time.Now(); ; due = due.Add(maxBeat) {
+			time.Sleep(time.Until(due))
+			worst.Store(max(worst.Load(), int64(time.Since(due))))
+		}
+	}()
+	return serveHTTP(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(seen{Latest: 100 * float64(worst.Swap(0)) / float64(scaleInterval)}) // the parent notices
+	}))
 }
 
 func serveNATS(dir string) (address string, stop func(), err error) {
@@ -190,25 +214,29 @@ func startScaleChild(b *testing.B, what string) string {
 	b.Cleanup(func() {
 		in.Close()
 		if err := cmd.Wait(); err != nil {
-			b.Errorf("upstreams or NATS: %v", err)
+			b.Errorf("upstreams, ticker or NATS: %v", err)
 		}
 	})
 	var address string
 	if _, err := fmt.Fscanln(out, &address); err != nil {
-		b.Fatalf("upstreams or NATS say nothing: %v", err)
+		b.Fatalf("upstreams, ticker or NATS say nothing: %v", err)
 	}
 	return address
 }
 
 // look returns what the upstreams have seen since the last call of seen.
-func (r childReady) look(b *testing.B) seen { return r.ask(b, "/look") }
+func (r childReady) look(b *testing.B) seen { return r.ask(b, r.Upstream+"/look") }
 
 // seen returns it, and has them begin anew.
-func (r childReady) seen(b *testing.B) seen { return r.ask(b, "/seen") }
+func (r childReady) seen(b *testing.B) seen { return r.ask(b, r.Upstream+"/seen") }
 
-func (r childReady) ask(b *testing.B, path string) (s seen) {
+// stalled is how late the ticker was at most since the last call, in percent of
+// the interval.
+func (r childReady) stalled(b *testing.B) float64 { return r.ask(b, r.Ticker).Latest }
+
+func (r childReady) ask(b *testing.B, address string) (s seen) {
 	b.Helper()
-	res, err := http.Get(r.Upstream + path)
+	res, err := http.Get(address)
 	if err != nil {
 		b.Fatal(err)
 	}

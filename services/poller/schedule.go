@@ -9,6 +9,8 @@ import (
 const (
 	// maxJitter bounds how late after its slot a tick is, beside interval/50.
 	maxJitter = 100 * time.Millisecond
+	// maxBeat bounds the time from one beat to the next, beside interval/100.
+	maxBeat = 10 * time.Millisecond
 	// maxStart is the span over which first polls are spread.
 	maxStart = time.Second
 )
@@ -19,7 +21,7 @@ const (
 type schedule struct {
 	interval, phase time.Duration
 	share           float64 // of any span, where this poll's turn is: 0 up to 1
-	exact           bool    // no jitter: the polls of the source meet
+	exact           bool    // no delay: the polls of the source meet
 }
 
 func newSchedule(topic string, interval time.Duration) schedule {
@@ -61,10 +63,15 @@ func (s schedule) start() time.Duration {
 	return time.Duration(s.share * float64(min(s.interval, maxStart)))
 }
 
-// jitter keeps polls that share a slot from meeting at every interval.
-func (s schedule) jitter() time.Duration {
+// delay is how long after its slot a tick is. It is random, so that polls that
+// share a slot do not meet at every interval, and such that the tick falls on a
+// beat, which is the same for all polls: a machine that wakes up for several at
+// once works half as much as one that wakes up for each.
+func (s schedule) delay(slot time.Time) time.Duration {
 	if s.exact {
 		return 0
 	}
-	return rand.N(min(s.interval/50, maxJitter))
+	beat := min(s.interval/100, maxBeat)
+	toNext := beat - 1 - time.Duration(slot.UnixNano()-1)%beat
+	return toNext + beat*rand.N(min(s.interval/50, maxJitter)/beat)
 }

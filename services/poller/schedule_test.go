@@ -40,9 +40,35 @@ func TestScheduleSlots(t *testing.T) {
 				t.Errorf("%v, %s: next tick in %v, want %v to %v", interval, tt.name, wait, tt.min, tt.max)
 			}
 		}
-		if j := a.jitter(); j < 0 || j > maxJitter || j > interval/50 {
-			t.Errorf("%v: jitter %v", interval, j)
+		delays := map[time.Duration]bool{}
+		for range 1000 {
+			d := a.delay(slot)
+			if d < 0 || d > maxJitter || d > interval/50 {
+				t.Errorf("%v: delay %v", interval, d)
+			}
+			if beat := min(interval/100, maxBeat); slot.Add(d).UnixNano()%int64(beat) != 0 {
+				t.Errorf("%v: a tick at %v is not on a beat", interval, slot.Add(d))
+			}
+			delays[d] = true
 		}
+		if len(delays) < 2 {
+			t.Errorf("%v: no jitter: %v", interval, delays)
+		}
+	}
+}
+
+// Polls of any name and any interval of a second and more are due together with
+// others.
+func TestScheduleBeats(t *testing.T) {
+	now := time.Date(2026, 5, 6, 7, 8, 9, 123456789, time.UTC)
+	due := map[time.Time]int{}
+	for i := range 1000 {
+		s := newSchedule(fmt.Sprintf("s.p%d", i), time.Duration(1+i%7)*time.Second)
+		slot := s.next(now)
+		due[slot.Add(s.delay(slot))]++
+	}
+	if most := int(7*time.Second/maxBeat) + 11; len(due) > most {
+		t.Errorf("1000 polls are due at %d times within 7 s; want at most %d", len(due), most)
 	}
 }
 
