@@ -33,6 +33,41 @@ func TestResumeAtAGatewayThatHasLostNATS(t *testing.T) {
 	}
 }
 
+// A gateway whose NATS server is cut off from its cluster hears nothing, and may
+// take that for all there is: it must not show older values to a client that
+// comes from another one. While records come, the stream itself holds less than
+// the client has seen: it was restored.
+func TestResumeAtAGatewayThatIsBehind(t *testing.T) {
+	for _, lives := range []bool{false, true} {
+		t.Run(fmt.Sprintf("records come %v", lives), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			r.event("a.x", "1")
+			p := r.dial("/v1/ws?topics=a.>")
+			epoch := p.next().Subscribed.Epoch
+			r.event("a.x", "2")
+			p.until("it came", func(f wire.ServerFrame) bool { return f.Event != nil && f.Event.Version == 2 })
+			late := r.dial("/v1/ws")
+			asked := time.Now()
+			late.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["a.>"],"since":{"seq":100,"epoch":"%s"}}}`, epoch))
+			if lives {
+				time.Sleep(behindWait / 5) // the client waits by now
+				r.event("a.x", "3")
+			}
+			f := late.until("an answer", func(f wire.ServerFrame) bool { return f.ID == 1 })
+			switch {
+			case lives && (f.Subscribed == nil || f.Subscribed.Reason != wire.NotResumedEpoch):
+				t.Errorf("have %+v, want not resumed: epoch", f)
+			case !lives && (f.Error == nil || f.Error.Code != wire.CodeUnavailable || !f.Error.Retryable):
+				t.Errorf("have %+v, want an error that says to try again", f)
+			}
+			if waited := time.Since(asked); waited < behindWait {
+				t.Errorf("answered after %v, want %v: it may yet come", waited, behindWait)
+			}
+		})
+	}
+}
+
 // A slowPast takes its time, in which something happens.
 type slowPast struct {
 	replayer

@@ -46,8 +46,9 @@ type hub struct {
 	now       func() time.Time
 
 	mu      sync.Mutex
-	epoch   string // "" until the stream was read once
-	seq     uint64 // position: everything up to it is in the maps
+	epoch   string    // "" until the stream was read once
+	seq     uint64    // position: everything up to it is in the maps
+	lived   time.Time // when the last record came straight from the stream
 	busDown bool
 	why     string // why the bus is down
 	topics  map[string]*topicState

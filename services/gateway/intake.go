@@ -45,6 +45,9 @@ func (in intake) take(msgs []bus.Message, seq uint64, late, ordered bool) {
 	shrunk := in.shrunk(msgs)
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if !late {
+		in.lived = now
+	}
 	for i := range msgs {
 		if in.ready = nil; shrunk != nil {
 			in.ready = shrunk[i]

@@ -105,3 +105,12 @@ func (s *server) reached(since *wire.Since) {
 		}
 	}
 }
+
+// older reports whether what the hub has may be older than what a client has
+// that came at a time: it has not read the stream as far, and nothing came
+// straight from it meanwhile. A NATS server that is cut off from its cluster, or
+// was frozen, may say for a while that there is no more. The caller holds the
+// mutex.
+func (h *hub) older(since *wire.Since, came time.Time) bool {
+	return since.Epoch == h.epoch && since.Seq > h.seq && (h.busDown || !h.lived.After(came))
+}

@@ -30,16 +30,16 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	}
 	before := topic.Canonical(c.subs.patterns)
 	after := topic.Canonical(all)
+	h := s.hub
+	came := h.now()
 	if req.Since != nil {
 		s.reached(req.Since)
 	}
 
-	h := s.hub
 	h.mu.Lock()
-	if since := req.Since; since != nil && h.busDown && since.Epoch == h.epoch && since.Seq > h.seq {
-		// What it has is older than what the client holds.
+	if req.Since != nil && h.older(req.Since, came) {
 		h.mu.Unlock()
-		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "this gateway has lost NATS, and has not read the stream as far as you have seen it; try again later, or at another one"}
+		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "this gateway has not read the stream as far as you have seen it; try again later, or at another one"}
 	}
 	answer := wire.Subscribed{Topics: req.Topics, Epoch: h.epoch, Seq: h.seq}
 	old := c.feed.Load()
