@@ -78,6 +78,11 @@ type StreamState struct {
 // ErrNoStream means that no poller has created the stream yet.
 var ErrNoStream = errors.New("the stream does not exist yet; a poller creates it")
 
+// errNoLeader means that a server speaks for the stream that does not lead it:
+// there is no leader, or none that this server can reach, and what it says of the
+// stream may be old (NATS: jsStreamInfoRequest answers for a leaderless group).
+var errNoLeader = errors.New("the stream has no leader")
+
 // State reads the stream's state.
 func State(ctx context.Context, js jetstream.JetStream, n Names) (StreamState, error) {
 	s, err := js.Stream(ctx, n.Stream())
@@ -87,7 +92,11 @@ func State(ctx context.Context, js jetstream.JetStream, n Names) (StreamState, e
 	if err != nil {
 		return StreamState{}, fmt.Errorf("look up stream %s: %w", n.Stream(), err)
 	}
-	return stateOf(s.CachedInfo()), nil
+	info := s.CachedInfo()
+	if info.Cluster != nil && info.Cluster.Leader == "" {
+		return StreamState{}, errNoLeader
+	}
+	return stateOf(info), nil
 }
 
 func stateOf(i *jetstream.StreamInfo) StreamState {

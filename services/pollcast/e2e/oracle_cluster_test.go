@@ -16,10 +16,13 @@ import (
 
 // A cluster is three NATS servers as processes, as deploy/kubernetes runs them:
 // its configuration is made of the same two files. Any of them may be killed,
-// frozen and started again on its address with its data.
+// frozen and started again on its address with its data, and cut off from the
+// others (oracle_routes_test.go).
 type cluster struct {
 	t     testing.TB
 	nodes [clusterSize]*clusterNode
+	// links are the ways from each node to each other one.
+	links [clusterSize][clusterSize]*proxy
 }
 
 const clusterSize = 3
@@ -47,6 +50,7 @@ func newCluster(t testing.TB) *cluster {
 	for _, n := range c.nodes {
 		c.configure(n)
 	}
+	c.link()
 	return c
 }
 
@@ -63,7 +67,7 @@ func (c *cluster) configure(n *clusterNode) {
 	})
 	n.file = filepath.Join(n.dir, "cluster.conf")
 	c.rewrite("../../../deploy/kubernetes/overlays/fleet/cluster.conf", n.file, map[string]string{
-		"\n  port: 6222\n": "\n  listen: " + strconv.Quote(n.route) + "\n",
+		"\n  port: 6222\n": "\n  listen: " + strconv.Quote(n.route) + "\n  advertise: " + strconv.Quote(nowhere) + "\n",
 	})
 }
 
@@ -93,8 +97,8 @@ func (c *cluster) launch(n *clusterNode) {
 	for _, user := range []string{"poller", "gateway", "reader"} {
 		env = append(env, "NATS_"+strings.ToUpper(user)+"_PASSWORD="+strconv.Quote(password(user)))
 	}
-	for i, m := range c.nodes {
-		env = append(env, fmt.Sprintf("ROUTE_%d=%q", i, "nats-route://route:"+password("route")+"@"+m.route))
+	for i := range c.nodes {
+		env = append(env, fmt.Sprintf("ROUTE_%d=%q", i, "nats-route://route:"+password("route")+"@"+c.way(n, i)))
 	}
 	n.process = run(c.t, command{name: n.name, bin: bin.nats, args: []string{"-c", n.file}, env: env, rough: true})
 	n.frozen = false

@@ -100,32 +100,13 @@ func (l *ledger) fetch(ctx context.Context, cons jetstream.Consumer) bool {
 	if err != nil {
 		return false
 	}
-	ok := l.takeAll(ctx, batch)
-	cancel()
-	for range batch.Messages() { // so that its goroutine has ended
-	}
-	return ok
-}
-
-// takeAll reports whether the batch came to its end.
-func (l *ledger) takeAll(ctx context.Context, batch jetstream.MessageBatch) bool {
-	for {
-		select {
-		case m, more := <-batch.Messages():
-			if !more {
-				return batch.Error() == nil
-			}
-			if !l.fill(ctx, m) {
-				return false
-			}
-		case <-ctx.Done():
-			for range batch.Messages() { // the library's goroutine is to end before the test
-			}
-			return false
-		case <-time.After(5 * time.Second): // longer than the batch may take
-			return false
+	whole := true
+	for m := range batch.Messages() { // to its end, with ask at the latest: the library's goroutine is to end before the test
+		if whole = whole && l.fill(ctx, m); !whole {
+			cancel()
 		}
 	}
+	return whole && batch.Error() == nil
 }
 
 // fill takes a message and before it, from the stream's leader, what a consumer

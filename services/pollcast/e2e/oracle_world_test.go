@@ -155,16 +155,7 @@ func (w *world) pollersReady() {
 // elect leaders and to catch up first.
 func (w *world) ready(v *service) {
 	w.Helper()
-	within(w, clusterPatience, v.command.name+" is ready", func() error {
-		if !v.running() {
-			w.Fatalf("%s ended: %s\n%s", v.command.name, v.cmd.ProcessState, tail(v.logs(), 20))
-		}
-		code, body, err := get("http://" + v.ops + "/readyz")
-		if err == nil && code != 200 {
-			err = fmt.Errorf("HTTP %d: %s", code, body)
-		}
-		return err
-	})
+	v.readyWithin(clusterPatience)
 }
 
 // roll restarts every gateway, one after the other, as a deployment does it. No

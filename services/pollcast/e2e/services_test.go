@@ -113,7 +113,12 @@ func (s *stack) all() (poller, gateway *service) {
 // ready waits until the service says that it can do its work.
 func (v *service) ready() {
 	v.t.Helper()
-	eventually(v.t, v.command.name+" is ready", func() error {
+	v.readyWithin(patience)
+}
+
+func (v *service) readyWithin(patience time.Duration) {
+	v.t.Helper()
+	within(v.t, patience, v.command.name+" is ready", func() error {
 		if !v.running() {
 			v.t.Fatalf("%s ended: %s\n%s", v.command.name, v.cmd.ProcessState, tail(v.logs(), 20))
 		}
