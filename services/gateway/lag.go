@@ -45,10 +45,15 @@ func (l *lag) observe(made time.Time, fence uint64, came time.Time) {
 }
 
 // here is when, by our clock, the poller's clock showed made, which was known
-// at came.
+// at came. Before any record was seen the clocks are thought to agree: what comes
+// first may have been held back.
 func (l *lag) here(made, came time.Time) time.Time {
-	if l.came.IsZero() || made.IsZero() {
+	if made.IsZero() {
 		return came
 	}
-	return came.Add(-max(0, came.Sub(made)-l.least))
+	least := l.least
+	if l.came.IsZero() {
+		least = clocksAgree
+	}
+	return came.Add(-max(0, came.Sub(made)-least))
 }

@@ -226,3 +226,17 @@ func TestOldValueAfterTakeover(t *testing.T) {
 		t.Errorf("%+v, want stale", f.Event)
 	}
 }
+
+// The first that a gateway hears of a poll may be an event that was held back by
+// a NATS cluster without a leader, with its freshness record behind it: it is not
+// of now because it comes now.
+func TestHeldBackBeforeAnyRecord(t *testing.T) {
+	came := time.Now()
+	var l lag
+	if have, want := l.here(came.Add(-10*time.Second), came), came.Add(-9*time.Second); have.After(want) {
+		t.Errorf("what was made 10 s ago is taken for %v old, want %v", came.Sub(have), came.Sub(want))
+	}
+	if have := l.here(came.Add(-clocksAgree/2), came); !have.Equal(came) {
+		t.Errorf("what was made %v ago is taken for %v old: clocks differ by as much", clocksAgree/2, came.Sub(have))
+	}
+}

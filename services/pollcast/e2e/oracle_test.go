@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"os"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -28,21 +27,21 @@ func chaosSeed(t *testing.T) uint64 {
 // TestOracle restarts both gateways under load, which nobody may notice, and then
 // breaks gateways and a NATS cluster for a short while: what TestChaosGateways
 // does for long.
-func TestOracle(t *testing.T) { oracle(t, chaosSeed(t), slices.Concat(faults, routeFaults)) }
+func TestOracle(t *testing.T) { oracle(t, chaosSeed(t)) }
 
-func oracle(t *testing.T, seed uint64, kinds []fault) {
+func oracle(t *testing.T, seed uint64) {
 	t.Helper()
 	w := newWorld(t, seed, worldSize{gateways: 2, witnesses: 56, sdks: 4, topics: 6, rate: 60, history: 1000})
 	w.listening()
 	w.roll()
-	w.breakThings(8*time.Second, 600*time.Millisecond, quickFaults(kinds))
+	w.breakThings(8*time.Second, 600*time.Millisecond, quickFaults())
 	w.finish()
 }
 
 // quickFaults are those that are over soon.
-func quickFaults(kinds []fault) []fault {
+func quickFaults() []fault {
 	var quick []fault
-	for _, f := range kinds {
+	for _, f := range faults {
 		if f.weight > 1 {
 			f.most = min(f.most, 1500*time.Millisecond)
 			quick = append(quick, f)
