@@ -139,13 +139,13 @@ func TestPollSecondUpstream(t *testing.T) {
 
 func TestPollPanic(t *testing.T) {
 	s := newStage(t, Source{Polls: map[string]Poll{"a": {Interval: time.Second, Method: "a"}}},
-		func(context.Context, string, string) (string, error) { panic("index out of range") })
+		func(context.Context, string, string) (string, error) { panic("whose value says too much") })
 	synctest.Test(t, func(t *testing.T) {
 		s.T = t
 		s.start()
 		defer s.end()
 		time.Sleep(3 * time.Second)
-		if f := s.last(0); f.Reason != event.BadResponse || f.Detail != "panic: index out of range" || !f.AsOf.IsZero() {
+		if f := s.last(0); f.Reason != event.BadResponse || f.Detail != "panic: string" || !f.AsOf.IsZero() {
 			t.Errorf("record %+v", f)
 		}
 	})

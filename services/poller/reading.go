@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -67,7 +68,7 @@ func (p *poll) attempt(ctx context.Context, up *upstream, ask source.Call) (valu
 	defer func() {
 		if v := recover(); v != nil {
 			p.panics(v)
-			f = &source.Failure{Reason: event.BadResponse, Detail: up.detail(fmt.Sprintf("panic: %v", v)), Counts: true}
+			f = &source.Failure{Reason: event.BadResponse, Detail: up.detail(panicText(v)), Counts: true}
 		}
 	}()
 	value, err := up.call(ctx, ask)
@@ -81,6 +82,14 @@ func (p *poll) attempt(ctx context.Context, up *upstream, ask source.Call) (valu
 		return nil, nil, true
 	}
 	return nil, &source.Failure{Reason: event.UpstreamError, Detail: up.detail(err.Error()), Counts: true}, false
+}
+
+// panicText says what panicked without the value, which may be anybody's.
+func panicText(v any) string {
+	if err, ok := v.(runtime.Error); ok {
+		return "panic: " + err.Error()
+	}
+	return fmt.Sprintf("panic: %T", v)
 }
 
 // panics logs the first panic of a driver or an expression.
@@ -99,7 +108,7 @@ func (p *poll) judge(ctx context.Context, raw json.RawMessage, prev before, up *
 	defer func() {
 		if v := recover(); v != nil {
 			p.panics(v)
-			out, f = bad(fmt.Sprintf("panic: %v", v))
+			out, f = bad(panicText(v))
 		}
 	}()
 	var err error

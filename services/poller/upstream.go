@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -29,12 +28,7 @@ type upstream struct {
 }
 
 // detail makes words presentable that the driver has not seen.
-func (u *upstream) detail(text string) string {
-	for _, s := range u.secrets {
-		text = strings.ReplaceAll(text, s, "[redacted]")
-	}
-	return event.Detail(text)
-}
+func (u *upstream) detail(text string) string { return event.Detail(source.Redact(text, u.secrets)) }
 
 // displayName is scheme and host of a URL, made unique among a source's
 // upstreams.

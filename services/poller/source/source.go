@@ -181,9 +181,44 @@ func rejected(detail string) *Failure {
 
 // scrub makes a failure presentable: no secrets, one line, bounded.
 func (f *Failure) scrub(secrets []string) *Failure {
-	for _, s := range secrets {
-		f.Detail = strings.ReplaceAll(f.Detail, s, "[redacted]")
-	}
-	f.Detail = event.Detail(f.Detail)
+	f.Detail = event.Detail(Redact(f.Detail, secrets))
 	return f
+}
+
+// fewest is how many characters of a secret's beginning give it away.
+const fewest = 4
+
+// Redact takes secrets out of a text: what is left of those that were cut short,
+// which is their beginning before "…" or "...", and then whole ones, the longest
+// first.
+func Redact(text string, secrets []string) string {
+	const redacted = "[redacted]"
+	secrets = slices.SortedStableFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) })
+	for _, cut := range []string{"…", "..."} {
+		parts := strings.Split(text, cut)
+		for i, part := range parts[:len(parts)-1] {
+			part = strings.TrimRight(part, " ")
+			for _, s := range secrets {
+				if n := overlap(part, s); n >= fewest {
+					parts[i] = part[:len(part)-n] + redacted
+					break
+				}
+			}
+		}
+		text = strings.Join(parts, cut)
+	}
+	for _, s := range secrets {
+		text = strings.ReplaceAll(text, s, redacted)
+	}
+	return text
+}
+
+// overlap is the length of the longest beginning of s with which text ends.
+func overlap(text, s string) int {
+	for n := min(len(text), len(s)); n > 0; n-- {
+		if strings.HasSuffix(text, s[:n]) {
+			return n
+		}
+	}
+	return 0
 }
