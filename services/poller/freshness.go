@@ -14,9 +14,9 @@ func (p *poll) markStale(reason event.Reason, detail string, now time.Time) {
 	if !p.stale || !p.known {
 		p.staleSince = now
 		if p.good.asOf.IsZero() {
-			p.log.Warn("no value yet", "reason", reason, "detail", detail)
+			p.log.Warn("no value yet", "reason", reason, "detail", p.whole.of(detail))
 		} else {
-			p.log.Warn("value is stale", "reason", reason, "detail", detail, "age", age(now, p.good.asOf))
+			p.log.Warn("value is stale", "reason", reason, "detail", p.whole.of(detail), "age", age(now, p.good.asOf))
 		}
 	}
 	p.known, p.stale, p.reason, p.detail = true, true, reason, detail

@@ -27,12 +27,12 @@ func toHex(v any) any {
 		n = v
 	case float64:
 		if v != math.Trunc(v) || math.IsInf(v, 0) {
-			return fmt.Errorf("hex cannot be applied to %v, which is no whole number", v)
+			return notWhole(fmt.Sprint(v))
 		}
 		big.NewFloat(v).Int(n)
 	case json.Number:
 		if _, ok := n.SetString(v.String(), 10); !ok {
-			return fmt.Errorf("hex cannot be applied to %s, which is no whole number", short(v.String()))
+			return notWhole(v.String())
 		}
 	default:
 		return fmt.Errorf("hex cannot be applied to: %s", gojq.TypeOf(v))
@@ -41,6 +41,13 @@ func toHex(v any) any {
 		return "-0x" + n.Text(16)[1:]
 	}
 	return "0x" + n.Text(16)
+}
+
+func notWhole(number string) error {
+	return &discreet{
+		words: "hex cannot be applied to what is no whole number",
+		whole: "hex cannot be applied to " + short(number) + ", which is no whole number",
+	}
 }
 
 // fromHex makes 26 of "0x1a" or "1a".

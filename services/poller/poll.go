@@ -48,6 +48,7 @@ type poll struct {
 	staleSince time.Time
 	reason     event.Reason
 	detail     string
+	whole      wholeDetail
 	failures   int // polls in a row that failed
 	checkedAt  time.Time
 	last       attempt
@@ -257,6 +258,7 @@ func (p *poll) take(r reading) {
 		return
 	case f != nil:
 		p.failures++
+		p.whole = wholeDetail{f.Detail, f.Whole}
 		p.markStale(f.Reason, f.Detail, now)
 		return
 	}

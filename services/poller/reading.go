@@ -102,36 +102,36 @@ func (p *poll) panics(v any) {
 // judge shapes an answer and decides whether it can be published. If not, that
 // is a failure of the poll and not of the upstream, which did answer.
 func (p *poll) judge(ctx context.Context, raw json.RawMessage, prev before, up *upstream) (out finished, f *source.Failure) {
-	bad := func(detail string) (finished, *source.Failure) {
-		return finished{}, &source.Failure{Reason: event.BadResponse, Detail: up.detail(detail)}
+	bad := func(err error) (finished, *source.Failure) {
+		return finished{}, up.blame(event.BadResponse, "", err)
 	}
 	defer func() {
 		if v := recover(); v != nil {
 			p.panics(v)
-			out, f = bad(panicText(v))
+			out, f = bad(errors.New(panicText(v)))
 		}
 	}()
 	var err error
 	if p.follow != nil {
 		if out.head, err = p.follow.headOf(ctx, raw); err != nil {
-			return bad(err.Error())
+			return bad(err)
 		}
 		return out, nil
 	}
 	if p.shape.idle() {
 		if out.value, out.digest, err = p.finish(raw, prev.good); err != nil {
-			return bad(err.Error())
+			return bad(err)
 		}
 		return out, nil
 	}
 	s, err := p.shape.apply(ctx, raw)
 	if err != nil {
-		return bad(err.Error())
+		return bad(err)
 	}
 	out.mark = s.mark
 	if !p.shape.keyed() {
 		if out.value, out.digest, err = p.finish(s.value, prev.good); err != nil {
-			return bad(err.Error())
+			return bad(err)
 		}
 		if prev.seed && s.mark != nil && prev.good.value != nil {
 			// Of an earlier process, and perhaps of another configuration.
@@ -144,15 +144,20 @@ func (p *poll) judge(ctx context.Context, raw json.RawMessage, prev before, up *
 	out.items = make([]finishedItem, len(s.items))
 	for i, it := range s.items {
 		if err := topic.Check(p.keyTopic(it.token)); err != nil {
-			return bad(fmt.Sprintf("key %q: %v", short(it.key), err))
+			return bad(ofKey(i, it, &discreet{"the key makes no topic", err.Error()}))
 		}
 		o := finishedItem{item: it}
 		if o.value, o.digest, err = p.finish(it.value, prev.keys[it.token]); err != nil {
-			return bad(fmt.Sprintf("key %q: %v", short(it.key), err))
+			return bad(ofKey(i, it, err))
 		}
 		out.items[i] = o
 	}
 	return out, nil
+}
+
+// ofKey says of which item an error is.
+func ofKey(i int, it item, err error) error {
+	return &discreet{fmt.Sprintf("item %d: %v", i+1, err), fmt.Sprintf("key %q: %s", short(it.key), wholeText(err))}
 }
 
 // finish makes a value compact and its digest. What changed too little to be

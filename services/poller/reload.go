@@ -285,7 +285,7 @@ func (p *poll) inherit(old *poll) {
 		p.advanced = old.advanced
 	}
 	p.known, p.stale, p.staleSince, p.reason, p.detail = old.known, old.stale, old.staleSince, old.reason, old.detail
-	p.failures, p.checkedAt, p.last = old.failures, old.checkedAt, old.last
+	p.whole, p.failures, p.checkedAt, p.last = old.whole, old.failures, old.checkedAt, old.last
 	p.same = reflect.DeepEqual(p.config, old.config)
 }
 

@@ -109,7 +109,7 @@ func (s *shape) split(ctx context.Context, v any) ([]item, error) {
 	if err != nil {
 		return nil, err
 	}
-	seen := make(map[string]bool, len(all))
+	seen := make(map[string]int, len(all))
 	items := make([]item, 0, len(all))
 	for n, v := range all {
 		k, err := s.key.one(ctx, v)
@@ -126,10 +126,13 @@ func (s *shape) split(ctx context.Context, v any) ([]item, error) {
 			return nil, fmt.Errorf("key of item %d is %s; text or a number is needed", n+1, gojq.TypeOf(k))
 		}
 		it.token = topic.EscapeKey(it.key)
-		if seen[it.token] {
-			return nil, fmt.Errorf("key %q comes twice", short(it.key))
+		if first := seen[it.token]; first > 0 {
+			return nil, &discreet{
+				words: fmt.Sprintf("items %d and %d have the same key", first, n+1),
+				whole: fmt.Sprintf("key %q comes twice, with items %d and %d", short(it.key), first, n+1),
+			}
 		}
-		seen[it.token] = true
+		seen[it.token] = n + 1
 		if it.value, err = gojq.Marshal(v); err != nil {
 			return nil, fmt.Errorf("item %d: %w", n+1, err)
 		}
@@ -211,7 +214,7 @@ func (e *expression) run(ctx context.Context, v any, most int, vars ...any) ([]a
 			if errors.Is(err, context.DeadlineExceeded) {
 				return nil, fmt.Errorf("%s takes too long", e.name)
 			}
-			return nil, fmt.Errorf("%s: %w", e.name, err)
+			return nil, e.failed(err)
 		}
 		if len(out) == most {
 			return nil, errMore

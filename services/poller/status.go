@@ -6,7 +6,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// Status is what a poller is doing. It holds no secrets, parameters or values.
+// Status is what a poller is doing. It holds no secrets and no parameters, and of
+// values only what an expression stumbled over.
 type Status struct {
 	Owner     string         `json:"owner"`
 	Ready     bool           `json:"ready"`
@@ -175,7 +176,7 @@ func (p *poll) look() *PollStatus {
 	now := clock()
 	s := &PollStatus{
 		Poll: p.topic, IntervalMs: p.config.Interval.Milliseconds(), TimeoutMs: p.config.Timeout.Milliseconds(), MaxAgeMs: p.config.MaxAge.Milliseconds(),
-		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.detail, ConsecutiveFailures: p.failures,
+		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.whole.of(p.detail), ConsecutiveFailures: p.failures,
 		AsOf: told(p.good.asOf, now), ChangedAt: p.good.changedAt, Version: p.stored.version, Unpublished: p.retry.failing() || p.unstored() || len(p.keyJobs(now)) > 0,
 		LastOutcome: p.last.outcome, LastAt: stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
 		Skipped: p.skipped, Keys: p.live(),

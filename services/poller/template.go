@@ -423,18 +423,20 @@ func (p *poll) ask(ctx context.Context, q *question, m moment, up *upstream) (c 
 	if q.constant() {
 		return q.plain, nil
 	}
-	bad := func(detail string) (source.Call, *source.Failure) {
-		return source.Call{}, &source.Failure{Reason: event.RequestRejected, Detail: up.detail("the request cannot be made: " + detail), Again: true}
+	bad := func(err error) (source.Call, *source.Failure) {
+		f := up.blame(event.RequestRejected, "the request cannot be made: ", err)
+		f.Again = true
+		return source.Call{}, f
 	}
 	defer func() {
 		if v := recover(); v != nil {
 			p.panics(v)
-			c, f = bad(fmt.Sprintf("panic: %v", v))
+			c, f = bad(errors.New(panicText(v)))
 		}
 	}()
 	c, err := q.call(ctx, m)
 	if err != nil {
-		return bad(err.Error())
+		return bad(err)
 	}
 	c.For = p.topic
 	return c, nil

@@ -30,6 +30,16 @@ type upstream struct {
 // detail makes words presentable that the driver has not seen.
 func (u *upstream) detail(text string) string { return event.Detail(source.Redact(text, u.secrets)) }
 
+// blame is a failure that does not count against the upstream, which did answer
+// or was not asked.
+func (u *upstream) blame(reason event.Reason, of string, err error) *source.Failure {
+	f := &source.Failure{Reason: reason, Detail: u.detail(of + err.Error())}
+	if whole := u.detail(of + wholeText(err)); whole != f.Detail {
+		f.Whole = whole
+	}
+	return f
+}
+
 // displayName is scheme and host of a URL, made unique among a source's
 // upstreams.
 func displayName(address string, seen map[string]int) string {

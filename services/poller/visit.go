@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -322,7 +323,8 @@ func (v *visit) close(r reading, start time.Time) reading {
 		r.abandoned = false
 	case v.last != nil && !r.abandoned:
 		f := *v.last
-		f.Detail = v.detail(f.Detail)
+		f.Detail = v.detail(func(f *source.Failure) string { return f.Detail })
+		f.Whole = v.detail(func(f *source.Failure) string { return cmp.Or(f.Whole, f.Detail) })
 		r.failure = &f
 	default:
 		r.abandoned = true
@@ -340,14 +342,14 @@ func (v *visit) good() bool {
 }
 
 // detail says who failed how when several did.
-func (v *visit) detail(only string) string {
+func (v *visit) detail(words func(*source.Failure) string) string {
 	if len(v.guests) < 2 {
-		return only
+		return words(v.last)
 	}
 	var parts []string
 	for _, g := range v.guests {
 		if g.failure != nil {
-			parts = append(parts, g.up.name+": "+g.failure.Detail)
+			parts = append(parts, g.up.name+": "+words(g.failure))
 		}
 	}
 	return event.Detail(strings.Join(parts, "; "))

@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -337,7 +338,7 @@ func (w *walking) ask(first int64, n int) []found {
 			if counts || !f.Counts {
 				f.Again = false // whichever is told, the request has failed once
 			}
-			f.Detail = event.Detail(fmt.Sprintf("position %d: %s", all[i].position, f.Detail))
+			f.Word(func(s string) string { return event.Detail(fmt.Sprintf("position %d: %s", all[i].position, s)) })
 		}
 	}
 	return all
@@ -362,11 +363,11 @@ func (w *walking) one(position int64) found {
 	defer func() {
 		if v := recover(); v != nil {
 			w.p.panics(v)
-			a.failure = &source.Failure{Reason: event.BadResponse, Detail: w.up.detail(fmt.Sprintf("panic: %v", v))}
+			a.failure = w.up.blame(event.BadResponse, "", errors.New(panicText(v)))
 		}
 	}()
 	if err := w.shape(&a, raw); err != nil {
-		a.failure = &source.Failure{Reason: event.BadResponse, Detail: w.up.detail(err.Error())}
+		a.failure = w.up.blame(event.BadResponse, "", err)
 	}
 	return a
 }

@@ -147,8 +147,12 @@ func Names() string {
 type Failure struct {
 	Reason event.Reason
 	// Detail is the failure in an operator's words, on one line of at most
-	// event.MaxDetail bytes, without secrets.
+	// event.MaxDetail bytes, without secrets and without the values of the answer:
+	// every client reads it.
 	Detail string
+	// Whole is Detail with what of the answer it is about, for the operator; empty
+	// if that is all the same.
+	Whole string
 	// Counts says that the failure is the upstream's, so that the circuit
 	// breaker counts it; otherwise the upstream is there and the request is
 	// wrong.
@@ -163,6 +167,14 @@ type Failure struct {
 }
 
 func (f *Failure) Error() string { return string(f.Reason) + ": " + f.Detail }
+
+// Word changes the words of the failure.
+func (f *Failure) Word(change func(string) string) {
+	f.Detail = change(f.Detail)
+	if f.Whole != "" {
+		f.Whole = change(f.Whole)
+	}
+}
 
 // upstreamError is a failure the upstream has to answer for.
 func upstreamError(detail string) *Failure {
