@@ -33,6 +33,9 @@ type batcher struct {
 	mu     sync.Mutex
 	open   *party    // others may join; or nil
 	singly time.Time // until when
+	// blunt is until when a batch that is unauthorized, forbidden or not found as a
+	// whole is taken for what it says: call by call it was the same.
+	blunt time.Time
 }
 
 // party is the calls of one request.
@@ -129,7 +132,7 @@ func (b *batcher) run(p *party) {
 	switch len(members) {
 	case 0:
 	case 1:
-		b.one(members[0])
+		_ = b.one(members[0]) // who waits for it is told
 	default:
 		ctx, cancel := together(members)
 		defer cancel()
@@ -170,17 +173,42 @@ func together(members []*member) (context.Context, func()) {
 	}
 }
 
-func (b *batcher) one(m *member) {
+func (b *batcher) one(m *member) error {
 	v, err := b.call(m.ctx, m.call)
 	m.done <- outcome{value: v, err: err}
+	return err
 }
 
-func (b *batcher) each(members []*member) {
+// each makes the calls one by one, side by side. It returns how many were
+// answered with a value, and how many were rejected.
+func (b *batcher) each(members []*member) (good, rejected int) {
 	var wg sync.WaitGroup
-	for _, m := range members {
-		wg.Go(func() { b.one(m) })
+	errs := make([]error, len(members))
+	for i, m := range members {
+		wg.Go(func() { errs[i] = b.one(m) })
 	}
 	wg.Wait()
+	for _, err := range errs {
+		if f, ok := errors.AsType[*Failure](err); ok && f.Reason == event.RequestRejected {
+			rejected++
+		} else if err == nil {
+			good++
+		}
+	}
+	return good, rejected
+}
+
+// tryEach makes calls one by one whose batch was answered with a status that may
+// be about batches, as of a provider that sells them, or about every call.
+func (b *batcher) tryEach(a *answer, members []*member) {
+	switch good, rejected := b.each(members); {
+	case good > 0:
+		b.refuse(a)
+	case rejected == len(members):
+		b.mu.Lock()
+		b.blunt = time.Now().Add(singlyFor)
+		b.mu.Unlock()
+	}
 }
 
 // batch makes one request of all calls. It returns false, having told nobody
@@ -210,12 +238,17 @@ func (b *batcher) batch(ctx context.Context, members []*member) bool {
 		b.refuse(a)
 		return false
 	}
+	if a.unclear() && !b.isBlunt() {
+		b.tryEach(a, members)
+		return true
+	}
 	if f := statusFailure(a); f != nil {
 		return all(f)
 	}
 	if answers == nil {
 		return all(badResponse(a.noBatch()))
 	}
+	b.sharpen()
 	for _, m := range members {
 		m.done <- b.pick(a, answers, m)
 	}
@@ -253,7 +286,10 @@ func (a *answer) batchAnswers() (answers map[uint64]json.RawMessage, refused boo
 	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge,
 		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusNotImplemented:
 		return nil, true
-	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+	case http.StatusTooManyRequests, http.StatusRequestTimeout:
+		return nil, false
+	}
+	if a.unclear() {
 		return nil, false
 	}
 	if bytes.HasPrefix(body, []byte("{")) {
@@ -284,6 +320,11 @@ func (a *answer) batchAnswers() (answers map[uint64]json.RawMessage, refused boo
 	return answers, len(list) > 0 && invalid == len(list)
 }
 
+// unclear says that the status may be about batches or about each of the calls.
+func (a *answer) unclear() bool {
+	return a.status == http.StatusUnauthorized || a.status == http.StatusForbidden || a.status == http.StatusNotFound
+}
+
 // noBatch says what came instead of a list.
 func (a *answer) noBatch() string {
 	body := bytes.TrimSpace(a.body)
@@ -305,4 +346,17 @@ func (b *batcher) refuse(a *answer) {
 	if b.Notice != nil {
 		b.Notice("upstream takes no batches; it is asked call by call for " + singlyFor.String() + " (HTTP " + a.statusText + ")")
 	}
+}
+
+func (b *batcher) isBlunt() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Now().Before(b.blunt)
+}
+
+// sharpen: a batch was answered, so that the next status is worth a closer look.
+func (b *batcher) sharpen() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.blunt = time.Time{}
 }

@@ -148,7 +148,8 @@ func TestBatchRefused(t *testing.T) {
 	for name, h := range map[string]func(http.ResponseWriter, []batchCall){
 		"object":     reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batches are not supported"}}`),
 		"one answer": reply(200, `{"jsonrpc":"2.0","id":1,"result":1}`),
-		"400":        reply(400, ""), "413": reply(413, ""), "501": reply(501, "<html>"),
+		"401":        reply(401, ""), "403": reply(403, `{"jsonrpc":"2.0","error":{"code":-32403,"message":"batches are for paid plans"}}`), "404": reply(404, ""),
+		"400": reply(400, ""), "413": reply(413, ""), "501": reply(501, "<html>"),
 		"all invalid": func(w http.ResponseWriter, calls []batchCall) {
 			_, _ = io.WriteString(w, `[{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch too large"}}]`)
 		},
@@ -170,6 +171,72 @@ func TestBatchRefused(t *testing.T) {
 				t.Errorf("%d batches, %d single calls, %d notices", have, single.Load(), notices.Load())
 			}
 		})
+	}
+}
+
+// An upstream that rejects batches as it rejects everything is not asked twice
+// for long; until it answers a batch again.
+func TestBatchRejectedAsAll(t *testing.T) {
+	for _, status := range []int{401, 403, 404} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			var single, batches atomic.Int64
+			var well atomic.Bool
+			url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				var calls []batchCall
+				if err := json.Unmarshal(body, &calls); err != nil {
+					single.Add(1)
+				} else {
+					batches.Add(1)
+				}
+				if !well.Load() {
+					w.WriteHeader(status)
+					return
+				}
+				_, _ = io.WriteString(w, results(calls))
+			})
+			call, notices := openBatch(t, url)
+			// One call may miss its party; what is counted are calls of batches.
+			round := func() (singly int64) {
+				before, had := single.Load(), batches.Load()
+				_, failures := askAll(t, call, 8, 20*time.Second)
+				for i, f := range failures {
+					if !well.Load() && (f == nil || f.Reason != event.RequestRejected || !strings.Contains(f.Detail, fmt.Sprint("HTTP ", status))) {
+						t.Errorf("call %d: %v", i, f)
+					}
+				}
+				if batches.Load() == had {
+					t.Error("no batch was tried")
+				}
+				return single.Load() - before
+			}
+			if n := round(); n != 8 {
+				t.Errorf("%d single calls the first time, want 8", n)
+			}
+			if n := round(); n > 4 {
+				t.Errorf("%d single calls the second time", n)
+			}
+			well.Store(true)
+			round()
+			well.Store(false)
+			if n := round(); n != 8 {
+				t.Errorf("%d single calls after the upstream was well, want 8", n)
+			}
+			if notices.Load() != 0 {
+				t.Errorf("%d notices", notices.Load())
+			}
+		})
+	}
+}
+
+// A text is cut between characters.
+func TestShort(t *testing.T) {
+	for in, want := range map[string]string{
+		"ä": "ä", strings.Repeat("ä", 40): strings.Repeat("ä", 40), strings.Repeat("ä", 41): strings.Repeat("ä", 40) + "…",
+	} {
+		if have := short(in); have != want {
+			t.Errorf("%s: %s", in, have)
+		}
 	}
 }
 

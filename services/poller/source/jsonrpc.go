@@ -190,8 +190,8 @@ func notJSON(body []byte, mediaType string, err error) string {
 func isNull(m json.RawMessage) bool { return m == nil || string(m) == "null" }
 
 func short(s string) string {
-	if len(s) > 40 {
-		return s[:40] + "…"
+	if r := []rune(s); len(r) > 40 {
+		return string(r[:40]) + "…"
 	}
 	return s
 }
