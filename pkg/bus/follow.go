@@ -45,9 +45,6 @@ const (
 	// and was cut off or frozen says so for a moment, as does one that leads it
 	// from now on and has not caught up with itself.
 	rewindAfter = 5 * time.Second
-	// leaveAfter is how long a server may be connected and of no use before
-	// another one is tried: one that is cut off from its cluster keeps its clients.
-	leaveAfter = 10 * time.Second
 )
 
 // errBehind means that whoever speaks for the stream knows less of it than was
@@ -71,7 +68,7 @@ type Follower struct {
 	ahead time.Time // since when the stream says that it holds less than up to seq
 	up    bool
 	why   string
-	idle  time.Time // since when this server has been of no use; zero: it has not
+	stay  Patience
 	batch []Message
 }
 
@@ -95,7 +92,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case s := <-status:
-			f.idle = time.Time{}
+			f.stay.Renew()
 			if s == nats.CONNECTED {
 				f.check(ctx)
 			} else {
@@ -125,26 +122,11 @@ func (f *Follower) check(ctx context.Context) {
 			return // a change of leader, say: records still come, so the bus is there
 		}
 		f.connected(false, whyText(err))
-		f.leave(err)
+		f.stay.Try(f.Conn, f.Logger, err)
 		return
 	}
-	f.idle = time.Time{}
+	f.stay.Renew()
 	f.connected(true, "")
-}
-
-// leave goes to another server when this one has been connected for leaveAfter
-// and the stream could not be read there.
-func (f *Follower) leave(err error) {
-	switch {
-	case !f.Conn.IsConnected() || errors.Is(err, ErrNoStream) || len(f.Conn.Servers()) < 2:
-		f.idle = time.Time{}
-	case f.idle.IsZero():
-		f.idle = time.Now()
-	case time.Since(f.idle) > leaveAfter:
-		f.idle = time.Time{}
-		f.Logger.Warn("the stream cannot be read at this NATS server; trying another one", "url", f.Conn.ConnectedUrlRedacted(), "why", whyText(err))
-		_ = f.Conn.ForceReconnect() // it is closed otherwise, and Run is about to end
-	}
 }
 
 func whyText(err error) string {

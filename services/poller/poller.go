@@ -148,6 +148,11 @@ func (p *Poller) Run(ctx context.Context) error {
 	if p.js, err = jetstream.New(nc); err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
+	var staying sync.WaitGroup
+	defer staying.Wait()
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	staying.Go(func() { p.stay(watching, nc) })
 	if !p.prepare(ctx) {
 		return nil
 	}

@@ -1,0 +1,47 @@
+package poller
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/pollcast/pollcast/pkg/bus"
+)
+
+const (
+	// stayEvery is how often the NATS server is asked whether it is of use.
+	stayEvery = 2 * time.Second
+	// stayTimeout bounds its answer.
+	stayTimeout = 2 * time.Second
+)
+
+// stay watches the NATS server that the poller is connected to, until ctx ends,
+// and has it go to another one when this one cannot speak for the stream. One
+// that is cut off from its cluster takes neither records nor leases, and keeps
+// its clients for ever.
+func (p *Poller) stay(ctx context.Context, nc *nats.Conn) {
+	status := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	defer nc.RemoveStatusListener(status)
+	tick := time.NewTicker(stayEvery)
+	defer tick.Stop()
+	var patience bus.Patience
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-status:
+			patience.Renew()
+		case <-tick.C:
+			asking, cancel := context.WithTimeout(ctx, stayTimeout)
+			_, err := bus.State(asking, p.js, p.names)
+			cancel()
+			switch {
+			case ctx.Err() != nil:
+			case err == nil:
+				patience.Renew()
+			default:
+				patience.Try(nc, p.log, err)
+			}
+		}
+	}
+}
