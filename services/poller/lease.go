@@ -300,7 +300,26 @@ func (l *lease) release(ctx context.Context, t *tenure) error {
 	if l.crew != nil {
 		l.crew.drop(l.key)
 	}
-	if err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision)); err != nil {
+	err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision))
+	for errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		// A renewal was cut short by the stop, and is stored all the same. A replica
+		// that lags behind may not know it yet.
+		entry, lost := l.kv.Get(ctx, l.key)
+		if lost != nil || !l.ours(entry.Value()) {
+			break
+		}
+		if entry.Revision() == t.revision {
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+				continue
+			}
+			break
+		}
+		t.revision = entry.Revision()
+		err = l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision))
+	}
+	if err != nil {
 		return fmt.Errorf("release lease of %s: %w", l.key, err)
 	}
 	return nil
