@@ -154,7 +154,7 @@ func TestStatusPage(t *testing.T) {
 func TestBrief(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		120 * time.Millisecond: "120ms", 1234 * time.Millisecond: "1.2s", 59 * time.Second: "59s",
-		3 * time.Minute: "3m", 61*time.Minute + 4*time.Second: "1h1m", 72 * time.Hour: "3 days",
+		3 * time.Minute: "3m", 90 * time.Second: "1m30s", 10*time.Minute + 20*time.Second: "10m20s", 59*time.Second + 700*time.Millisecond: "1m", 61*time.Minute + 4*time.Second: "1h1m", 72 * time.Hour: "3 days",
 	} {
 		if have := brief(d); have != want {
 			t.Errorf("%v: %s, want %s", d, have, want)

@@ -133,13 +133,22 @@ func brief(d time.Duration) string {
 	case d < 10*time.Second:
 		return d.Round(100 * time.Millisecond).String()
 	case d < time.Minute:
-		return d.Round(time.Second).String()
+		return whole(d.Round(time.Second))
 	case d < time.Hour:
-		return strings.TrimSuffix(d.Round(time.Second).String(), "0s")
+		return whole(d.Round(time.Second))
 	case d < 48*time.Hour:
-		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+		return whole(d.Round(time.Minute))
 	}
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// whole is a duration without seconds if there are none: 5m, not 5m0s.
+func whole(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	return s
 }
 
 func millis(v float64) string {

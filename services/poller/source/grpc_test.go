@@ -307,6 +307,19 @@ func TestGRPCAny(t *testing.T) {
 			t.Errorf("%s, %v", v, err)
 		}
 	}
+	// The upstream is another one after the connection broke.
+	s.stop()
+	s.files = described(t, order, shop, strings.ReplaceAll(extra, `"note"`, `"text"`))
+	s.start()
+	for limit := time.Now().Add(plenty); ; {
+		v, err := ask(c, plenty)
+		if v == `{"@type":"type.googleapis.com/shop.Extra","text":"x"}` {
+			break
+		}
+		if v != "" || time.Now().After(limit) {
+			t.Fatalf("%s, %v: not what the new upstream says", v, err)
+		}
+	}
 	kind.Store("shop.Unknown")
 	_, err := ask(c, plenty)
 	wantFailure(t, err, event.BadResponse, "answer, a google.protobuf.Any, cannot be written as JSON: ")

@@ -51,6 +51,7 @@ type schema struct {
 	mu      sync.Mutex
 	methods map[string]*grpcMethod
 	anys    map[protoreflect.FullName]protoreflect.MessageType
+	anysOf  int64  // connections when these were described
 	version string // of reflection; "" if not known
 }
 
@@ -211,7 +212,11 @@ func (r *anyResolver) FindMessageByURL(url string) (protoreflect.MessageType, er
 	}
 	name := protoreflect.FullName(url[strings.LastIndexByte(url, '/')+1:])
 	s := r.g.schema
+	made := r.g.made.Load()
 	s.mu.Lock()
+	if s.anysOf != made { // of an upstream that may be another one since
+		s.anys, s.anysOf = nil, made
+	}
 	t := s.anys[name]
 	s.mu.Unlock()
 	if t != nil {
@@ -232,6 +237,9 @@ func (r *anyResolver) FindMessageByURL(url string) (protoreflect.MessageType, er
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.anysOf != made {
+		return t, nil
+	}
 	if s.anys == nil || len(s.anys) >= maxDescribed {
 		s.anys = map[protoreflect.FullName]protoreflect.MessageType{}
 	}
