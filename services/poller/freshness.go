@@ -129,6 +129,7 @@ func (p *poll) settle(d putDone) {
 	} else if f := p.stored.found; f != nil {
 		// The first look may have been at a replica that lagged behind.
 		p.good.restore(*f, p.stored.digest, now)
+		p.stored.recognise(&p.good, f.event, now)
 		found = f
 		if f.freshSeq == 0 { // the stream was made anew, and holds no keys either
 			for _, k := range p.keys {

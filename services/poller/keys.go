@@ -136,6 +136,7 @@ func (k *keyed) found(e *event.Event, fresh *event.Freshness, ignore []path) {
 	}
 	r := remains{event: e, fresh: fresh}
 	now := clock()
+	k.held.recognise(&k.good, e, now)
 	if !k.good.asOf.IsZero() && (k.good.own || !k.good.asOf.Before(anchor(r.asOf(), now))) {
 		return
 	}

@@ -67,6 +67,14 @@ func (h *held) learn(e *event.Event, ignore []path) {
 	}
 }
 
+// recognise says of which slot the event is that the stream holds, if it is the
+// reading which is known: where each reading is an event, it is not said twice.
+func (h *held) recognise(g *lastGood, e *event.Event, now time.Time) {
+	if e != nil && h.has && g.value != nil && h.digest == g.digest && e.AsOf.Equal(told(g.asOf, now)) {
+		h.slot = g.slot
+	}
+}
+
 // stored is what the stream holds of a poll, as far as this process knows.
 type stored struct {
 	held         // the poll's own topic; empty if the poll has keys

@@ -104,6 +104,7 @@ func (p *poll) resume(r remains) {
 		p.good.asOf = later(p.good.asOf, anchor(r.asOf(), now))
 	} else {
 		p.good.restore(r, p.stored.digest, now)
+		p.stored.recognise(&p.good, r.event, now)
 	}
 	p.resumeKeys(r)
 	if f := r.fresh; (p.shape.keyed() || p.follow != nil) && f != nil && f.AsOf.After(p.good.asOf) {
