@@ -21,7 +21,7 @@
 // visit to its upstreams and one publish are under way), visit.go with pace.go and quota.go (one tick: fail-over, retries, hedge),
 // template.go (what is asked), reading.go and shape.go, breaker.go, lastgood.go, keys.go and change.go, freshness.go,
 // publish.go with takeover.go (how a new owner begins), walk.go with follow.go (a poll that walks a sequence), then runner.go with upstream.go and lease.go,
-// turn.go and replicas.go (which poller gets which lease), poller.go with stay.go (at which NATS server), seat.go and reload.go (a configuration that changes), status.go and metrics.go.
+// turn.go and replicas.go (which poller gets which lease), poller.go with stay.go (at which NATS server) and dropped.go (what the stream has lost), seat.go and reload.go (a configuration that changes), status.go and metrics.go.
 // feasibility.go computes what settings amount to, for pollcast check.
 //
 // # Rules

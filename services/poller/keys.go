@@ -122,15 +122,15 @@ func (p *poll) learnKeys(r remains, now time.Time) {
 				k.good = lastGood{asOf: p.good.asOf, own: true, changedAt: stamp(p.good.asOf), slot: stamp(now)}
 			}
 		}
-		k.found(e, r.fresh, p.ignore)
+		k.found(e, r.keySeqs[token], r.fresh, p.ignore)
 	}
 }
 
 // found brings a key to the event that the stream holds of it, or nil, unless
 // something later is known. A freshness record of the poll speaks for all its
 // keys.
-func (k *keyed) found(e *event.Event, fresh *event.Freshness, ignore []path) {
-	k.held.learn(e, ignore)
+func (k *keyed) found(e *event.Event, seq uint64, fresh *event.Freshness, ignore []path) {
+	k.held.learn(e, seq, ignore)
 	if e == nil {
 		return
 	}

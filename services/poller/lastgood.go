@@ -47,6 +47,7 @@ type held struct {
 	digest  digest
 	slot    time.Time // of the value
 	has     bool      // the stream holds a value
+	seq     uint64    // of its event in the stream; 0 if that is not known
 }
 
 // misses says that the stream does not hold a value. With always, each reading
@@ -55,9 +56,10 @@ func (h *held) misses(g *lastGood, always bool) bool {
 	return g.value != nil && (!h.has || h.digest != g.digest || always && !h.slot.Equal(g.slot))
 }
 
-// learn brings h to the event that the stream holds, or nil.
-func (h *held) learn(e *event.Event, ignore []path) {
-	h.has = false
+// learn brings h to the event that the stream holds, or nil. seq is its place,
+// 0 if that is not known.
+func (h *held) learn(e *event.Event, seq uint64, ignore []path) {
+	h.has, h.seq = false, seq
 	if e == nil {
 		return
 	}
@@ -105,6 +107,7 @@ type remains struct {
 	freshSeq uint64
 	circuits []event.Circuit         // came with fresh
 	keys     map[string]*event.Event // by the last token of their topics
+	keySeqs  map[string]uint64       // likewise, where they are known
 }
 
 // fence is the highest under which any of it was published.
@@ -145,7 +148,7 @@ func (r remains) asOf() time.Time {
 
 // learn brings s to what the stream holds.
 func (s *stored) learn(r remains, ignore []path) {
-	s.held.learn(r.event, ignore)
+	s.held.learn(r.event, r.eventSeq, ignore)
 	s.guard, s.fresh, s.circuits, s.found = r.freshSeq, r.fresh, r.circuits, &r
 }
 

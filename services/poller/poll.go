@@ -59,6 +59,8 @@ type poll struct {
 	stored stored
 	left   time.Time // what the stream says of asOf, or less; zero: nothing
 	saidAt time.Time // when the last freshness record was stored
+	// againAt is when values were last stored again that the stream had dropped.
+	againAt time.Time
 	// lastSaid is the asOf of the record that was made before a stop.
 	lastSaid time.Time
 	renew    bool // a renewal is due

@@ -67,6 +67,7 @@ type Poller struct {
 	repairing sync.Mutex
 	repaired  time.Time
 	timeout   time.Duration // of one message to NATS; 0: publishTimeout
+	lookEvery time.Duration // between looks at what the stream dropped; 0: droppedEvery
 	said      sync.Mutex
 	saidAt    time.Time
 }

@@ -118,7 +118,7 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 		case err != nil:
 			return st.doubt(), err
 		}
-		st.version, st.digest, st.slot, st.has = j.event.Version, j.digest, j.slot, true
+		st.version, st.digest, st.slot, st.has, st.seq = j.event.Version, j.digest, j.slot, true, seq
 	}
 	switch err := p.putSteps(ctx, j, &st); {
 	case errors.Is(err, errDuplicate), errors.Is(err, errRefused):
@@ -254,7 +254,7 @@ func (p *publisher) read(ctx context.Context, j job, ours bool) (stored, error) 
 	}
 	r := remains{event: ev.Event, eventSeq: ev.Seq, fresh: fresh.Fresh, freshSeq: fresh.Seq, circuits: fresh.Circuits}
 	if j.fence != nil && j.keyed {
-		if r.keys, err = p.readKeys(ctx, j.topic, r.freshSeq); err != nil {
+		if r.keys, r.keySeqs, err = p.readKeys(ctx, j.topic, r.freshSeq); err != nil {
 			return st, err
 		}
 	}
@@ -281,6 +281,7 @@ func (p *publisher) duplicate(ctx context.Context, j job, seq uint64) (stored, e
 	if !st.same(m.Event, j.event, j.digest, j.slot, j.ignore) {
 		return st, errSlotTaken
 	}
+	st.seq = seq
 	return st, errAgain
 }
 
@@ -374,9 +375,9 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 			r := polls[d.Event.Poll]
 			if token, ok := keyToken(d.Event); ok {
 				if r.keys == nil {
-					r.keys = map[string]*event.Event{}
+					r.keys, r.keySeqs = map[string]*event.Event{}, map[string]uint64{}
 				}
-				r.keys[token] = d.Event
+				r.keys[token], r.keySeqs[token] = d.Event, d.Seq
 			} else {
 				r.event, r.eventSeq = d.Event, d.Seq
 			}

@@ -124,11 +124,12 @@ func (p *publisher) putKey(ctx context.Context, j job, k *keyJob) error {
 		if k.taken = !k.known.same(m.Event, k.event, k.digest, k.slot, j.ignore); k.taken {
 			return errAgain
 		}
+		k.known.seq = seq
 		return nil
 	case err != nil:
 		return err
 	}
 	k.known.version, k.known.has = k.event.Version, !k.event.Deleted
-	k.known.digest, k.known.slot = k.digest, k.slot
+	k.known.digest, k.known.slot, k.known.seq = k.digest, k.slot, seq
 	return nil
 }

@@ -18,13 +18,16 @@ const (
 // stay watches the NATS server that the poller is connected to, until ctx ends,
 // and has it go to another one when this one cannot speak for the stream. One
 // that is cut off from its cluster takes neither records nor leases, and keeps
-// its clients for ever.
+// its clients for ever. What it says of the stream also tells what that has
+// dropped.
 func (p *Poller) stay(ctx context.Context, nc *nats.Conn) {
 	status := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	defer nc.RemoveStatusListener(status)
 	tick := time.NewTicker(stayEvery)
 	defer tick.Stop()
 	var patience bus.Patience
+	var dropped dropped
+	told := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -33,12 +36,16 @@ func (p *Poller) stay(ctx context.Context, nc *nats.Conn) {
 			patience.Renew()
 		case <-tick.C:
 			asking, cancel := context.WithTimeout(ctx, stayTimeout)
-			_, err := bus.State(asking, p.js, p.names)
+			state, err := bus.State(asking, p.js, p.names)
 			cancel()
 			switch {
 			case ctx.Err() != nil:
 			case err == nil:
 				patience.Renew()
+				told = true
+				dropped.look(p, state.FirstSeq)
+			case p.ready.Load() && !told:
+				// It did what the poller needs: this it may not ask.
 			default:
 				patience.Try(nc, p.log, err)
 			}

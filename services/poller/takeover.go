@@ -64,20 +64,20 @@ func (p *publisher) takeOver(ctx context.Context, j job) (stored, error) {
 	return st, err
 }
 
-// readKeys is the last events of a poll's keys, by the last token of their
-// topics, when the stream had at least the message atLeast.
-func (p *publisher) readKeys(ctx context.Context, topic string, atLeast uint64) (map[string]*event.Event, error) {
+// readKeys is the last events of a poll's keys, and their places, by the last
+// token of their topics, when the stream had at least the message atLeast.
+func (p *publisher) readKeys(ctx context.Context, topic string, atLeast uint64) (map[string]*event.Event, map[string]uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	keys := map[string]*event.Event{}
+	keys, seqs := map[string]*event.Event{}, map[string]uint64{}
 	_, err := p.names.LastPerSubject(ctx, p.nc, p.js, p.names.In(topic)+".>", atLeast, func(m *nats.Msg) {
 		d, err := p.names.Decode(m)
 		if err != nil || d.Event == nil || d.Event.Poll != topic {
 			return
 		}
 		if token, ok := keyToken(d.Event); ok {
-			keys[token] = d.Event
+			keys[token], seqs[token] = d.Event, d.Seq
 		}
 	})
-	return keys, err
+	return keys, seqs, err
 }
