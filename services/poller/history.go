@@ -46,7 +46,7 @@ func (a *attempts) add(outcome string, began time.Time, took time.Duration, upst
 	defer a.mu.Unlock()
 	e := tried{
 		at: began.UnixNano(), took: uint32(min(took.Microseconds(), 1<<32-1)), times: 1,
-		outcome: uint8(max(0, slices.Index(outcomes, outcome))), upstream: int8(upstream),
+		outcome: uint8(outcomeIndex(outcome)), upstream: int8(upstream),
 	}
 	if last := &a.list[(a.n+keptAttempts-1)%keptAttempts]; a.n > 0 && upstream < 0 && last.upstream < 0 && last.outcome == e.outcome {
 		last.times++

@@ -2,6 +2,7 @@ package poller
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -13,17 +14,18 @@ import (
 const outcomeOK = "ok"
 
 // outcomes are the values of the outcome label.
-var outcomes = []string{
+var outcomes = [...]string{
 	outcomeOK, string(event.UpstreamError), string(event.Timeout), string(event.BadResponse),
 	string(event.RequestRejected), string(event.BreakerOpen), string(event.NotAdvancing),
 }
 
+// outcomeIndex is an outcome's place in outcomes.
+func outcomeIndex(o string) int { return max(0, slices.Index(outcomes[:], o)) }
+
 // metrics counts what happens; what is at scrape time comes from state.
 // Labels hold names from the configuration only.
 type metrics struct {
-	polls          *prometheus.CounterVec
-	duration       *prometheus.HistogramVec
-	skipped        *prometheus.CounterVec
+	polls          *pollCounts
 	calls          *prometheus.CounterVec
 	withheld       *prometheus.CounterVec
 	transitions    *prometheus.CounterVec
@@ -52,13 +54,7 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
 	}
 	m := &metrics{
-		polls: counter("polls_total", "Polls by outcome: ok, or the reason of the failure.", "poll", "outcome"),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "poll_duration_seconds",
-			Help:    "How long the calls of a tick took together, whatever their outcome.",
-			Buckets: []float64{.005, .025, .1, .25, .5, 1, 2.5, 10},
-		}, []string{"poll"}),
-		skipped:        counter("skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, the upstream had asked to wait, or maxCallsPerMinute was reached.", "poll"),
+		polls:          &pollCounts{by: map[string]*counts{}},
 		calls:          counter("calls_total", "Calls to an upstream, by why they were made.", "source", "upstream", "kind"),
 		withheld:       counter("calls_withheld_total", "Calls that were not made because of maxCallsPerMinute.", "source", "upstream"),
 		transitions:    counter("breaker_transitions_total", "Changes of a circuit's state, by the new state.", "source", "upstream", "to"),
@@ -84,7 +80,7 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 		m.publishErrors.WithLabelValues(kind)
 	}
 	all := []prometheus.Collector{
-		m.polls, m.duration, m.skipped, m.calls, m.withheld, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges,
+		m.polls, m.calls, m.withheld, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges,
 		m.reloads, m.reloadOK, m.reloadedAt, now,
 	}
 	for _, c := range all {
@@ -111,25 +107,6 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 func (m *metrics) published(kind string, took time.Duration) {
 	m.publishedTotal.WithLabelValues(kind).Inc()
 	m.publishSeconds.Observe(took.Seconds())
-}
-
-// pollMetrics are one poll's, resolved once.
-type pollMetrics struct {
-	outcomes map[string]prometheus.Counter
-	duration prometheus.Observer
-	skipped  prometheus.Counter
-}
-
-func (m *metrics) poll(name string) pollMetrics {
-	p := pollMetrics{
-		outcomes: map[string]prometheus.Counter{},
-		duration: m.duration.WithLabelValues(name),
-		skipped:  m.skipped.WithLabelValues(name),
-	}
-	for _, o := range outcomes {
-		p.outcomes[o] = m.polls.WithLabelValues(name, o)
-	}
-	return p
 }
 
 // state is the collector of what is so at scrape time.

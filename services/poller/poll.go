@@ -29,7 +29,7 @@ type poll struct {
 	always   bool      // every reading is an event
 	schedule schedule
 	log      *slog.Logger
-	metrics  pollMetrics
+	counts   *counts
 	calls    sync.WaitGroup // to upstreams; those that lost a race outlive their tick
 	panicked sync.Once
 	same     bool                 // as before a reload, in a source that changed otherwise
@@ -221,7 +221,7 @@ func nearTick(interval time.Duration) time.Duration { return min(interval/10, ma
 
 func (p *poll) skip(n uint64) {
 	p.skipped += n
-	p.metrics.skipped.Add(float64(n))
+	p.counts.skipped.Add(n)
 }
 
 // take learns from a reading. A tick for a probe that failed while another
@@ -250,7 +250,7 @@ func (p *poll) take(r reading) {
 		}
 	}
 	p.count(outcome, now, r.took, r.up)
-	p.metrics.duration.Observe(r.took.Seconds())
+	p.counts.duration(r.took)
 	if p.follow != nil {
 		p.follow.still = still
 		p.takeWalk(r, now)
@@ -323,7 +323,7 @@ func (p *poll) whyOpen() string {
 // count keeps a tick's outcome; up is nil if no upstream was asked.
 func (p *poll) count(outcome string, now time.Time, took time.Duration, up *upstream) {
 	p.attempts.add(outcome, now.Add(-took), took, slices.Index(p.source.upstreams, up))
-	p.metrics.outcomes[outcome].Inc()
+	p.counts.outcome(outcome)
 	p.last = attempt{outcome, now, took}
 	p.checkedAt, p.renew = stamp(now), p.renew || p.renewalDue(now)
 }

@@ -99,8 +99,8 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		p := &poll{
 			topic: topic, index: i, source: r, config: pc,
 			schedule: newSchedule(topic, pc.Interval), attempts: new(attempts), lines: &lines{most: pollLines},
-			metrics: m.poll(topic),
-			keys:    map[string]*keyed{}, always: pc.Emit == emitAlways,
+			counts: m.polls.of(topic),
+			keys:   map[string]*keyed{}, always: pc.Emit == emitAlways,
 		}
 		p.log = remember(log.With("poll", topic), p.lines)
 		if c.Batch { // one turn for all, so that their calls meet

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -245,7 +244,7 @@ func decode(value []byte) (any, error) {
 	if err := d.Decode(&v); err != nil {
 		return nil, fmt.Errorf("read value: %w", err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+	if len(bytes.TrimLeft(value[d.InputOffset():], " \t\r\n")) > 0 {
 		return nil, errors.New("read value: more than one")
 	}
 	return v, nil

@@ -91,10 +91,14 @@ func play(t *testing.T, c Source, run func(s *stage, up *script)) {
 func (s *stage) tick() string {
 	s.Helper()
 	p := s.r.polls[0]
-	p.look()
-	before := p.look().LastAt
-	since := time.Now()
-	for limit := since.Add(2 * p.config.Interval); !p.look().LastAt.After(before); time.Sleep(time.Millisecond) {
+	synctest.Wait() // a tick of this very moment is one before
+	before, made := p.look().LastAt, map[string]int{}
+	s.mu.Lock()
+	for name, calls := range s.calls {
+		made[name] = len(calls)
+	}
+	s.mu.Unlock()
+	for limit := time.Now().Add(2 * p.config.Interval); !p.look().LastAt.After(before); time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			s.Fatal("no tick within two intervals")
 		}
@@ -108,10 +112,8 @@ func (s *stage) tick() string {
 	}
 	var calls []call
 	for _, u := range s.r.upstreams {
-		for _, at := range s.calls[u.name] {
-			if at.After(since) {
-				calls = append(calls, call{strings.TrimPrefix(u.name, "http://"), at})
-			}
+		for _, at := range s.calls[u.name][made[u.name]:] {
+			calls = append(calls, call{strings.TrimPrefix(u.name, "http://"), at})
 		}
 	}
 	for i := range calls { // by time, and otherwise as the upstreams are listed

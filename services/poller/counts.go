@@ -1,0 +1,100 @@
+package poller
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// counts are those of one poll's ticks, in 150 bytes without a pointer. The same
+// as counters and a histogram of client_golang take 5 KB, which with 5,000 polls
+// was half of what every garbage collection has to look through.
+type counts struct {
+	outcomes [len(outcomes)]atomic.Uint64
+	skipped  atomic.Uint64
+	lasted   [len(durationBounds) + 1]atomic.Uint64 // by bucket
+	micros   atomic.Uint64                          // the sum
+}
+
+// durationBounds are the upper bounds of the buckets, in seconds.
+var durationBounds = [...]float64{.005, .025, .1, .25, .5, 1, 2.5, 10}
+
+func (c *counts) outcome(o string) { c.outcomes[outcomeIndex(o)].Add(1) }
+
+func (c *counts) duration(d time.Duration) {
+	d = max(0, d)
+	bucket, _ := slices.BinarySearch(durationBounds[:], d.Seconds())
+	c.lasted[bucket].Add(1)
+	c.micros.Add(uint64(d.Microseconds()))
+}
+
+// pollCounts is the collector of all polls' counts. It outlives the runners, so
+// that a reload sets no counter back.
+type pollCounts struct {
+	mu sync.Mutex
+	by map[string]*counts // by poll, those of the configuration
+}
+
+// of returns a poll's counts.
+func (p *pollCounts) of(poll string) *counts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := p.by[poll]
+	if c == nil {
+		c = new(counts)
+		p.by[poll] = c
+	}
+	return c
+}
+
+// DeletePartialMatch implements vec.
+func (p *pollCounts) DeletePartialMatch(labels prometheus.Labels) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	poll := labels["poll"]
+	if p.by[poll] == nil {
+		return 0
+	}
+	delete(p.by, poll)
+	return 1
+}
+
+var (
+	pollsDesc    = prometheus.NewDesc(namespace+"_polls_total", "Polls by outcome: ok, or the reason of the failure.", []string{"poll", "outcome"}, nil)
+	durationDesc = prometheus.NewDesc(namespace+"_poll_duration_seconds", "How long the calls of a tick took together, whatever their outcome.", []string{"poll"}, nil)
+	skippedDesc  = prometheus.NewDesc(namespace+"_skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, the upstream had asked to wait, or maxCallsPerMinute was reached.", []string{"poll"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (p *pollCounts) Describe(ch chan<- *prometheus.Desc) {
+	ch <- pollsDesc
+	ch <- durationDesc
+	ch <- skippedDesc
+}
+
+// Collect implements prometheus.Collector.
+func (p *pollCounts) Collect(ch chan<- prometheus.Metric) {
+	p.mu.Lock()
+	by := maps.Clone(p.by)
+	p.mu.Unlock()
+	counter := func(d *prometheus.Desc, n *atomic.Uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n.Load()), labels...)
+	}
+	for poll, c := range by {
+		for i, o := range outcomes {
+			counter(pollsDesc, &c.outcomes[i], poll, o)
+		}
+		counter(skippedDesc, &c.skipped, poll)
+		buckets, total := make(map[float64]uint64, len(durationBounds)), uint64(0)
+		for i, bound := range durationBounds {
+			total += c.lasted[i].Load()
+			buckets[bound] = total
+		}
+		total += c.lasted[len(durationBounds)].Load()
+		ch <- prometheus.MustNewConstHistogram(durationDesc, total, float64(c.micros.Load())/1e6, buckets, poll)
+	}
+}
