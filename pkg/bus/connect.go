@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -43,10 +44,15 @@ func DefaultConfig() Config {
 
 // Check reports every mistake in the configuration.
 func (c *Config) Check(report func(path, problem, fix string)) {
-	for u := range strings.SplitSeq(c.URL, ",") {
-		if scheme, rest, ok := strings.Cut(strings.TrimSpace(u), "://"); !ok || rest == "" ||
-			scheme != "nats" && scheme != "tls" && scheme != "ws" && scheme != "wss" {
-			report("url", fmt.Sprintf("%q is no NATS address", u), "write nats://host:4222 (or tls://, ws://, wss://)")
+	for i, u := range strings.Split(c.URL, ",") {
+		if isAddress(strings.TrimSpace(u)) {
+			continue
+		}
+		const fix = "write nats://host:4222 (or tls://, ws://, wss://)"
+		if strings.Contains(c.URL, "@") { // and a password may hold anything, also a comma
+			report("url", fmt.Sprintf("address %d is no NATS address", i+1), fix+", and name and password as nats.user and nats.password")
+		} else {
+			report("url", fmt.Sprintf("%q is no NATS address", u), fix)
 		}
 	}
 	if _, err := NewNames(c.Prefix); err != nil {
@@ -69,6 +75,12 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 	if c.User != "" && c.Creds != "" {
 		report("credentials", "both a user and a credentials file are set", "keep one of them")
 	}
+}
+
+// isAddress says that a URL can be connected to.
+func isAddress(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Hostname() != "" && (u.Scheme == "nats" || u.Scheme == "tls" || u.Scheme == "ws" || u.Scheme == "wss")
 }
 
 // Options of Connect beyond Config.
@@ -143,6 +155,9 @@ func Connect(o Options) (*nats.Conn, error) {
 	}
 	nc, err := nats.Connect(o.URL, opts...)
 	if err != nil {
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err // it quotes the URL, which may hold a password
+		}
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	if !nc.IsConnected() {
@@ -177,7 +192,10 @@ func redact(urls string) string {
 	parts := strings.Split(urls, ",")
 	for i, u := range parts {
 		if at := strings.LastIndexByte(u, '@'); at >= 0 {
-			scheme, _, _ := strings.Cut(u, "://")
+			scheme, _, ok := strings.Cut(u, "://")
+			if !ok {
+				scheme = "nats"
+			}
 			parts[i] = scheme + "://[redacted]" + u[at:]
 		}
 	}
