@@ -120,6 +120,9 @@ func notHTTP(err error) string {
 
 // connectionDetail says a connection error in an operator's words.
 func connectionDetail(err error) string {
+	if d := proxyDetail(err); d != "" {
+		return d
+	}
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsNotFound {
 			return fmt.Sprintf("host name %q does not exist", d.Name)

@@ -116,7 +116,7 @@ func newConnections(e Endpoint, protocols *http.Protocols) *connections {
 		next = next[:1]
 	}
 	c.transport = &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
+		Proxy:       through(http.ProxyFromEnvironment),
 		DialContext: c.dial,
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return c.dialTLS(ctx, network, address, next)
@@ -132,6 +132,7 @@ func newConnections(e Endpoint, protocols *http.Protocols) *connections {
 				return &now.Certificates[0], nil
 			},
 		},
+		OnProxyConnectResponse: proxyAnswered,
 		ForceAttemptHTTP2:      true,
 		Protocols:              protocols,
 		MaxIdleConns:           64,

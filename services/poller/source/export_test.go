@@ -7,6 +7,9 @@ import (
 	"testing"
 )
 
+// Through is through.
+var Through = through
+
 // GetThrough makes a GET of an endpoint through a proxy.
 func GetThrough(t *testing.T, e Endpoint, proxy *url.URL) (string, error) {
 	t.Helper()

@@ -2,6 +2,7 @@ package source_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
 	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 )
@@ -56,5 +58,32 @@ func TestProxy(t *testing.T) {
 	}, address)
 	if err != nil || !strings.Contains(v, "HTTP/2.0 poller-1") || asked != "CONNECT upstream.test:443" {
 		t.Errorf("%s, %v; the proxy was asked %q", v, err, asked)
+	}
+}
+
+// What goes wrong at the proxy is said of the proxy, without what its address
+// holds.
+func TestProxyFails(t *testing.T) {
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
+	t.Cleanup(closed.Close)
+	for _, tt := range []struct{ proxy, upstream, want string }{
+		{gone.URL, "http://upstream.test/", "the proxy: connection refused"},
+		{gone.URL, "https://upstream.test/", "the proxy: connection refused"},
+		{closed.URL, "https://upstream.test/", "the proxy answers HTTP 407 Proxy Authentication Required"},
+	} {
+		address, err := url.Parse(tt.proxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = source.GetThrough(t, source.Endpoint{URL: tt.upstream, MaxAnswer: 1 << 10}, address)
+		wantFailure(t, err, event.UpstreamError, tt.want)
+	}
+	_, err := source.Through(func(*http.Request) (*url.URL, error) {
+		return nil, errors.New(`invalid proxy address "http://user:sesame%zz@proxy:3128": parse: invalid URL escape "%zz"`)
+	})(nil)
+	if err == nil || strings.Contains(err.Error(), "sesame") {
+		t.Errorf("have %v", err)
 	}
 }

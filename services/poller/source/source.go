@@ -4,7 +4,7 @@
 // Reading order: source.go (what a driver is), jsonrpc.go with batch.go and
 // rest.go with etag.go, grpc.go with grpcschema.go, grpcreflect.go and
 // grpcfailure.go (the drivers jsonrpc, http and grpc), http.go (what the first
-// two share), connections.go with certificates.go (what all drivers
+// two share), connections.go with certificates.go and proxy.go (what all drivers
 // share), classify.go (which failure an error is, and whether the circuit
 // breaker counts it). sourcetest holds what every driver must pass.
 package source
