@@ -13,6 +13,8 @@ const (
 	stayEvery = 2 * time.Second
 	// stayTimeout bounds its answer.
 	stayTimeout = 2 * time.Second
+	// stayRarely is how often it is asked that has never answered.
+	stayRarely = 10 * time.Minute
 )
 
 // stay watches the NATS server that the poller is connected to, until ctx ends,
@@ -42,10 +44,15 @@ func (p *Poller) stay(ctx context.Context, nc *nats.Conn) {
 			case ctx.Err() != nil:
 			case err == nil:
 				patience.Renew()
-				told = true
+				if !told {
+					told = true
+					tick.Reset(stayEvery)
+				}
 				dropped.look(p, state.FirstSeq)
 			case p.ready.Load() && !told:
-				// It did what the poller needs: this it may not ask.
+				// NATS did all that polling needs: the poller's user may not ask this. Each
+				// time would be a line in the log.
+				tick.Reset(stayRarely)
 			default:
 				patience.Try(nc, p.log, err)
 			}
