@@ -153,10 +153,12 @@ func (p *Poller) Run(ctx context.Context) error {
 	defer staying.Wait()
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
-	staying.Go(func() { p.stay(watching, nc) })
+	made := make(chan struct{})
+	staying.Go(func() { p.stay(watching, nc, made) })
 	if !p.prepare(ctx) {
 		return nil
 	}
+	close(made)
 	crew := newReplicas(p.kv, p.owner, p.host, p.options.NATS.LeaseTime, p.log, p.list)
 	p.mu.Lock()
 	p.crew = crew

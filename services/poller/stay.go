@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,49 +14,55 @@ const (
 	stayEvery = 2 * time.Second
 	// stayTimeout bounds its answer.
 	stayTimeout = 2 * time.Second
-	// stayRarely is how often it is asked that has never answered.
-	stayRarely = 10 * time.Minute
+	// stayRarely is how often it is asked where it did not answer at first.
+	stayRarely = 5 * time.Minute
 )
 
 // stay watches the NATS server that the poller is connected to, until ctx ends,
 // and has it go to another one when this one cannot speak for the stream. One
 // that is cut off from its cluster takes neither records nor leases, and keeps
 // its clients for ever. What it says of the stream also tells what that has
-// dropped.
-func (p *Poller) stay(ctx context.Context, nc *nats.Conn) {
+// dropped. made is closed when the stream and the bucket were made.
+func (p *Poller) stay(ctx context.Context, nc *nats.Conn, made <-chan struct{}) {
 	status := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	defer nc.RemoveStatusListener(status)
 	tick := time.NewTicker(stayEvery)
 	defer tick.Stop()
 	var patience bus.Patience
 	var dropped dropped
-	told := false
+	denied := false
 	for {
+		first := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-status:
 			patience.Renew()
+			continue
+		case <-made:
+			made, first = nil, true
 		case <-tick.C:
-			asking, cancel := context.WithTimeout(ctx, stayTimeout)
-			state, err := bus.State(asking, p.js, p.names)
-			cancel()
-			switch {
-			case ctx.Err() != nil:
-			case err == nil:
-				patience.Renew()
-				if !told {
-					told = true
-					tick.Reset(stayEvery)
-				}
-				dropped.look(p, state.FirstSeq)
-			case p.ready.Load() && !told:
-				// NATS did all that polling needs: the poller's user may not ask this. Each
-				// time would be a line in the log.
-				tick.Reset(stayRarely)
-			default:
-				patience.Try(nc, p.log, err)
+		}
+		asking, cancel := context.WithTimeout(ctx, stayTimeout)
+		state, err := bus.State(asking, p.js, p.names)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+		case err == nil:
+			patience.Renew()
+			if denied {
+				denied = false
+				tick.Reset(stayEvery)
 			}
+			dropped.look(p, state.FirstSeq)
+		case denied:
+		case first && errors.Is(err, context.DeadlineExceeded):
+			// NATS has just done all that polling needs: the poller's user may not ask
+			// this. Each time would be a line in the log.
+			denied = true
+			tick.Reset(stayRarely)
+		default:
+			patience.Try(nc, p.log, err)
 		}
 	}
 }
