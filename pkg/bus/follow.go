@@ -24,6 +24,9 @@ type Log interface {
 	// reached, which may lie past the last message. late says that they were read
 	// back and may be old; otherwise they come straight from the stream.
 	Append(msgs []Message, seq uint64, late bool)
+	// Current says that NATS was asked just now and holds nothing after the
+	// position.
+	Current()
 	// Connected says that the stream can be read (true) or not (false, and why).
 	Connected(ok bool, why string)
 }
@@ -126,6 +129,7 @@ func (f *Follower) check(ctx context.Context) {
 		return
 	}
 	f.stay.Renew()
+	f.Log.Current()
 	f.connected(true, "")
 }
 

@@ -50,6 +50,8 @@ func (r *record) Append(msgs []bus.Message, seq uint64, late bool) {
 	r.last = seq
 }
 
+func (r *record) Current() {}
+
 func (r *record) Connected(ok bool, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -49,7 +49,7 @@ func (l *loop) accept(s *Subscription, now time.Time) {
 		}
 		ev := st.value(st.topics[t], now)
 		ev.Phase = wire.Snapshot
-		if s.seen[t] = (seen{}); ev.Epoch == s.epoch {
+		if s.seen[t] = (seen{}); st.topics[t].era == st.era {
 			s.seen[t] = seen{ev.Seq, ev.Version}
 		}
 		l.tell(s, &ev)
@@ -143,9 +143,13 @@ func (l *loop) ask(now time.Time) error {
 			if s.resumes() {
 				f.Since = &wire.Since{Seq: s.pos, Epoch: s.epoch}
 			}
+			told := l.high()
+			if told.Seq > 0 && (f.Since == nil || *f.Since != told) {
+				f.NotOlderThan = &told
+			}
 			l.lastID++
 			s.request = l.lastID
-			l.requests[s.request] = &request{at: now, sub: s}
+			l.requests[s.request] = &request{at: now, sub: s, told: told}
 			if err := l.cur.write(&wire.ClientFrame{ID: s.request, Subscribe: f}); err != nil {
 				return err
 			}
@@ -163,6 +167,13 @@ func (l *loop) ask(now time.Time) error {
 		}
 	}
 	return l.cur.write(&wire.ClientFrame{ID: l.lastID, Ping: &wire.Ping{}})
+}
+
+// high is how far the stream was seen.
+func (l *loop) high() wire.Since {
+	l.c.mu.Lock()
+	defer l.c.mu.Unlock()
+	return wire.Since{Seq: l.c.store.high, Epoch: l.c.store.epoch}
 }
 
 // resumes reports whether to ask for what was missed. With DeliverLatest only
@@ -200,15 +211,17 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 			break
 		}
 	}
-	if s.epoch != f.Epoch {
-		for t := range s.seen { // sequence numbers and versions begin anew
-			s.seen[t] = seen{}
-		}
-		s.epoch = f.Epoch
-	}
 	l.c.mu.Lock()
-	l.c.store.epoch = f.Epoch
+	anew := l.c.store.answered(f.Epoch, f.Seq, r.told)
 	l.c.mu.Unlock()
+	for _, o := range l.subs {
+		if anew || o == s && s.epoch != f.Epoch {
+			for t := range o.seen { // sequence numbers and versions begin anew
+				o.seen[t] = seen{}
+			}
+		}
+	}
+	s.epoch = f.Epoch
 	if !s.resumed {
 		s.pos, s.posOK = 0, false
 	}
@@ -239,6 +252,9 @@ func (l *loop) refused(id uint64, e *wire.Error, now time.Time) {
 		s.refusals++
 		s.retryAt = now.Add(delay)
 		l.log.Warn("gateway cannot subscribe now", "code", e.Code, "message", e.Message, "retry_seconds", delay.Seconds())
+		if e.Code == wire.CodeUnavailable && !l.wanted(func(o *Subscription) bool { return o.answered }) {
+			l.elsewhere(delay, now)
+		}
 		return
 	}
 	l.remove(s, &Error{Topics: s.patterns, Code: e.Code, Message: e.Message})

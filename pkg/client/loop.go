@@ -54,6 +54,8 @@ type dialed struct {
 type request struct {
 	at  time.Time
 	sub *Subscription // nil for a ping
+	// told is how far the stream had been seen, as the frame says.
+	told wire.Since
 }
 
 type delivery struct {
@@ -340,6 +342,17 @@ func (l *loop) goAway(g *wire.GoAway, now time.Time) {
 	}
 	l.moveAt = now.Add(delay)
 	l.log.Info("gateway will go away", "reason", g.Reason, "move_seconds", delay.Seconds())
+}
+
+// elsewhere plans the move to another gateway, since this one cannot serve
+// anything that is wanted: it may be behind what the client has seen for as long
+// as its NATS server is cut off.
+func (l *loop) elsewhere(delay time.Duration, now time.Time) {
+	if !l.moveAt.IsZero() {
+		return
+	}
+	l.moveAt = now.Add(max(delay, l.c.opts.backoff(l.attempt)))
+	l.attempt++
 }
 
 // shutdown ends everything and waits for it.

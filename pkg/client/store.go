@@ -20,12 +20,18 @@ type store struct {
 	// session counts the connections.
 	session uint64
 	epoch   string
+	// high is the furthest that the gateways have shown the stream of this epoch.
+	// An older state of it must not be taken for news.
+	high uint64
+	// era counts the streams: another epoch, and the same set back, begin anew.
+	era uint64
 }
 
 // entry is the last event of a topic.
 type entry struct {
 	ev    wire.Event
 	epoch string
+	era   uint64
 	// born is when, in local time, ev.AsOf was; never later than it was.
 	born time.Time
 	// session is the last connection on which an event of the topic arrived.
@@ -104,6 +110,19 @@ func (p *poll) latest() *record {
 	return &p.rec
 }
 
+// answered takes in where a gateway stands that was told how far the stream had
+// been seen. It reports whether the stream is another one, or was set back: what
+// is known of it is no measure of what comes.
+func (st *store) answered(epoch string, seq uint64, told wire.Since) (anew bool) {
+	setBack := told.Epoch == epoch && seq < min(told.Seq, st.high)
+	if anew = st.epoch != epoch || setBack; anew {
+		st.epoch, st.high = epoch, 0
+		st.era++
+	}
+	st.high = max(st.high, seq)
+	return anew
+}
+
 // value returns a topic's last event with its freshness at this moment.
 func (st *store) value(e *entry, now time.Time) Event {
 	out := Event{Event: e.ev, Epoch: e.epoch}
@@ -127,14 +146,19 @@ func (st *store) value(e *entry, now time.Time) Event {
 // confirmed.
 func (st *store) event(at time.Time, ev *wire.Event) (born time.Time) {
 	born = st.clock.event(at, ev.AsOf, ev.AgeMs)
-	if e := st.topics[ev.Topic]; e == nil || e.epoch != st.epoch || ev.Seq >= e.ev.Seq {
+	e := st.topics[ev.Topic]
+	if e != nil {
+		e.session = st.session // it is spoken of, if only with what is known
+	}
+	st.high = max(st.high, ev.Seq)
+	if e == nil || e.era != st.era || ev.Seq >= e.ev.Seq {
 		if e != nil && e.ev.AsOf.Equal(ev.AsOf) && e.born.Before(born) {
 			born = e.born // two estimates of one moment: the older is safe
 		}
 		if ev.Deleted {
 			delete(st.topics, ev.Topic)
 		} else {
-			st.topics[ev.Topic] = &entry{ev: *ev, epoch: st.epoch, born: born, session: st.session}
+			st.topics[ev.Topic] = &entry{ev: *ev, epoch: st.epoch, era: st.era, born: born, session: st.session}
 		}
 	}
 	st.pollEvent(at, ev, born)

@@ -29,6 +29,10 @@ type Subscribe struct {
 	Replay string `json:"replay,omitempty"`
 	// Since asks to go on after a position instead of with a snapshot.
 	Since *Since `json:"since,omitempty"`
+	// NotOlderThan is what the client has seen: it is not answered with an older
+	// state of the stream, but with CodeUnavailable if the gateway is behind it.
+	// Of another epoch it means nothing.
+	NotOlderThan *Since `json:"notOlderThan,omitempty"`
 }
 
 // Values of Subscribe.Delivery.

@@ -80,9 +80,7 @@ func (f *ClientFrame) UnmarshalProto(b []byte) error {
 	case *wirepb.ClientFrame_Subscribe:
 		s := v.Subscribe
 		f.Subscribe = &Subscribe{Topics: s.Topics, Delivery: s.Delivery, MaxHz: s.MaxHz, Replay: s.Replay}
-		if s.Since != nil {
-			f.Subscribe.Since = &Since{Seq: s.Since.Seq, Epoch: s.Since.Epoch}
-		}
+		f.Subscribe.Since, f.Subscribe.NotOlderThan = sinceFromProto(s.Since), sinceFromProto(s.NotOlderThan)
 	case *wirepb.ClientFrame_Unsubscribe:
 		f.Unsubscribe = &Unsubscribe{Topics: v.Unsubscribe.Topics}
 	case *wirepb.ClientFrame_Ping:
@@ -91,6 +89,13 @@ func (f *ClientFrame) UnmarshalProto(b []byte) error {
 		f.Authenticate = &Authenticate{Token: v.Authenticate.Token}
 	}
 	return nil
+}
+
+func sinceFromProto(p *wirepb.Since) *Since {
+	if p == nil {
+		return nil
+	}
+	return &Since{Seq: p.Seq, Epoch: p.Epoch}
 }
 
 // stamp is nil for the zero time, which JSON leaves out as well.

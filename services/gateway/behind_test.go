@@ -232,3 +232,49 @@ type failing struct{}
 func (failing) replay(context.Context, []string, uint64, uint64, int) (stretch, error) {
 	return stretch{}, context.DeadlineExceeded
 }
+
+// A client that says only what it has seen (notOlderThan) is not shown older
+// values either, by a gateway that hears nothing; several frames of it wait
+// together. Of another epoch it means nothing.
+func TestNotOlderThan(t *testing.T) {
+	for _, lives := range []bool{false, true} {
+		t.Run(fmt.Sprintf("records come %v", lives), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			r.event("a.x", "1")
+			p := r.dial("/v1/ws?topics=a.>")
+			epoch := p.next().Subscribed.Epoch
+			r.event("a.x", "2")
+			p.until("it came", func(f wire.ServerFrame) bool { return f.Event != nil && f.Event.Version == 2 })
+			late := r.dial("/v1/ws")
+			asked := time.Now()
+			const frames = 3
+			for id := range frames {
+				late.send(fmt.Sprintf(`{"id":%d,"subscribe":{"topics":["a.x","b.%d"],"delivery":"latest","notOlderThan":{"seq":100,"epoch":"%s"}}}`, id+1, id, epoch))
+			}
+			if lives {
+				time.Sleep(behindWait / 5)
+				r.event("a.x", "3")
+			}
+			for id := range frames {
+				f := late.until("an answer", func(f wire.ServerFrame) bool { return f.ID == uint64(id+1) })
+				switch {
+				case lives && (f.Subscribed == nil || f.Subscribed.Seq != 3):
+					t.Errorf("have %+v, want it served: the stream was set back", f)
+				case !lives && (f.Error == nil || f.Error.Code != wire.CodeUnavailable || !f.Error.Retryable):
+					t.Errorf("have %+v, want an error that says to try again", f)
+				}
+			}
+			if waited := time.Since(asked); waited < behindWait || waited > 2*behindWait {
+				t.Errorf("answered after %v, want %v for all of them", waited, behindWait)
+			}
+			if lives {
+				return
+			}
+			late.send(`{"id":9,"subscribe":{"topics":["a.x"],"notOlderThan":{"seq":100,"epoch":"other"}}}`)
+			if f := late.until("an answer", func(f wire.ServerFrame) bool { return f.ID == 9 }); f.Subscribed == nil {
+				t.Errorf("have %+v, want it served", f)
+			}
+		})
+	}
+}

@@ -78,6 +78,7 @@ type conn struct {
 	pace    throttle
 	wrong   uint8 // frames that were none
 	hurried bool  // a message must end within messageWait
+	vain    vain
 }
 
 // A step is what a connection sends next: bytes, the end of the feed it is in,

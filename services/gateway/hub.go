@@ -49,6 +49,7 @@ type hub struct {
 	epoch   string    // "" until the stream was read once
 	seq     uint64    // position: everything up to it is in the maps
 	lived   time.Time // when the last record came straight from the stream
+	proved  time.Time // lived, when NATS last said that there is no more
 	busDown bool
 	why     string // why the bus is down
 	topics  map[string]*topicState

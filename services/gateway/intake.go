@@ -73,6 +73,13 @@ func (in intake) take(msgs []bus.Message, seq uint64, late, ordered bool) {
 	in.metrics.records.Add(float64(len(msgs)))
 }
 
+// Current implements bus.Log.
+func (in intake) Current() {
+	in.mu.Lock()
+	in.proved = in.lived
+	in.mu.Unlock()
+}
+
 // Connected implements bus.Log.
 func (in intake) Connected(ok bool, why string) {
 	in.mu.Lock()

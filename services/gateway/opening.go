@@ -65,10 +65,10 @@ const frameCost = 400
 
 // snapshot opens a feed with the last values of what its patterns match and
 // those before did not. With share, joiners of the same moment get the same
-// bytes. The caller holds the mutex.
-func (h *hub) snapshot(f *feed, before []string, share bool) opening {
+// bytes, unless they have seen more: up to floor. The caller holds the mutex.
+func (h *hub) snapshot(f *feed, before []string, share bool, floor uint64) opening {
 	now := h.now()
-	if share && f.snap != nil && now.Sub(f.snap.made) <= openingShare {
+	if share && f.snap != nil && now.Sub(f.snap.made) <= openingShare && f.snap.seq >= floor {
 		return *f.snap
 	}
 	o := h.open(f, now)
@@ -88,15 +88,15 @@ func (h *hub) open(f *feed, now time.Time) opening {
 }
 
 // replay opens a feed with the events after a position. The reason says why it
-// cannot. With share, joiners of the same moment who have seen as much or more
-// get the same bytes, or their end. The caller holds the mutex, which may be
-// released in between.
-func (s *server) replay(f *feed, before []string, since *wire.Since, share bool) (o opening, reason string) {
+// cannot. With share, joiners of the same moment who have seen as much or more,
+// but nothing after it (up to floor), get the same bytes, or their end. The caller
+// holds the mutex, which may be released in between.
+func (s *server) replay(f *feed, before []string, since *wire.Since, share bool, floor uint64) (o opening, reason string) {
 	h := s.hub
 	if since.Epoch != h.epoch {
 		return o, wire.NotResumedEpoch
 	}
-	if p := f.shared(since.Seq, h.now()); share && p != nil {
+	if p := f.shared(since.Seq, floor, h.now()); share && p != nil {
 		o = *p
 		o.since = since.Seq
 		return o, ""
@@ -105,7 +105,7 @@ func (s *server) replay(f *feed, before []string, since *wire.Since, share bool)
 	if r.reason != "" {
 		return o, r.reason
 	}
-	if p := f.shared(since.Seq, h.now()); share && p != nil { // while the mutex was released
+	if p := f.shared(since.Seq, floor, h.now()); share && p != nil { // while the mutex was released
 		o = *p
 		o.since = since.Seq
 		return o, ""
@@ -122,10 +122,10 @@ func (s *server) replay(f *feed, before []string, since *wire.Since, share bool)
 	return o, ""
 }
 
-// shared is the replay that a joiner at seq can have from those before it. The
-// caller holds the hub's mutex.
-func (f *feed) shared(seq uint64, now time.Time) *opening {
-	if p := f.past; p != nil && now.Sub(p.made) <= openingShare && p.since <= seq && seq <= p.seq {
+// shared is the replay that a joiner at seq, who has seen up to floor, can have
+// from those before it. The caller holds the hub's mutex.
+func (f *feed) shared(seq, floor uint64, now time.Time) *opening {
+	if p := f.past; p != nil && now.Sub(p.made) <= openingShare && p.since <= seq && max(seq, floor) <= p.seq {
 		return p
 	}
 	return nil

@@ -91,6 +91,7 @@ func TestProtoConnection(t *testing.T) {
 
 func FuzzDecodeClient(f *testing.F) {
 	f.Add(false, []byte(`{"id":1,"subscribe":{"topics":["a.>"],"since":{"seq":1,"epoch":"E"}}}`))
+	f.Add(false, []byte(`{"id":1,"subscribe":{"topics":["a.>"],"notOlderThan":{"seq":1,"epoch":"E"}}}`))
 	f.Add(false, []byte(`{"id":18446744073709551615,"ping":{}}`))
 	f.Add(true, []byte{0x08, 0x01, 0x22, 0x00})
 	f.Fuzz(func(t *testing.T, binary bool, body []byte) {

@@ -1,18 +1,11 @@
 package gateway
 
-import (
-	"time"
-
-	"github.com/pollcast/pollcast/pkg/wire"
-)
+import "github.com/pollcast/pollcast/pkg/wire"
 
 const (
 	// maxReplay is the most events a resume replays; more is answered too_far,
 	// and a snapshot.
 	maxReplay = 10_000
-	// behindWait is how long a gateway may be behind what the client saw at
-	// another one.
-	behindWait = 5 * time.Second
 )
 
 // replayed is what a resumed subscription begins with.
@@ -91,26 +84,4 @@ func owed(events []past) replayed {
 		return replayed{reason: wire.NotResumedTooFar}
 	}
 	return replayed{events: events}
-}
-
-// reached waits until the gateway has read the stream as far as a client has
-// seen it elsewhere, for behindWait at most. Reader's.
-func (s *server) reached(since *wire.Since) {
-	for end := time.Now().Add(behindWait); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		s.hub.mu.Lock()
-		there := s.hub.seq >= since.Seq || s.hub.epoch != since.Epoch
-		s.hub.mu.Unlock()
-		if there {
-			return
-		}
-	}
-}
-
-// older reports whether what the hub has may be older than what a client has
-// that came at a time: it has not read the stream as far, and nothing came
-// straight from it meanwhile. A NATS server that is cut off from its cluster, or
-// was frozen, may say for a while that there is no more. The caller holds the
-// mutex.
-func (h *hub) older(since *wire.Since, came time.Time) bool {
-	return since.Epoch == h.epoch && since.Seq > h.seq && (h.busDown || !h.lived.After(came))
 }

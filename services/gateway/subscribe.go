@@ -31,15 +31,17 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	before := topic.Canonical(c.subs.patterns)
 	after := topic.Canonical(all)
 	h := s.hub
-	came := h.now()
-	if req.Since != nil {
-		s.reached(req.Since)
-	}
+	came := s.reached(c, req)
 
 	h.mu.Lock()
-	if req.Since != nil && h.older(req.Since, came) {
+	floor := h.floor(req)
+	setBack := floor > h.seq
+	if setBack && h.older(came) {
 		h.mu.Unlock()
 		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "this gateway has not read the stream as far as you have seen it; try again later, or at another one"}
+	}
+	if setBack {
+		floor = 0
 	}
 	answer := wire.Subscribed{Topics: req.Topics, Epoch: h.epoch, Seq: h.seq}
 	old := c.feed.Load()
@@ -57,13 +59,15 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	h.settle(f, h.now())
 	var begin opening
 	if req.Since != nil {
-		begin, answer.Reason = s.replay(f, before, req.Since, old == nil)
+		if answer.Reason = wire.NotResumedEpoch; !setBack {
+			begin, answer.Reason = s.replay(f, before, req.Since, old == nil, floor)
+		}
 		answer.Resumed = answer.Reason == ""
 		s.metrics.resumes.WithLabelValues(cmp.Or(answer.Reason, "complete")).Inc()
 	}
 	if !answer.Resumed {
 		h.settle(f, h.now()) // what came while the stream was read back
-		begin = h.snapshot(f, before, old == nil)
+		begin = h.snapshot(f, before, old == nil, floor)
 	}
 	answer.Seq = begin.seq
 	done := s.budget.pass(begin.cost())

@@ -166,7 +166,11 @@ type Subscribe struct {
 	// "latest" (default): snapshot, then live.
 	Replay string `protobuf:"bytes,4,opt,name=replay,proto3" json:"replay,omitempty"`
 	// Go on after this position instead of with a snapshot.
-	Since         *Since `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	Since *Since `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// What the client has seen: it is not answered with an older state of the
+	// stream, but with the error "unavailable" if the gateway is behind it. Of
+	// another epoch it means nothing.
+	NotOlderThan  *Since `protobuf:"bytes,6,opt,name=not_older_than,json=notOlderThan,proto3" json:"not_older_than,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -232,6 +236,13 @@ func (x *Subscribe) GetReplay() string {
 func (x *Subscribe) GetSince() *Since {
 	if x != nil {
 		return x.Since
+	}
+	return nil
+}
+
+func (x *Subscribe) GetNotOlderThan() *Since {
+	if x != nil {
+		return x.NotOlderThan
 	}
 	return nil
 }
@@ -1234,13 +1245,14 @@ const file_pollcast_v1_frames_proto_rawDesc = "" +
 	"\vunsubscribe\x18\x03 \x01(\v2\x18.pollcast.v1.UnsubscribeH\x00R\vunsubscribe\x12'\n" +
 	"\x04ping\x18\x04 \x01(\v2\x11.pollcast.v1.PingH\x00R\x04ping\x12?\n" +
 	"\fauthenticate\x18\x05 \x01(\v2\x19.pollcast.v1.AuthenticateH\x00R\fauthenticateB\a\n" +
-	"\x05frame\"\x98\x01\n" +
+	"\x05frame\"\xd2\x01\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06topics\x18\x01 \x03(\tR\x06topics\x12\x1a\n" +
 	"\bdelivery\x18\x02 \x01(\tR\bdelivery\x12\x15\n" +
 	"\x06max_hz\x18\x03 \x01(\x01R\x05maxHz\x12\x16\n" +
 	"\x06replay\x18\x04 \x01(\tR\x06replay\x12(\n" +
-	"\x05since\x18\x05 \x01(\v2\x12.pollcast.v1.SinceR\x05since\"/\n" +
+	"\x05since\x18\x05 \x01(\v2\x12.pollcast.v1.SinceR\x05since\x128\n" +
+	"\x0enot_older_than\x18\x06 \x01(\v2\x12.pollcast.v1.SinceR\fnotOlderThan\"/\n" +
 	"\x05Since\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\"%\n" +
@@ -1353,24 +1365,25 @@ var file_pollcast_v1_frames_proto_depIdxs = []int32{
 	4,  // 2: pollcast.v1.ClientFrame.ping:type_name -> pollcast.v1.Ping
 	5,  // 3: pollcast.v1.ClientFrame.authenticate:type_name -> pollcast.v1.Authenticate
 	2,  // 4: pollcast.v1.Subscribe.since:type_name -> pollcast.v1.Since
-	7,  // 5: pollcast.v1.ServerFrame.welcome:type_name -> pollcast.v1.Welcome
-	8,  // 6: pollcast.v1.ServerFrame.subscribed:type_name -> pollcast.v1.Subscribed
-	9,  // 7: pollcast.v1.ServerFrame.unsubscribed:type_name -> pollcast.v1.Unsubscribed
-	10, // 8: pollcast.v1.ServerFrame.pong:type_name -> pollcast.v1.Pong
-	11, // 9: pollcast.v1.ServerFrame.authenticated:type_name -> pollcast.v1.Authenticated
-	12, // 10: pollcast.v1.ServerFrame.event:type_name -> pollcast.v1.Event
-	15, // 11: pollcast.v1.ServerFrame.fresh:type_name -> pollcast.v1.Freshness
-	16, // 12: pollcast.v1.ServerFrame.breaker:type_name -> pollcast.v1.BreakerTransition
-	13, // 13: pollcast.v1.ServerFrame.error:type_name -> pollcast.v1.Error
-	14, // 14: pollcast.v1.ServerFrame.goaway:type_name -> pollcast.v1.GoAway
-	17, // 15: pollcast.v1.Authenticated.expires_at:type_name -> google.protobuf.Timestamp
-	17, // 16: pollcast.v1.Event.changed_at:type_name -> google.protobuf.Timestamp
-	17, // 17: pollcast.v1.Event.as_of:type_name -> google.protobuf.Timestamp
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	2,  // 5: pollcast.v1.Subscribe.not_older_than:type_name -> pollcast.v1.Since
+	7,  // 6: pollcast.v1.ServerFrame.welcome:type_name -> pollcast.v1.Welcome
+	8,  // 7: pollcast.v1.ServerFrame.subscribed:type_name -> pollcast.v1.Subscribed
+	9,  // 8: pollcast.v1.ServerFrame.unsubscribed:type_name -> pollcast.v1.Unsubscribed
+	10, // 9: pollcast.v1.ServerFrame.pong:type_name -> pollcast.v1.Pong
+	11, // 10: pollcast.v1.ServerFrame.authenticated:type_name -> pollcast.v1.Authenticated
+	12, // 11: pollcast.v1.ServerFrame.event:type_name -> pollcast.v1.Event
+	15, // 12: pollcast.v1.ServerFrame.fresh:type_name -> pollcast.v1.Freshness
+	16, // 13: pollcast.v1.ServerFrame.breaker:type_name -> pollcast.v1.BreakerTransition
+	13, // 14: pollcast.v1.ServerFrame.error:type_name -> pollcast.v1.Error
+	14, // 15: pollcast.v1.ServerFrame.goaway:type_name -> pollcast.v1.GoAway
+	17, // 16: pollcast.v1.Authenticated.expires_at:type_name -> google.protobuf.Timestamp
+	17, // 17: pollcast.v1.Event.changed_at:type_name -> google.protobuf.Timestamp
+	17, // 18: pollcast.v1.Event.as_of:type_name -> google.protobuf.Timestamp
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_pollcast_v1_frames_proto_init() }
