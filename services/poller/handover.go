@@ -91,7 +91,8 @@ func (r *runner) restoreCircuits(polls map[string]remains, breaker bus.Message) 
 	}
 }
 
-// restoreQuota counts what the last owner has asked, as its latest record tells.
+// restoreQuota counts what the last owner has asked, as its latest record tells
+// that tells of it: the last word on a poll that was taken out does not.
 func (u *upstream) restoreQuota(polls map[string]remains) {
 	var last *event.Freshness
 	var calls []int
@@ -100,10 +101,9 @@ func (u *upstream) restoreQuota(polls map[string]remains) {
 		if f == nil || last != nil && (f.Fence < last.Fence || f.Fence == last.Fence && !f.CheckedAt.After(last.CheckedAt)) {
 			continue
 		}
-		last, calls = f, nil
 		for _, m := range left.circuits {
-			if m.Upstream == u.name {
-				calls = m.Calls
+			if m.Upstream == u.name && len(m.Calls) > 0 {
+				last, calls = f, m.Calls
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -122,6 +123,33 @@ func TestQuotaLearns(t *testing.T) {
 	}
 	if have := (&quota{}).spent(now); have != nil {
 		t.Errorf("spent without a bound: %v", have)
+	}
+}
+
+// The last word on a poll that was taken out tells nothing of the upstreams, and
+// is no word that nothing was asked.
+func TestRemovedPollKeepsQuota(t *testing.T) {
+	s := newStage(t, Source{MaxCallsPerMinute: 30, Polls: map[string]Poll{"a": {Interval: 10 * time.Second, Method: "a"}}},
+		func(context.Context, string, string) (string, error) { return `1`, nil })
+	now := time.Now()
+	u := s.r.upstreams[0]
+	u.restoreQuota(map[string]remains{
+		"a": {
+			fresh:    &event.Freshness{Fence: 7, CheckedAt: now.Add(-2 * time.Second)},
+			circuits: []event.Circuit{{Upstream: u.name, Calls: []int{4, 5}}},
+		},
+		"b": {
+			fresh:    &event.Freshness{Fence: 6, CheckedAt: now},
+			circuits: []event.Circuit{{Upstream: u.name, Calls: []int{20}}},
+		},
+		"removed": {fresh: &event.Freshness{Fence: 7, CheckedAt: now.Add(-time.Second), Stale: true, Detail: removedDetail}},
+	})
+	spent := 0
+	for _, n := range u.quota.spent(now) {
+		spent += n
+	}
+	if spent != 9 {
+		t.Errorf("%d calls are known, want 9", spent)
 	}
 }
 
