@@ -278,3 +278,37 @@ func TestNotOlderThan(t *testing.T) {
 		})
 	}
 }
+
+// A shortPast ends where a server's copy of the stream does that was cut off.
+type shortPast struct {
+	replayer
+	end uint64
+}
+
+func (p shortPast) replay(ctx context.Context, patterns []string, from, to uint64, most int) (stretch, error) {
+	out, err := p.replayer.replay(ctx, patterns, from, min(to, p.end), most)
+	out.to = to
+	return out, err
+}
+
+// What NATS gives when the stream is read back lacks the newest, as does a
+// server's copy that led the stream once: that is not called complete.
+func TestResumeFromAStreamThatIsCutShort(t *testing.T) {
+	r := newRig(t, nil)
+	for i := range 5 {
+		r.event("a.x", fmt.Sprint(i))
+	}
+	gw, _ := r.start(nil) // has none of it in its history
+	s := gw.server
+	s.past = shortPast{s.past, 3}
+	s.hub.mu.Lock()
+	epoch := s.hub.epoch
+	s.hub.mu.Unlock()
+	p, sub := resume(t, gw.Addr(), "a.>", 1, epoch)
+	if sub.Resumed || sub.Reason != wire.NotResumedTooFar {
+		t.Errorf("%+v, want not resumed: too far", sub)
+	}
+	if e := p.event(); e.Version != 5 || e.Phase != wire.Snapshot {
+		t.Errorf("%+v, want the snapshot", e)
+	}
+}

@@ -1,6 +1,10 @@
 package gateway
 
-import "github.com/pollcast/pollcast/pkg/wire"
+import (
+	"errors"
+
+	"github.com/pollcast/pollcast/pkg/wire"
+)
 
 const (
 	// maxReplay is the most events a resume replays; more is answered too_far,
@@ -54,6 +58,13 @@ func (s *server) since(since *wire.Since, f *feed) replayed {
 		}
 		r := s.from(b, since, patterns)
 		s.readbacks.put(s.budget, b)
+		if r.reason == "" && !f.ends(r.events, since.Seq) {
+			r = replayed{reason: wire.NotResumedTooFar}
+			if n := s.unread.may(h.now(), sayEvery); n > 0 {
+				s.log.Warn("cannot read the stream back for clients that resume; they get a snapshot", "clients", n, "error", errCutShort)
+			}
+			return r
+		}
 		if !near || r.reason != wire.NotResumedTooFar {
 			return r
 		}
@@ -76,6 +87,25 @@ func (s *server) from(b *readback, since *wire.Since, patterns []string) replaye
 	}
 	events := append(b.past.after(since.Seq, patterns), h.history.matching(b.to, patterns, maxReplay)...)
 	return owed(h.history.survivors(events, b.to))
+}
+
+// errCutShort is what a server did that led the stream once: it says that there
+// is no more although there is.
+var errCutShort = errors.New("NATS holds less than was read from it before")
+
+// ends reports whether the events after a position end with the last one of
+// every topic. The caller holds the hub's mutex.
+func (f *feed) ends(events []past, seq uint64) bool {
+	last := make(map[string]uint64, len(f.topics))
+	for _, p := range events {
+		last[p.e.Topic] = p.seq
+	}
+	for t := range f.topics {
+		if t.last != nil && t.seq > seq && last[t.name] != t.seq {
+			return false
+		}
+	}
+	return true
 }
 
 // owed is the answer to a client that is owed the events.
