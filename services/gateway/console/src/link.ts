@@ -1,4 +1,4 @@
-import { decode, type ServerFrame } from "./frames.ts";
+import { decode, type ServerFrame, type Subscribed } from "./frames.ts";
 import { closeWords, reconnects } from "./words.ts";
 
 /** The subprotocol whose frames are JSON. */
@@ -25,6 +25,9 @@ const GOOD_MS = 10_000;
 
 /** Between two tries to subscribe at a gateway that is not ready. */
 const UNAVAILABLE_MS = 2_000;
+
+/** A gateway that is behind what was seen is left after so many refusals. */
+const REFUSALS = 2;
 
 /** The connection as the page shows it. */
 export type LinkState =
@@ -83,6 +86,9 @@ export class Link {
   private lastId = 0;
   private subscribeId = 0;
   private attempts = 0;
+  private refusals = 0;
+  /** How far the gateways have shown the stream: nothing older is wanted. */
+  private seen: Subscribed | undefined;
   private liveSince: number | undefined;
   /** When the gateway asked to come back, local time. */
   private returnAt: number | undefined;
@@ -139,7 +145,12 @@ export class Link {
     switch (frame.kind) {
       case "subscribed":
         this.liveSince ??= this.o.timers.now();
+        this.refusals = 0;
+        this.seen = { ...frame.subscribed };
         this.become({ kind: "live" });
+        break;
+      case "event":
+        if (this.seen) this.seen.seq = Math.max(this.seen.seq, frame.event.seq);
         break;
       case "error":
         if (frame.id === this.subscribeId) this.notSubscribed(frame.error.message, frame.error.retryable);
@@ -152,13 +163,19 @@ export class Link {
   }
 
   private subscribe(): void {
-    this.subscribeId = this.send({ subscribe: { topics: [">"] } });
+    const notOlderThan = this.seen?.seq ? this.seen : undefined;
+    this.subscribeId = this.send({ subscribe: { topics: [">"], notOlderThan } });
   }
 
   private notSubscribed(message: string, retryable: boolean): void {
     if (!retryable) {
       this.drop();
       this.become({ kind: "refused", why: message || "the gateway refused the subscription" });
+      return;
+    }
+    // Its NATS server may be cut off for long. Another gateway's may not be.
+    if (this.seen && ++this.refusals >= REFUSALS) {
+      this.lose(message, undefined);
       return;
     }
     this.become({ kind: "waiting", why: message });
@@ -238,6 +255,7 @@ export class Link {
     if (this.liveSince !== undefined && this.o.timers.now() - this.liveSince >= GOOD_MS) this.attempts = 0;
     this.socket = undefined;
     this.subscribeId = 0;
+    this.refusals = 0;
     this.liveSince = undefined;
     if (!s) return;
     s.onopen = s.onmessage = s.onclose = s.onerror = null;

@@ -76,6 +76,32 @@ test("a lost socket is lost at once and connected again after a pause", () => {
   r.live();
 });
 
+test("it says what it has seen, and leaves a gateway that is behind it", () => {
+  const r = new Rig().live();
+  r.socket.receive({ event: { topic: "a.b", poll: "a.b", seq: 9, version: 1, phase: "live", data: 1 } });
+  r.socket.lose(1006);
+  r.time.advance(r.pause);
+  const behind = r.socket;
+  behind.open();
+  const subscribe = { topics: [">"], notOlderThan: { seq: 9, epoch: "E" } };
+  assert.deepEqual(behind.sent, [{ id: 1, subscribe }]);
+  behind.receive({ id: 1, error: { code: "unavailable", message: "not so far", retryable: true } });
+  assert.equal(r.kind, "waiting");
+  r.time.advance(2_000);
+  assert.deepEqual(behind.sent[1], { id: 2, subscribe });
+  behind.receive({ id: 2, error: { code: "unavailable", message: "not so far", retryable: true } });
+  r.time.advance(r.pause);
+  assert.equal(r.sockets.length, 3);
+  r.socket.open();
+  assert.deepEqual(r.socket.sent, [{ id: 1, subscribe }]);
+  // The stream was set back: what was seen is no measure any more.
+  r.socket.receive({ id: 1, subscribed: { topics: [">"], seq: 3, epoch: "E" } });
+  r.socket.lose(1006);
+  r.time.advance(r.pause);
+  r.socket.open();
+  assert.deepEqual(r.socket.sent, [{ id: 1, subscribe: { topics: [">"], notOlderThan: { seq: 3, epoch: "E" } } }]);
+});
+
 test("pauses grow to a limit, with jitter, and start anew after a good connection", () => {
   const r = new Rig();
   r.link.connect();
