@@ -171,6 +171,16 @@ func (l *ledger) publisherKnows(seq uint64, a ack) {
 	l.acked[seq] = a
 }
 
+// lastAcked is the last position that a publisher was told.
+func (l *ledger) lastAcked() (last uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for seq := range l.acked {
+		last = max(last, seq)
+	}
+	return last
+}
+
 // complete waits until the truth has reached the stream's end, and holds it
 // against itself and the publishers.
 func (l *ledger) complete() {
@@ -182,7 +192,8 @@ func (l *ledger) complete() {
 		if err != nil {
 			return err
 		}
-		if last, at := s.CachedInfo().State.LastSeq, l.position(); at+20 < last { // freshness goes on
+		last, at := s.CachedInfo().State.LastSeq, l.position()
+		if at+20 < last || at < l.lastAcked() { // freshness goes on
 			return fmt.Errorf("at %d of %d", at, last)
 		}
 		return nil
