@@ -87,6 +87,7 @@ type (
 	freshRecord struct {
 		*event.Freshness
 		Circuits []event.Circuit `json:"circuits,omitempty"`
+		Place    *event.Place    `json:"place,omitempty"`
 	}
 	breakerRecord struct {
 		*event.Breaker
@@ -97,13 +98,14 @@ type (
 // freshSize is more than most freshness records have, in bytes.
 const freshSize = 320
 
-// FreshMsg makes the message of a freshness record, with the circuits of the
-// source's upstreams if any of them has something to say.
-func (n Names) FreshMsg(f *event.Freshness, circuits ...event.Circuit) (*nats.Msg, error) {
-	if len(circuits) == 0 { // as with most of the most frequent records
+// FreshMsg makes the message of a freshness record, with the poll's place in the
+// sequence that it walks, or nil, and the circuits of the source's upstreams if
+// any of them has something to say.
+func (n Names) FreshMsg(f *event.Freshness, place *event.Place, circuits ...event.Circuit) (*nats.Msg, error) {
+	if place == nil && len(circuits) == 0 { // as with most of the most frequent records
 		return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, f.AppendJSON(make([]byte, 0, freshSize))), nil
 	}
-	data, err := json.Marshal(freshRecord{f, circuits})
+	data, err := json.Marshal(freshRecord{f, circuits, place})
 	if err != nil {
 		return nil, fmt.Errorf("encode record of %s: %w", f.Poll, err)
 	}
@@ -179,6 +181,8 @@ type Message struct {
 	Breaker *event.Breaker
 	// Circuits are those that came with Fresh or Breaker.
 	Circuits []event.Circuit
+	// Place came with Fresh, of a poll that walks a sequence.
+	Place *event.Place
 }
 
 // ErrForeign marks a message that is none of Pollcast's records.
@@ -218,7 +222,7 @@ func (n Names) Decode(m *nats.Msg) (Message, error) {
 		if err := json.Unmarshal(m.Data, &r); err != nil {
 			return bad("freshness record", err)
 		}
-		out.Fresh, out.Circuits = r.Freshness, r.Circuits
+		out.Fresh, out.Circuits, out.Place = r.Freshness, r.Circuits, r.Place
 		out.Fresh.Poll = about
 	case kindBreaker:
 		r := breakerRecord{Breaker: new(event.Breaker)}

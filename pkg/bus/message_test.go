@@ -58,7 +58,8 @@ func TestRoundTrip(t *testing.T) {
 		{Upstream: "http://h:1", State: event.Open, Failures: 5, Cause: `HTTP 503 "x"`, At: noon, NextProbeAt: noon.Add(time.Minute)},
 		{Upstream: "http://h:2", State: event.Closed, Failures: 4, At: noon},
 	}
-	freshMsg, err := n.FreshMsg(fresh, circuits...)
+	place := &event.Place{Position: 7, Version: 9, ID: json.RawMessage(`"0xa"`), By: ".hash"}
+	freshMsg, err := n.FreshMsg(fresh, place, circuits...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func TestRoundTrip(t *testing.T) {
 		{n.EventMsg(block, noon), bus.Message{Event: block}},
 		{n.EventMsg(undone, noon), bus.Message{Event: undone}},
 		{n.EventMsg(&again, noon), bus.Message{Event: &again}},
-		{freshMsg, bus.Message{Fresh: fresh, Circuits: circuits}},
+		{freshMsg, bus.Message{Fresh: fresh, Circuits: circuits, Place: place}},
 		{breakerMsg, bus.Message{Breaker: breaker, Circuits: circuits}},
 	} {
 		seq := uint64(i + 1)

@@ -144,6 +144,17 @@ type Circuit struct {
 	Calls []int `json:"calls,omitempty"`
 }
 
+// Place is how far a poll has walked along a sequence. Freshness records carry it
+// for whoever owns the source next, because the stream may have dropped the last
+// event; clients are not told.
+type Place struct {
+	Position int64  `json:"position"`
+	Version  uint64 `json:"version"` // of the topic's last event
+	// ID is what the expression By gave for the value there, as JSON.
+	ID json.RawMessage `json:"id,omitempty"`
+	By string          `json:"by,omitempty"`
+}
+
 // Detail cuts s to MaxDetail bytes at a rune boundary, on one line.
 func Detail(s string) string {
 	b := make([]rune, 0, len(s))

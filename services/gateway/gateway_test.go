@@ -113,7 +113,7 @@ func (r *rig) fresh(f event.Freshness) {
 	if f.Breaker == "" {
 		f.Breaker = event.Closed
 	}
-	m, err := r.names.FreshMsg(&f)
+	m, err := r.names.FreshMsg(&f, nil)
 	if err != nil {
 		r.t.Fatal(err)
 	}

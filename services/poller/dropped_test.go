@@ -77,3 +77,35 @@ func TestDroppedValues(t *testing.T) {
 		})
 	}
 }
+
+// A walk whose last event a full stream has dropped goes on where it was, also
+// with another poller.
+func TestDroppedPlace(t *testing.T) {
+	t.Parallel()
+	s, c := bustest.Start(t), newChain(t, 5)
+	var n atomic.Int64
+	u := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, `"%d%s"`, n.Add(1), strings.Repeat("x", 60<<10))
+	}))
+	t.Cleanup(u.Close)
+	config := c.follow(100*time.Millisecond, ids)
+	config.Sources["loud"] = Source{Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"a": {Interval: 100 * time.Millisecond}}}
+	b := s.Config()
+	b.MaxBytes = 1 << 20
+	nc, _, names := s.JetStreamOf(b)
+	w, l := watchOnly(t, nc, names, names.Live("eth.>")), newLedger(t)
+	p := run(t, config, b)
+	w.reaches(l, c)
+	eventually(t, "the last position is dropped", func() bool {
+		m, err := p.pub.last(t.Context(), names.In("eth.blocks"))
+		return err == nil && m.Event == nil
+	})
+	p.stop()
+	c.grow(3)
+	run(t, config, b)
+	w.reaches(l, c)
+	l.wantChain("after the drop", c, 0)
+	if len(l.turns) != 0 {
+		t.Errorf("turns %+v", l.turns)
+	}
+}

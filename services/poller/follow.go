@@ -14,10 +14,11 @@ import (
 
 // A poll that follows publishes every position of a sequence once, in order.
 // Where it is, only the stream knows: in the position of the topic's last
-// event. So a tick asks for nothing more while something is not stored, and a
-// new owner first makes the stream refuse the old one (its freshness record is
-// the guard of every event, see publish.go), then looks at the stream's leader,
-// and only then walks on. What was read and not stored is read again.
+// event, or, when a full stream has dropped that, in the freshness record. So a
+// tick asks for nothing more while something is not stored, and a new owner
+// first makes the stream refuse the old one (its freshness record is the guard
+// of every event, see publish.go), then looks at the stream's leader, and only
+// then walks on. What was read and not stored is read again.
 
 // follower is what a poll that follows needs beside a poll.
 type follower struct {
@@ -98,6 +99,24 @@ func (f *follower) resume(r remains, now time.Time) {
 	f.queue, f.starved, f.headAt, f.lowSince = nil, false, time.Time{}, time.Time{}
 	f.out = walked{}
 	f.learn(r.event)
+	if at := r.place; at != nil && (!f.at.known || at.Version > f.at.version) {
+		f.at = cursor{known: true, position: at.Position, version: at.Version}
+		if at.By == f.config.ID {
+			f.at.id = string(at.ID)
+		}
+	}
+}
+
+// place is where the walk is, for the next owner; nil while nothing is stored.
+func (f *follower) place() *event.Place {
+	if !f.at.known {
+		return nil
+	}
+	at := &event.Place{Position: f.at.position, Version: f.at.version}
+	if f.at.id != "" {
+		at.ID, at.By = json.RawMessage(f.at.id), f.config.ID
+	}
+	return at
 }
 
 // inherit takes over where a walk with another configuration is.
@@ -231,6 +250,7 @@ func (p *poll) settleWalk(d putDone, now time.Time) {
 // stream, then the steps, then, when they are stored, the freshness they make.
 func (p *poll) nextWalk(j *job, now time.Time) {
 	f := p.follow
+	j.place = f.place()
 	switch {
 	case !p.stored.alone:
 		if j.fresh == nil {

@@ -60,13 +60,13 @@ func TestFollowStreamMadeAnew(t *testing.T) {
 	c.grow(3)
 	w.reaches(l, c)
 	l.wantChain("made anew", c, 0)
-	// Purged while nobody walks, it is.
 	if len(l.turns) != 0 {
 		t.Errorf("turns %+v", l.turns)
 	}
 }
 
-// A topic that is purged while nobody walks begins where follow.start says.
+// A topic that is purged while nobody walks, and its freshness with it, begins
+// where follow.start says.
 func TestFollowPurged(t *testing.T) {
 	s, c := bustest.Start(t), newChain(t, 10)
 	w, l := watch(t, s), newLedger(t)
@@ -79,8 +79,10 @@ func TestFollowPurged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject(names.In("eth.blocks"))); err != nil {
-		t.Fatal(err)
+	for _, subject := range []string{names.In("eth.blocks"), names.InFresh("eth.blocks")} {
+		if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	run(t, cfg, s.Config())
 	first := w.until("an event", func(m bus.Message) bool { return m.Event != nil }).Event

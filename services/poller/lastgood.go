@@ -106,6 +106,7 @@ type remains struct {
 	fresh    *event.Freshness
 	freshSeq uint64
 	circuits []event.Circuit         // came with fresh
+	place    *event.Place            // likewise
 	keys     map[string]*event.Event // by the last token of their topics
 	keySeqs  map[string]uint64       // likewise, where they are known
 }
@@ -149,6 +150,9 @@ func (r remains) asOf() time.Time {
 // learn brings s to what the stream holds.
 func (s *stored) learn(r remains, ignore []path) {
 	s.held.learn(r.event, r.eventSeq, ignore)
+	if r.place != nil {
+		s.version = max(s.version, r.place.Version)
+	}
 	s.guard, s.fresh, s.circuits, s.found = r.freshSeq, r.fresh, r.circuits, &r
 }
 

@@ -68,7 +68,8 @@ type job struct {
 	fresh  *event.Freshness // or nil
 	// circuits are those of the source when fresh was made.
 	circuits []event.Circuit
-	asOf     time.Time // which event and fresh tell of
+	place    *event.Place // of a walk when fresh was made
+	asOf     time.Time    // which event and fresh tell of
 	known    stored
 	tenure   *tenure
 	sort     func(remains) remains // or nil
@@ -147,7 +148,7 @@ func (p *publisher) put(ctx context.Context, j job) (stored, error) {
 // putFresh publishes a freshness record.
 func (p *publisher) putFresh(ctx context.Context, j job, f *event.Freshness, st *stored) error {
 	f.Fence = j.tenure.fence
-	m, err := p.names.FreshMsg(f, j.circuits...)
+	m, err := p.names.FreshMsg(f, j.place, j.circuits...)
 	if err != nil {
 		return err
 	}
@@ -384,7 +385,7 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 			polls[d.Event.Poll] = r
 		case d.Fresh != nil:
 			r := polls[d.Fresh.Poll]
-			r.fresh, r.freshSeq, r.circuits = d.Fresh, d.Seq, d.Circuits
+			r.fresh, r.freshSeq, r.circuits, r.place = d.Fresh, d.Seq, d.Circuits, d.Place
 			polls[d.Fresh.Poll] = r
 		case d.Breaker != nil:
 			breaker = d

@@ -74,8 +74,12 @@ func watch(t testing.TB, s *bustest.Server) *watcher {
 }
 
 func watchOn(t testing.TB, nc *nats.Conn, names bus.Names) *watcher {
+	return watchOnly(t, nc, names, names.LiveAll())
+}
+
+func watchOnly(t testing.TB, nc *nats.Conn, names bus.Names, subject string) *watcher {
 	w := &watcher{t: t, names: names, msgs: make(chan *nats.Msg, 10_000)}
-	if _, err := nc.ChanSubscribe(names.LiveAll(), w.msgs); err != nil {
+	if _, err := nc.ChanSubscribe(subject, w.msgs); err != nil {
 		t.Fatal(err)
 	}
 	if err := nc.Flush(); err != nil {

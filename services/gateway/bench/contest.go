@@ -236,7 +236,7 @@ func stream(ctx context.Context, ns *server.Server, prefix string) (jetstream.Je
 	m, err := names.FreshMsg(&event.Freshness{
 		Poll: "bench.p", AsOf: now, CheckedAt: now, Breaker: event.Closed,
 		IntervalMs: time.Second.Milliseconds(), MaxAgeMs: time.Hour.Milliseconds(), Fence: 1,
-	})
+	}, nil)
 	if err != nil {
 		return nil, names, err
 	}

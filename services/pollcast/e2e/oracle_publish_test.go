@@ -222,7 +222,7 @@ type rushSeq struct {
 // was under way for long must not come after a newer event or record, and is
 // refused once another one is stored.
 func (e *rushSeq) renew(ctx context.Context, fr *event.Freshness) bool {
-	m, err := e.names.FreshMsg(fr)
+	m, err := e.names.FreshMsg(fr, nil)
 	if err != nil {
 		e.t.Errorf("freshness of %s: %v", e.topic, err)
 		return false
