@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"github.com/pollcast/pollcast/pkg/config"
 )
 
@@ -75,12 +76,35 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 	if c.User != "" && c.Creds != "" {
 		report("credentials", "both a user and a credentials file are set", "keep one of them")
 	}
+	if c.User == "" && c.Password.Reveal() != "" {
+		report("user", "a password is set, and nobody whose it is", "write the user's name, or remove the password")
+	}
+	if c.Creds != "" {
+		if err := readable(c.Creds); err != nil {
+			report("credentials", err.Error(), "name a credentials file, such as nsc generate creds makes")
+		}
+	}
+}
+
+// readable opens a file as the connection will, again and again.
+func readable(name string) error {
+	data, err := os.ReadFile(name)
+	if cause, ok := errors.AsType[*os.PathError](err); ok {
+		return fmt.Errorf("%s: %w", name, cause.Err)
+	} else if err != nil {
+		return err
+	}
+	// A user's JWT and the seed of its key. Any text passes for a bare JWT.
+	if _, err := nkeys.ParseDecoratedUserNKey(data); err != nil {
+		return fmt.Errorf("%s: it holds no user's key", name)
+	}
+	return nil
 }
 
 // isAddress says that a URL can be connected to.
 func isAddress(text string) bool {
 	u, err := url.Parse(text)
-	return err == nil && u.Hostname() != "" && (u.Scheme == "nats" || u.Scheme == "tls" || u.Scheme == "ws" || u.Scheme == "wss")
+	return err == nil && u.Hostname() != "" && (u.Port() == "" || config.IsPort(u.Port())) && (u.Scheme == "nats" || u.Scheme == "tls" || u.Scheme == "ws" || u.Scheme == "wss")
 }
 
 // Options of Connect beyond Config.

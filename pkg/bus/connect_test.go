@@ -2,8 +2,13 @@ package bus
 
 import (
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nats-io/nkeys"
+	"github.com/pollcast/pollcast/pkg/config"
 )
 
 // A password may stand in nats.url, and is told nobody, whatever else is wrong
@@ -32,5 +37,46 @@ func TestPasswordInURL(t *testing.T) {
 	c.URL = "nats://user:sesame%zz@host:4222"
 	if _, err := Connect(Options{Config: c, Logger: slog.New(slog.DiscardHandler)}); err == nil || strings.Contains(err.Error(), "sesame") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What cannot let it in is said before anything starts.
+func TestCheckLogin(t *testing.T) {
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := "-----BEGIN NATS USER JWT-----\ne30.e30.e30\n------END NATS USER JWT------\n"
+	key := "-----BEGIN USER NKEY SEED-----\n" + string(seed) + "\n------END USER NKEY SEED------\n"
+	file := func(name, text string) string {
+		name = filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	for _, tt := range []struct {
+		change func(*Config)
+		want   string // "" means no mistake
+	}{
+		{func(c *Config) { c.Password = config.NewSecret("sesame") }, "user: a password is set, and nobody whose it is"},
+		{func(c *Config) { c.User, c.Creds = "u", file("c", token+key) }, "credentials: both a user and a credentials file are set"},
+		{func(c *Config) { c.Creds = file("c", token+key) }, ""},
+		{func(c *Config) { c.Creds = "/nowhere" }, "credentials: /nowhere: no such file or directory"},
+		{func(c *Config) { c.Creds = "/" }, "credentials: /: is a directory"},
+		{func(c *Config) { c.Creds = file("c", "sesame") }, "it holds no user's key"},
+		{func(c *Config) { c.Creds = file("c", token) }, "it holds no user's key"},
+		{func(c *Config) { c.URL = "nats://h:70000" }, `url: "nats://h:70000" is no NATS address`},
+	} {
+		c, said := DefaultConfig(), ""
+		tt.change(&c)
+		c.Check(func(path, problem, fix string) { said += path + ": " + problem + "; " + fix })
+		if tt.want == "" && said != "" || !strings.Contains(said, tt.want) || strings.Contains(said, "sesame") {
+			t.Errorf("the check says %q, want %q", said, tt.want)
+		}
 	}
 }

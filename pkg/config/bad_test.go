@@ -79,6 +79,15 @@ var badFiles = map[string]string{
 	"tag":                `FILE:2:11: gateway.listen: has the YAML tag !!str; remove the tag`,
 	"two_documents":      `FILE:2:1: a second document starts here; keep one document in the file`,
 	"unknown_key":        `FILE:6:24: poller.sources.host.polls.x: unknown key "intervall"; did you mean "interval"?`,
+	"unknown_key_above": lines(
+		`FILE:1:1: unknown key "sources"; it belongs into poller`,
+		`FILE:3:3: log: unknown key "gateway"; it is a section of its own; write it without indentation`,
+	),
+	"unknown_key_below": lines(
+		`FILE:5:7: poller.sources.host: unknown key "failures"; it belongs into poller.sources.host.breaker`,
+		`FILE:6:7: poller.sources.host: unknown key "interval"; it belongs into poller.sources.host.polls.<name>`,
+		`FILE:8:36: poller.sources.host.polls."system.status": unknown key "headers"; it belongs into poller.sources.host`,
+	),
 	"unknown_key_case":   `FILE:2:3: gateway: unknown key "max_clients"; did you mean "maxClients"?`,
 	"unknown_key_far":    `FILE:2:3: gateway: unknown key "colour"; known keys are listen, origins, maxClients, maxFrame, compress`,
 	"unknown_section":    `FILE:1:1: unknown key "gatway"; did you mean "gateway"?`,

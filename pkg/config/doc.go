@@ -17,7 +17,7 @@
 // # Rules
 //
 //   - Settings come from, weakest first: the prefilled struct, the file, the
-//     environment, the --set flags.
+//     environment, the -set flags.
 //   - Structs and maps merge key by key; single values and lists are replaced.
 //   - Nothing is guessed: an unknown key, a duplicate key, a value of another
 //     type, a bare number for a duration and an unset ${NAME} are mistakes.

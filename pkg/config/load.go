@@ -27,7 +27,7 @@ type Source struct {
 	// Reserved are the POLLCAST_ variables that are not settings, such as
 	// POLLCAST_CONFIG.
 	Reserved []string
-	// Sets are the --set flags, each path=value. A map key that holds dots is
+	// Sets are the -set flags, each path=value. A map key that holds dots is
 	// found if it exists, and is quoted otherwise: poller.sources.a."b.c".x=1.
 	Sets []string
 }
@@ -45,7 +45,7 @@ func Load(into any, src Source) error {
 		}
 		src.Data = data
 	}
-	l := &loader{env: environ(src.Env), tainted: map[string]bool{}}
+	l := &loader{into: into, env: environ(src.Env), tainted: map[string]bool{}}
 	root := &node{kind: mapping}
 	if src.Data != nil {
 		root = l.parseFile(src.File, src.Data)
@@ -63,6 +63,7 @@ func Load(into any, src Source) error {
 
 // loader is the state of one Load.
 type loader struct {
+	into     any
 	env      map[string]string
 	problems []Problem
 	tainted  map[string]bool // paths that have a mistake, so a check's word about them is moot

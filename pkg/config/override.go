@@ -38,7 +38,7 @@ func (l *loader) overrideEnv(v reflect.Value, root *node, reserved []string) {
 		case len(found) == 1:
 			l.put(root, found[0], l.env[name], at)
 		case len(found) > 1:
-			l.report(at, "", fmt.Sprintf("could mean %s or %s", found[0], found[1]), "use --set, which can tell them apart")
+			l.report(at, "", fmt.Sprintf("could mean %s or %s", found[0], found[1]), "use -set, which can tell them apart")
 		case !isOthers(name, known) && !isServiceLink(name, l.env[name]):
 			fix := "a setting's variable is " + EnvPrefix + " and its path in capitals, such as POLLCAST_GATEWAY_LISTEN"
 			bare := func(s string) string { return strings.TrimPrefix(s, EnvPrefix) }
@@ -77,9 +77,9 @@ func isServiceLink(name, value string) bool {
 
 func (l *loader) overrideSet(v reflect.Value, root *node, set string) {
 	path, value, ok := strings.Cut(set, "=")
-	at := place{name: "--set " + path}
+	at := place{name: "-set " + path}
 	if !ok {
-		l.report(place{name: "--set"}, "", "a flag has no =", "write --set path=value, such as --set gateway.listen=:8080")
+		l.report(place{name: "-set"}, "", "a flag has no =", "write -set path=value, such as -set gateway.listen=:8080")
 		return
 	}
 	var keys []string

@@ -18,7 +18,7 @@ type Error struct{ Problems []Problem }
 
 // Problem is one mistake.
 type Problem struct {
-	Place   string // file:line:col, POLLCAST_NAME, "--set path" or, if it is nowhere written, ""
+	Place   string // file:line:col, POLLCAST_NAME, "-set path" or, if it is nowhere written, ""
 	Path    string // the setting, such as gateway.listen; "" if it is about the whole
 	Problem string // what is wrong
 	Fix     string // what to do; may be empty

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -28,7 +29,11 @@ func (l *loader) decode(v reflect.Value, n *node, path string) {
 	case n.null():
 		l.mistake(n.at, path, "has no value", kinds[k].fix)
 	case n.kind != shapeOf(k):
-		l.mistake(n.at, path, shapeNames[n.kind]+" where "+kinds[k].noun+" is wanted", kinds[k].fix)
+		fix := kinds[k].fix
+		if n.at.line == 0 { // a variable or a flag has one
+			fix = cmp.Or(onOneLine[k], fix)
+		}
+		l.mistake(n.at, path, shapeNames[n.kind]+" where "+kinds[k].noun+" is wanted", fix)
 	case k == section:
 		l.section(v, n, path)
 	case k == table:
@@ -38,6 +43,13 @@ func (l *loader) decode(v reflect.Value, n *node, path string) {
 	default:
 		l.scalar(v, k, n, path)
 	}
+}
+
+// onOneLine is the fix of kinds where it takes lines.
+var onOneLine = map[kind]string{
+	list:    "write [a, b], [] for none",
+	table:   "write {key: value}, or name the key as well",
+	section: "write {key: value}, or name the key as well",
 }
 
 var shapeNames = map[shape]string{scalar: "a single value", mapping: "a mapping", sequence: "a list"}
@@ -66,7 +78,11 @@ func (l *loader) section(v reflect.Value, n *node, path string) {
 func (l *loader) unknown(t reflect.Type, n *node, at place, path, key string) {
 	names := fieldNames(t)
 	fix := "known keys are " + strings.Join(names, ", ")
-	if near := nearest(key, names); near != "" {
+	there := homes(l.into, path, key)
+	if where := misplaced(there); where != "" {
+		fix = where
+		l.tainted[join(there[0], key)] = true
+	} else if near := nearest(key, names); near != "" {
 		fix = fmt.Sprintf("did you mean %q?", near)
 		if n.get(near) == nil {
 			l.tainted[join(path, near)] = true // or it would be called missing as well

@@ -106,10 +106,15 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 	print := flags.Bool("print-config", false, "print the configuration in effect, without secrets, and exit")
 	health := flags.String("healthcheck", "", "get this `URL` and exit: 0 when it answers 200")
 	reload := flags.String("reload", "", "make the process with this operations `address`, such as http://127.0.0.1:12082, read its configuration again, and exit: 0 is done, 2 is refused")
+	version := flags.Bool("version", false, "print what was built and exit")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return ExitOK
 	} else if err != nil {
 		return ExitConfig
+	}
+	if *version {
+		fmt.Fprintln(stdout, Version(s.Name))
+		return ExitOK
 	}
 	if flags.NArg() > 0 {
 		return fail(ExitConfig, fmt.Errorf("%q is not understood: there are flags only, -help lists them", flags.Arg(0)))
@@ -225,7 +230,7 @@ func Getenv(env []string, name string) string {
 // NewRegistry has what the Go runtime and the process tell of themselves.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collectors.NewBuildInfoCollector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 

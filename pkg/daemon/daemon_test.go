@@ -64,6 +64,7 @@ func TestExec(t *testing.T) {
 		{"no such file", "-config /nowhere/c.yaml", nil, nil, 2, "/nowhere/c.yaml"},
 		{"unknown flag", "-port 1", nil, nil, 2, "-port"},
 		{"argument", "serve", nil, nil, 2, `"serve" is not understood`},
+		{"version", "-version", nil, errors.New("must not run"), 0, "^test "},
 		{"help", "-help", nil, nil, 0, "-healthcheck"},
 		{"failure", "", nil, errors.New("the port is taken"), 1, "the port is taken"},
 		{"check", "-check", nil, errors.New("must not run"), 0, "the configuration is good"},

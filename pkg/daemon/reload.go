@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -176,13 +177,18 @@ func requestReload(ctx context.Context, base string) (a answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()
 	fail := func(err error) (answer, error) { return answer{}, fmt.Errorf("reload: %w", err) }
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(base, "/")+"/reload", nil)
 	if err != nil {
 		return fail(err)
 	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Do(req)
-	if err != nil {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return fail(fmt.Errorf("%s: %w; it must be the operations address of a running poller", base, u.Err))
+	} else if err != nil {
 		return fail(err)
 	}
 	defer res.Body.Close()

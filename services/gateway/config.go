@@ -51,13 +51,16 @@ func DefaultConfig() Config {
 // Check reports every mistake in the configuration.
 func (c *Config) Check(report func(path, problem, fix string)) {
 	addr := func(path, v string) {
-		if _, _, err := net.SplitHostPort(v); err != nil {
-			report(path, fmt.Sprintf("%q is no address", v), "write host:port or :port, such as :12080")
+		if err := config.CheckAddress(v); err != nil {
+			report(path, err.Error(), "write host:port or :port, such as :12080")
 		}
 	}
 	addr("listen", c.Listen)
 	if c.Operations != "" {
 		addr("operations", c.Operations)
+		if _, port, _ := net.SplitHostPort(c.Listen); c.Operations == c.Listen && port != "0" {
+			report("operations", "it is the address for clients as well", "use another port; clients must not reach this one")
+		}
 	}
 	for i, o := range c.AllowedOrigins {
 		if u, err := url.Parse(o); o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {

@@ -3,8 +3,8 @@ package hostrpc
 import (
 	"errors"
 	"fmt"
-	"net"
-	"strconv"
+
+	"github.com/pollcast/pollcast/pkg/config"
 )
 
 // Defaults and limits of [Config].
@@ -51,10 +51,8 @@ func DefaultConfig() Config {
 // wrong with its value, and what to write instead.
 func (c Config) Check(report func(path, problem, fix string)) {
 	const address = `write host:port, such as "` + DefaultListen + `"`
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil {
-		report("listen", fmt.Sprintf("%q is not an address", c.Listen), address)
-	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		report("listen", fmt.Sprintf("%q has no port from 0 to 65535", c.Listen), address)
+	if err := config.CheckAddress(c.Listen); err != nil {
+		report("listen", err.Error(), address)
 	}
 	if c.MaxBodyBytes < minBodyBytes || c.MaxBodyBytes > topBodyBytes {
 		report("maxBodyBytes", fmt.Sprintf("%d is outside %d to %d", c.MaxBodyBytes, minBodyBytes, topBodyBytes),

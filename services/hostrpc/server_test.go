@@ -20,8 +20,8 @@ func TestCheck(t *testing.T) {
 		change func(*Config)
 		want   string // path: problem
 	}{
-		{func(c *Config) { c.Listen = "" }, `listen: "" is not an address`},
-		{func(c *Config) { c.Listen = "localhost" }, `listen: "localhost" is not an address`},
+		{func(c *Config) { c.Listen = "" }, `listen: "" is no address`},
+		{func(c *Config) { c.Listen = "localhost" }, `listen: "localhost" is no address`},
 		{func(c *Config) { c.Listen = "localhost:http" }, `listen: "localhost:http" has no port from 0 to 65535`},
 		{func(c *Config) { c.Listen = "localhost:65536" }, `listen: "localhost:65536" has no port from 0 to 65535`},
 		{func(c *Config) { c.Listen = ":0" }, ``},

@@ -121,6 +121,11 @@ func (s Source) shortest() time.Duration {
 
 // Check reports every mistake.
 func (c *Config) Check(report func(path, problem, fix string)) {
+	if c.Operations != "" { // the process that embeds a poller may have its own
+		if err := config.CheckAddress(c.Operations); err != nil {
+			report("operations", err.Error(), "write host:port or :port, such as "+DefaultOperations)
+		}
+	}
 	if len(c.Sources) == 0 {
 		report("sources", "there is nothing to poll", "add a source with an upstream and a poll")
 	}
@@ -233,6 +238,8 @@ func (s Source) checkUpstreams(driver source.Driver, report func(path, problem, 
 			report(path, fmt.Sprintf("scheme %q is not spoken", u.Scheme), write+" or "+schemes[len(schemes)-1]+"://…")
 		case u.Hostname() == "":
 			report(path, "it has no host", write)
+		case u.Port() != "" && !config.IsPort(u.Port()):
+			report(path, fmt.Sprintf("its port %s is not from 1 to 65535", u.Port()), write)
 		case len(driver.Schemes) > 0 && driver.Path == "" && (u.Port() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != ""):
 			report(path, "host and port alone are asked", write)
 		case u.Fragment != "":

@@ -139,6 +139,8 @@ func TestConfigMistakes(t *testing.T) {
 		{upstream("http://u", "http://u"), "sources.s.upstreams[1]: it is listed twice"},
 		{upstream("u:80"), `scheme "u" is not spoken`},
 		{upstream("http://"), "it has no host"},
+		{upstream("http://u:65536/hunter22"), "sources.s.upstreams[0]: its port 65536 is not from 1 to 65535; write http://host:port/path"},
+		{Config{Operations: ":70000", Sources: map[string]Source{"s": good()}}, `operations: ":70000" has no port from 0 to 65535`},
 		{upstream("grpc://u:1"), `scheme "grpc" is not spoken; write http://host:port/path or https://`},
 		{source(func(s *Source) {
 			s.Driver, s.Upstreams, s.Polls = "grpc", []string{"grpc://u:1", "grpcs://u:1"}, map[string]Poll{"p": {Method: "a.B/C", Headers: map[string]config.Secret{"X": config.NewSecret("y")}}}

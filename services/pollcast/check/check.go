@@ -24,10 +24,18 @@ func Command(args, env []string, stdout, stderr io.Writer) int {
 	f.Register(flags)
 	schema := flags.Bool("schema", false, "print the file's JSON Schema, for editors, and exit")
 	reference := flags.Bool("reference", false, "print every setting with its default, as Markdown, and exit")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return daemon.ExitOK
-	} else if err != nil {
-		return daemon.ExitConfig
+	var files []string // flags may stand before and behind
+	for {
+		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+			return daemon.ExitOK
+		} else if err != nil {
+			return daemon.ExitConfig
+		}
+		if flags.NArg() == 0 {
+			break
+		}
+		files = append(files, flags.Arg(0))
+		args = flags.Args()[1:]
 	}
 	cfg := up.DefaultConfig()
 	switch {
@@ -37,11 +45,11 @@ func Command(args, env []string, stdout, stderr io.Writer) int {
 	case *reference:
 		fmt.Fprint(stdout, config.Reference(&cfg))
 		return daemon.ExitOK
-	case flags.NArg() > 1 || flags.NArg() == 1 && f.File != "":
+	case len(files) > 1 || len(files) == 1 && f.File != "":
 		fmt.Fprintln(stderr, "pollcast check: one file at a time")
 		return daemon.ExitConfig
-	case flags.NArg() == 1:
-		f.File = flags.Arg(0)
+	case len(files) == 1:
+		f.File = files[0]
 	}
 	if err := up.Load(&cfg, f, env); err != nil {
 		daemon.Complain(stderr, "pollcast check", err)

@@ -28,6 +28,7 @@ func TestCommand(t *testing.T) {
 		{"built in", nil, 0, []string{"host.system.status"}},
 		{"every mistake at once", []string{bad}, 2, []string{bad + ":1:", `did you mean "interval"`, bad + ":2:", "pingInterval"}},
 		{"no such file", []string{"/nowhere.yaml"}, 2, []string{"/nowhere.yaml"}},
+		{"flags behind the file", []string{good, "-set", "gateway.lisen=:1"}, 2, []string{`-set gateway.lisen: gateway: unknown key "lisen"; did you mean "listen"?`}},
 		{"two files", []string{good, bad}, 2, []string{"one file at a time"}},
 		{"schema", []string{"-schema"}, 0, []string{`"$schema"`}},
 		{"help", []string{"-help"}, 0, []string{"-config"}},

@@ -23,6 +23,7 @@ const usage = `Pollcast turns RPCs that you would have to poll into live feeds t
   pollcast tail 'host.>'      print events and freshness as they come
   pollcast check FILE         check a configuration file
   pollcast reload             have a poller on this machine read its configuration again
+  pollcast version            print what was built
 
 Each takes -help.
 `
@@ -52,7 +53,13 @@ func run(ctx context.Context, stop func(), args, env []string, stdout, stderr io
 		return tail.Command(ctx, args, env, stdout, stderr)
 	case "check":
 		return check.Command(args, env, stdout, stderr)
+	case "version", "-version", "--version":
+		fmt.Fprintln(stdout, daemon.Version("pollcast"))
+		return 0
 	case "help", "-h", "-help", "--help":
+		if len(args) > 0 && args[0] != "help" {
+			return run(ctx, stop, []string{args[0], "-help"}, env, stdout, stderr)
+		}
 		fmt.Fprint(stdout, usage)
 		return 0
 	}

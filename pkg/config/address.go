@@ -1,0 +1,26 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+)
+
+// CheckAddress says what is wrong with an address to listen on, host:port with
+// a port from 0, which takes a free one, to 65535; nil means nothing.
+func CheckAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is no address", addr)
+	}
+	if !IsPort(port) {
+		return fmt.Errorf("%q has no port from 0 to 65535", addr)
+	}
+	return nil
+}
+
+// IsPort says that text is a port's number.
+func IsPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
+}
