@@ -144,6 +144,7 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 		return ExitOK
 	}
 	logger := s.Log.Logger(stderr).With("service", s.Name)
+	logger.Info("starting", "build", Build())
 	if s.Reload != nil {
 		s.Reload.Bind(func(into any) error { return f.Load(into, env) }, logger)
 	}
@@ -230,7 +231,7 @@ func Getenv(env []string, name string) string {
 // NewRegistry has what the Go runtime and the process tell of themselves.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewBuildInfoCollector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 

@@ -7,13 +7,42 @@ import (
 	"runtime/debug"
 )
 
-// Version is a line about the program called name: the version that Go stamped
-// it with, which names the commit, the toolchain and the platform. What was
-// built outside of a repository is "(devel)".
+// release is the version of a build that has no repository at hand, such as
+// that of an image: go build -ldflags="-X github.com/pollcast/pollcast/pkg/daemon.release=v1.2.3".
+var release string
+
+// Version is a line about the program called name: what it was built from, the
+// toolchain and the platform.
 func Version(name string) string {
-	version := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		version = info.Main.Version
+	return fmt.Sprintf("%s %s %s %s/%s", name, Build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// Build names what the program was built from: its version or its commit, with
+// a + when that was changed, or "(devel)" when nobody knows.
+func Build() string {
+	info, ok := debug.ReadBuildInfo()
+	if release != "" || !ok {
+		return cmp.Or(release, "(devel)")
 	}
-	return fmt.Sprintf("%s %s %s %s/%s", name, cmp.Or(version, "(devel)"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return build(info)
+}
+
+func build(info *debug.BuildInfo) string {
+	const devel = "(devel)"
+	if v := info.Main.Version; v != "" && v != devel {
+		return v
+	}
+	commit, changed := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "+"
+		}
+	}
+	if commit == "" {
+		return devel
+	}
+	return commit + changed
 }

@@ -167,6 +167,8 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) error {
 
 func follow(ctx context.Context, o Options, sub *client.Subscription, p printer, out *bufio.Writer, stderr io.Writer) error {
 	events, warned, connected := 0, false, false
+	missing := newUnmatched(o.Topics)
+	defer missing.timer.Stop()
 	for {
 		var u client.Update
 		var open bool
@@ -176,7 +178,14 @@ func follow(ctx context.Context, o Options, sub *client.Subscription, p printer,
 			if err := out.Flush(); err != nil {
 				return err
 			}
-			u, open = <-sub.Updates()
+			select {
+			case u, open = <-sub.Updates():
+			case <-missing.timer.C:
+				if notice := missing.notice(); notice != "" {
+					fmt.Fprintln(stderr, "pollcast tail:", notice)
+				}
+				continue
+			}
 		}
 		if !open || ctx.Err() != nil {
 			if err := out.Flush(); err != nil {
@@ -189,6 +198,7 @@ func follow(ctx context.Context, o Options, sub *client.Subscription, p printer,
 			case connected || isPermanent(cu.Err):
 			case cu.Connected:
 				connected = true
+				missing.timer.Reset(unmatchedAfter)
 				if warned {
 					fmt.Fprintln(stderr, "pollcast tail: connected to", cu.Gateway)
 				}
@@ -197,6 +207,7 @@ func follow(ctx context.Context, o Options, sub *client.Subscription, p printer,
 				fmt.Fprintf(stderr, "pollcast tail: cannot reach %s: %v; trying again\n", address(o.URL), cu.Err)
 			}
 		}
+		missing.see(u)
 		if err := p.print(u); err != nil {
 			return err
 		}

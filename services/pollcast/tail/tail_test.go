@@ -377,3 +377,15 @@ func TestClosedStdout(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// What matches nothing is told, once, so that a slip is not waited upon.
+func TestNothingMatches(t *testing.T) {
+	g := startGateway(t, "server_event_live")
+	topic := struct{ Event struct{ Topic string } }{}
+	if err := json.Unmarshal([]byte(golden(t, "server_event_live")), &topic); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, end := start(t, nil, "-url", g.url(), topic.Event.Topic, "hst.>", "eth.head")
+	stderr.await(t, "pollcast tail: no topic matches hst.> eth.head yet; waiting")
+	end()
+}

@@ -109,8 +109,10 @@ func Command(ctx context.Context, hangups <-chan struct{}, args, env []string, s
 		}
 		*state = dir
 	}
+	logger := cfg.Log.Logger(stderr)
+	logger.Info("starting", "build", daemon.Build())
 	err := Run(ctx, Options{
-		Config: cfg, State: *state, Logger: cfg.Log.Logger(stderr),
+		Config: cfg, State: *state, Logger: logger,
 		Load: func(c *Config) error { return Load(c, f, env) }, Hangups: hangups,
 		Ready: func(a Addresses) { fmt.Fprint(stdout, a.banner()) },
 	})
@@ -283,7 +285,7 @@ Pollcast is up.
 
   Console     http://localhost:%[1]s
   WebSocket   ws://localhost:%[1]s/v1/ws?topics=>
-  Terminal    pollcast tail%[6]s '>'
+  Terminal    %[7]s tail%[6]s '>'
   NATS        nats sub%[2]s 'pollcast.live.>'
   Upstream    http://%[3]s, this host's own readings
   Operations  http://%[4]s/metrics
@@ -292,7 +294,7 @@ Pollcast is up.
 
 Ctrl-C ends it.
 
-`, port, server, a.HostRPC, a.Operations, a.State, url)
+`, port, server, a.HostRPC, a.Operations, a.State, url, os.Args[0])
 }
 
 // demo is the console's fault switches, where hostrpc allows faults.
