@@ -47,7 +47,7 @@ func (p *pollState) fresh(now time.Time, busDown bool) event.Freshness {
 	case ahead && !p.walks && p.recent(p.asOf, now): // the record of that tick is on its way
 		f = answered(f, p.asOf)
 	case ahead: // trust says why
-		f.AsOf = p.asOf
+		f.AsOf, f.CheckedAt = p.asOf, later(f.CheckedAt, p.asOf)
 	}
 	switch {
 	case busDown:
@@ -107,7 +107,8 @@ func (p *pollState) trust(e *event.Event, seq uint64, f event.Freshness, now tim
 
 // answered is a freshness after an answer that its record does not know of yet.
 func answered(f event.Freshness, asOf time.Time) event.Freshness {
-	f.AsOf, f.Stale, f.Reason, f.Detail = asOf, false, "", ""
+	f.AsOf, f.CheckedAt = asOf, later(f.CheckedAt, asOf) // it was found out after it was asked
+	f.Stale, f.Reason, f.Detail = false, "", ""
 	f.Breaker, f.ConsecutiveFailures, f.NextProbeAt = event.Closed, 0, time.Time{}
 	return f
 }

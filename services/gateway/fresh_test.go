@@ -26,6 +26,9 @@ func TestSnapshotBetweenEventAndFreshness(t *testing.T) {
 	if e.Version != 2 || e.Stale || f == nil || f.Stale || f.Reason != "" || f.Detail != "" || f.ConsecutiveFailures != 0 || !f.AsOf.Equal(e.AsOf) {
 		t.Errorf("have %+v and %+v, want the freshness to fit the value", e, f)
 	}
+	if f.CheckedAt.Before(f.AsOf) {
+		t.Errorf("checked at %v, before it was asked for at %v", f.CheckedAt, f.AsOf)
+	}
 }
 
 // The first record of a poller that took a source over says that nobody asked
