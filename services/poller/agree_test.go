@@ -47,6 +47,15 @@ func newGated(t *testing.T) *gated {
 
 func (g *gated) set(mode string) { g.mu.Lock(); g.mode = mode; g.mu.Unlock() }
 
+// release has the call that waits answered, too, unless it has given up by now.
+func (g *gated) release(mode string) {
+	g.set(mode)
+	select {
+	case g.gate <- mode:
+	case <-time.After(2 * time.Second):
+	}
+}
+
 // states are those of the circuits of one source, and its own.
 type states struct {
 	circuits map[string]event.State
@@ -194,8 +203,7 @@ func TestBreakerAgrees(t *testing.T) {
 			ups[1].set("wait")
 			ups[0].set("503")
 			want("the second's probe is out", half, open, half)
-			ups[1].set("")
-			ups[1].gate <- ""
+			ups[1].release("")
 			want("the second recovered", closed, open, closed)
 			ups[0].set("")
 			want("both recovered", closed, closed, closed)

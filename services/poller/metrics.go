@@ -113,6 +113,7 @@ func (m *metrics) published(kind string, took time.Duration) {
 type state struct {
 	list   func() []*runner
 	others func() *replicas
+	stood  func() time.Duration
 }
 
 var (
@@ -121,6 +122,7 @@ var (
 	stateDesc    = prometheus.NewDesc(namespace+"_breaker_state", "0 closed, 1 half open, 2 open. Only on the poller that owns the source.", []string{"source", "upstream"}, nil)
 	headDesc     = prometheus.NewDesc(namespace+"_positions_behind", "Positions between the last one stored and the head, of polls that follow a sequence. Only on the poller that owns the source.", []string{"poll"}, nil)
 	ownedDesc    = prometheus.NewDesc(namespace+"_lease_owned", "1 while this poller owns the source.", []string{"source"}, nil)
+	stoodDesc    = prometheus.NewDesc(namespace+"_standstill_seconds_total", "Time in which the process did not run: stopped, moved to another machine, or without a processor.", nil, nil)
 	replicasDesc = prometheus.NewDesc(namespace+"_replicas", "Pollers that share the sources, as far as this one hears of them, itself included.", nil, nil)
 )
 
@@ -128,7 +130,7 @@ var stateNumber = map[event.State]float64{event.Closed: 0, event.HalfOpen: 1, ev
 
 // Describe implements prometheus.Collector.
 func (s *state) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, headDesc, ownedDesc, replicasDesc} {
+	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, headDesc, ownedDesc, stoodDesc, replicasDesc} {
 		ch <- d
 	}
 }
@@ -142,6 +144,7 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 		all, _ := c.all()
 		gauge(replicasDesc, float64(len(all)))
 	}
+	ch <- prometheus.MustNewConstMetric(stoodDesc, prometheus.CounterValue, s.stood().Seconds())
 	now := clock()
 	for _, r := range s.list() {
 		owned := r.owned()

@@ -35,6 +35,8 @@ type poll struct {
 	same     bool                 // as before a reload, in a source that changed otherwise
 	life     atomic.Pointer[life] // the last; nil before the first
 	woken    atomic.Bool          // a breaker changed, or NATS came back
+	stood    atomic.Bool          // the process stood still during a call of this tick, which failed
+	excused  atomic.Bool          // so it was in the tick before
 
 	mu    sync.Mutex // guards all that follows
 	begun bool       // there was a tenure
@@ -230,10 +232,10 @@ func (p *poll) take(r reading) {
 	if r.tellCircuits() { // the records of other polls may tell of it
 		p.source.wakePolls()
 	}
-	if r.abandoned {
+	now := clock()
+	if p.excuse(r, now); r.abandoned {
 		return
 	}
-	now := clock()
 	p.renew = p.renew || r.failure == nil && r.failedOver() // for the next owner
 	outcome, still := outcomeOK, false
 	switch {

@@ -63,6 +63,7 @@ type Poller struct {
 	js    jetstream.JetStream // these two from before the first runner starts
 	kv    jetstream.KeyValue
 	ready atomic.Bool
+	pulse pulse
 
 	repairing sync.Mutex
 	repaired  time.Time
@@ -106,7 +107,7 @@ func New(_ context.Context, o Options) (*Poller, error) {
 	if p.owner == "" {
 		p.owner = p.host + "-" + random()
 	}
-	st := &state{list: p.list, others: p.others}
+	st := &state{list: p.list, others: p.others, stood: p.pulse.stood}
 	if p.metrics, err = newMetrics(o.Registerer, st); err != nil {
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func New(_ context.Context, o Options) (*Poller, error) {
 			p.Close()
 			return nil, err
 		}
-		r.complain = p.complain
+		r.complain, r.pulse = p.complain, &p.pulse
 		p.sources = append(p.sources, r)
 	}
 	return p, nil
@@ -155,6 +156,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	defer stopWatching()
 	made := make(chan struct{})
 	staying.Go(func() { p.stay(watching, nc, made) })
+	staying.Go(func() { p.pulse.run(watching, p.log) })
 	if !p.prepare(ctx) {
 		return nil
 	}

@@ -71,17 +71,23 @@ func (p *poll) attempt(ctx context.Context, up *upstream, ask source.Call) (valu
 			f = &source.Failure{Reason: event.BadResponse, Detail: up.detail(panicText(v)), Counts: true}
 		}
 	}()
+	start, stood := time.Now(), p.source.pulse.stood()
 	value, err := up.call(ctx, ask)
 	if err == nil {
 		return value, nil, false
 	}
-	if f, ok := errors.AsType[*source.Failure](err); ok {
-		return nil, f, false
+	f, ok := errors.AsType[*source.Failure](err)
+	switch {
+	case ok:
+	case errors.Is(ctx.Err(), context.Canceled):
+		return nil, nil, true
+	default:
+		f = &source.Failure{Reason: event.UpstreamError, Detail: up.detail(err.Error()), Counts: true}
 	}
-	if errors.Is(ctx.Err(), context.Canceled) {
+	if deadline, ok := ctx.Deadline(); ok && p.robbed(f, start, deadline, stood) {
 		return nil, nil, true
 	}
-	return nil, &source.Failure{Reason: event.UpstreamError, Detail: up.detail(err.Error()), Counts: true}, false
+	return nil, f, false
 }
 
 // panicText says what panicked without the value, which may be anybody's.

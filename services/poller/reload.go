@@ -102,7 +102,7 @@ func (p *Poller) reload(c Config) (done Changes, err error) {
 			}
 			return Changes{}, err
 		}
-		r.complain = p.complain
+		r.complain, r.pulse = p.complain, &p.pulse
 		made[name] = r
 	}
 	return done, p.rearrange(old, made, done)

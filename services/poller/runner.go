@@ -33,6 +33,7 @@ type runner struct {
 	maxPayload func() int64
 	past       func(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error
 	complain   func(error)
+	pulse      *pulse
 
 	lease    atomic.Pointer[lease] // nil until NATS was there
 	tenure   atomic.Pointer[tenure]

@@ -1,0 +1,108 @@
+package poller
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// A process may stand still: stopped by a signal, moved to another machine,
+// without a processor because others take it all. Then all calls that are under
+// way fail at once, in time that nobody had, and five of them would open the
+// circuit of an upstream that had answered. Such a failure says nothing of it:
+// the call counts as if it had not been made, and the poll asks again. Once: a
+// failure in the next tick counts, whatever the process did meanwhile.
+
+const (
+	// pulseBeat is how often the process is seen to run.
+	pulseBeat = 50 * time.Millisecond
+	// pulseSlack is how late that may be; anything longer is a standstill.
+	pulseSlack = 20 * time.Millisecond
+	// A standstill that is longer is in the log, which has a line of them in
+	// pulseSaid at most.
+	pulseLong, pulseSaid = 500 * time.Millisecond, 30 * time.Second
+)
+
+// pulse measures for how long the process stood still. A nil pulse says never.
+type pulse struct {
+	mu    sync.Mutex
+	last  time.Time     // when the process was last seen to run; zero before run
+	still time.Duration // all standstills until then
+}
+
+// run watches until ctx ends.
+func (p *pulse) run(ctx context.Context, log *slog.Logger) {
+	tick := time.NewTicker(pulseBeat)
+	defer tick.Stop()
+	var said time.Time
+	var times int
+	var unsaid time.Duration
+	for {
+		if d := p.beat(time.Now()); d >= pulseLong {
+			times++
+			unsaid += d
+		}
+		if times > 0 && time.Since(said) >= pulseSaid {
+			log.Warn("this process stood still; calls that failed meanwhile are made again and count as no failure", "for", unsaid.Round(time.Millisecond), "times", times)
+			said, times, unsaid = time.Now(), 0, 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// beat notes that the process runs at now, and returns for how long it did not.
+func (p *pulse) beat(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.since(now)
+	p.still += d
+	p.last = now
+	return d
+}
+
+// since is for how long the process stood still after it was last seen to run.
+func (p *pulse) since(now time.Time) time.Duration {
+	if d := now.Sub(p.last) - pulseBeat; !p.last.IsZero() && d > pulseSlack {
+		return d
+	}
+	return 0
+}
+
+// stood is for how long the process has stood still in all. It knows of a
+// standstill that ended just now: whoever asks may run before the beat.
+func (p *pulse) stood() time.Duration {
+	if p == nil {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.still + p.since(time.Now())
+}
+
+// robbed says that a call which may take until deadline, of which the process
+// stood still for a quarter or more, failed for want of that time. The process
+// had stood still for stood in all when the call began, at start.
+func (p *poll) robbed(f *source.Failure, start, deadline time.Time, stood time.Duration) bool {
+	if !f.Counts || p.excused.Load() || p.source.pulse.stood()-stood < deadline.Sub(start)/4 {
+		return false
+	}
+	p.stood.Store(true)
+	return true
+}
+
+// excuse sees to it that a tick whose call was robbed of its time is made up
+// for, and that the next one is not excused.
+func (p *poll) excuse(r reading, now time.Time) {
+	made := p.stood.Swap(false) && r.abandoned
+	p.excused.Store(made)
+	if made && r.kind != probeTick {
+		p.extraAt = now.Add(p.schedule.start())
+	}
+}
