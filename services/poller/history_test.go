@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -146,9 +147,33 @@ func TestStatusPage(t *testing.T) {
 	if rec, _ := get("?source=nothing", "text/html"); rec.Code != http.StatusNotFound {
 		t.Errorf("no such source: %d", rec.Code)
 	}
-	if _, page := get("?format=json", "text/html"); !json.Valid([]byte(page)) {
-		t.Error("format=json gives no JSON")
+	// It is written source by source, and is what Status gives.
+	p.stop()
+	for n, want := range map[int]Status{2: p.Status(), 1: p.Status(), 0: p.Status()} {
+		want.Sources = want.Sources[:n]
+		var out strings.Builder
+		if err := writeStatus(&out, p.look(), p.list()[:n]); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := json.MarshalIndent(want, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have := decoded(t, out.String()); !reflect.DeepEqual(have, decoded(t, string(whole))) {
+			t.Errorf("%d sources: have %s, want %s", n, out.String(), whole)
+		}
 	}
+	if _, page := get("?format=json", "text/html"); !reflect.DeepEqual(decoded(t, page), plain(p.Status())) {
+		t.Errorf("format=json gives %s", page)
+	}
+}
+
+func decoded(t *testing.T, text string) (v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return v
 }
 
 func TestBrief(t *testing.T) {

@@ -109,6 +109,15 @@ type AttemptStatus struct {
 
 // Status returns what the poller is doing now.
 func (p *Poller) Status() Status {
+	s := p.look()
+	for _, r := range p.list() {
+		s.Sources = append(s.Sources, r.look(true))
+	}
+	return s
+}
+
+// look is the status without the sources.
+func (p *Poller) look() Status {
 	s := Status{Owner: p.owner, Sources: []SourceStatus{}}
 	if err := p.Ready(); err != nil {
 		s.Problem = err.Error()
@@ -125,13 +134,11 @@ func (p *Poller) Status() Status {
 			s.Pollers = append(s.Pollers, PollerStatus{o.Owner, o.Host, o.Since, o.Sources, o.Set != mine})
 		}
 	}
-	for _, r := range p.list() {
-		s.Sources = append(s.Sources, r.look())
-	}
 	return s
 }
 
-func (r *runner) look() SourceStatus {
+// look is the source's status, of its polls all or without what they remember.
+func (r *runner) look(all bool) SourceStatus {
 	breaker, _, _ := r.breaker()
 	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}, Log: r.lines.look()}
 	if t := r.tenure.Load(); t != nil && t.valid() {
@@ -158,7 +165,9 @@ func (r *runner) look() SourceStatus {
 	}
 	for _, p := range r.polls {
 		if st := p.look(); st != nil {
-			st.Attempts, st.Log = p.attempts.look(r.upstreams), p.lines.look()
+			if all {
+				st.Attempts, st.Log = p.attempts.look(r.upstreams), p.lines.look()
+			}
 			s.Polls = append(s.Polls, *st)
 		}
 	}

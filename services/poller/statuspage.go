@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	page "html/template"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,46 +43,74 @@ const maxDetailed = 200
 // ?refresh=5 makes the page come anew every so many seconds.
 func (p *Poller) StatusHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, only := p.Status(), r.URL.Query().Get("source")
+		s, sources, only := p.look(), p.list(), r.URL.Query().Get("source")
 		if only != "" {
-			s.Sources = slices.DeleteFunc(s.Sources, func(o SourceStatus) bool { return o.Name != only })
-			if len(s.Sources) == 0 {
+			sources = slices.DeleteFunc(slices.Clone(sources), func(r *runner) bool { return r.name != only })
+			if len(sources) == 0 {
 				http.Error(w, "there is no such source", http.StatusNotFound)
 				return
 			}
 		}
 		w.Header().Set("Vary", "Accept")
 		w.Header().Set("Cache-Control", "no-store")
-		var body bytes.Buffer
-		var err error
-		if wantsPage(r) {
-			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-			v := statusView{Status: s, Now: time.Now(), Only: only}
-			_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // nonsense is 0
-			v.Refresh = min(max(v.Refresh, 0), 3600)
-			for _, o := range s.Sources {
-				v.Polls += len(o.Polls)
-				for _, poll := range o.Polls {
-					if o.Owned && poll.Stale {
-						v.Stale++
-					}
+		if !wantsPage(r) {
+			w.Header().Set("Content-Type", "application/json")
+			_ = writeStatus(w, s, sources) // the reader is gone
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+		v := statusView{Status: s, Now: time.Now(), Only: only}
+		_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // nonsense is 0
+		v.Refresh = min(max(v.Refresh, 0), 3600)
+		for _, r := range sources {
+			v.Polls += len(r.polls)
+		}
+		v.Brief = v.Polls > maxDetailed && only == ""
+		for _, r := range sources {
+			o := r.look(!v.Brief)
+			for _, poll := range o.Polls {
+				if o.Owned && poll.Stale {
+					v.Stale++
 				}
 			}
-			v.Brief = v.Polls > maxDetailed && only == ""
-			err = statusPage.Execute(&body, v)
-		} else {
-			w.Header().Set("Content-Type", "application/json")
-			e := json.NewEncoder(&body)
-			e.SetIndent("", "  ")
-			err = e.Encode(s)
+			v.Sources = append(v.Sources, o)
 		}
-		if err != nil {
+		var body bytes.Buffer
+		if err := statusPage.Execute(&body, v); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		_, _ = w.Write(body.Bytes()) // the reader is gone, or not
 	})
+}
+
+// writeStatus writes a Status of these sources as JSON, one source after the
+// other: all that 5,000 polls remember is 50 MB.
+func writeStatus(w io.Writer, s Status, sources []*runner) error {
+	head, err := json.MarshalIndent(struct {
+		Status
+		Sources []SourceStatus `json:"sources,omitempty"` // follow
+	}{Status: s}, "", "  ")
+	if err != nil {
+		return err
+	}
+	out := append(bytes.TrimSuffix(head, []byte("\n}")), ",\n  \"sources\": ["...)
+	for i, r := range sources {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		data, err := json.MarshalIndent(r.look(true), "    ", "  ")
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(append(append(out, "\n    "...), data...)); err != nil {
+			return err
+		}
+		out = out[:0]
+	}
+	_, err = w.Write(append(out, "\n  ]\n}\n"...))
+	return err
 }
 
 func wantsPage(r *http.Request) bool {
