@@ -110,11 +110,13 @@ func Command(ctx context.Context, hangups <-chan struct{}, args, env []string, s
 		*state = dir
 	}
 	logger := cfg.Log.Logger(stderr)
-	logger.Info("starting", "build", daemon.Build())
 	err := Run(ctx, Options{
 		Config: cfg, State: *state, Logger: logger,
 		Load: func(c *Config) error { return Load(c, f, env) }, Hangups: hangups,
-		Ready: func(a Addresses) { fmt.Fprint(stdout, a.banner()) },
+		Ready: func(a Addresses) {
+			fmt.Fprint(stdout, a.banner())
+			logger.Info("everything runs", "build", daemon.Build())
+		},
 	})
 	if err != nil {
 		return fail(daemon.ExitFailed, err)

@@ -139,6 +139,9 @@ func connectionDetail(err error) string {
 		err  error
 		text string
 	}{
+		{syscall.EMFILE, "this poller has too many open files (ulimit -n); the upstream was not asked"},
+		{syscall.ENFILE, "this poller's machine has too many open files; the upstream was not asked"},
+		{syscall.EADDRNOTAVAIL, "this poller's machine has no port left for the connection"},
 		{syscall.ECONNREFUSED, "connection refused"},
 		{syscall.ECONNRESET, "connection reset"},
 		{syscall.EPIPE, "connection closed while sending"},
