@@ -65,6 +65,7 @@ type Poller struct {
 	ready atomic.Bool
 	pulse pulse
 
+	unmade    atomic.Pointer[error] // why the stream cannot be made
 	repairing sync.Mutex
 	repaired  time.Time
 	timeout   time.Duration // of one message to NATS; 0: publishTimeout
@@ -191,9 +192,21 @@ func (p *Poller) Ready() error {
 	case !nc.IsConnected():
 		return errDisconnected
 	case !p.ready.Load():
+		if err := p.unmade.Load(); err != nil {
+			return fmt.Errorf("%w: %w", errNoStream, *err)
+		}
 		return errNoStream
 	}
 	return nil
+}
+
+// unmadeWhy is why the stream or the bucket could not be made, in words that
+// say what to look at.
+func unmadeWhy(err error) error {
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
+		return errors.New("it does not answer: NATS runs without it (nats-server -js), or it has no leader")
+	}
+	return err
 }
 
 // prepare makes the stream and the bucket of the leases, as soon as NATS lets
@@ -205,9 +218,13 @@ func (p *Poller) prepare(ctx context.Context) bool {
 		if err == nil {
 			return true
 		}
-		if nc := p.nc.Load(); nc.IsConnected() && ctx.Err() == nil && time.Since(said) > 30*time.Second {
-			said = time.Now()
-			p.log.Warn("JetStream is not ready; trying again", "error", err)
+		if p.nc.Load().IsConnected() && ctx.Err() == nil {
+			err = unmadeWhy(err)
+			p.unmade.Store(&err)
+			if time.Since(said) > 30*time.Second {
+				said = time.Now()
+				p.log.Warn("JetStream is not ready; trying again", "error", err)
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -73,7 +73,7 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		u := &upstream{name: displayName(address, names), secrets: secrets}
 		u.call, u.free, err = source.Drivers[c.Driver].Open(source.Endpoint{
 			URL: address, Header: maps.Clone(header), TLS: certificates, MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
-			Idle: source.IdleTime(slowest), Batch: c.Batch, Descriptors: c.Descriptors, Notice: func(text string) { r.log.Info(text, "upstream", u.name) },
+			Idle: source.IdleTime(slowest), Batch: c.Batch, Descriptors: c.Descriptors, Notice: func(message string, facts ...any) { r.log.Info(message, append(facts, "upstream", u.name)...) },
 		})
 		if err != nil {
 			r.close()

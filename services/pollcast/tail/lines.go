@@ -94,7 +94,7 @@ func (l *lines) fresh(u *client.Freshness) error {
 	l.stale[u.Poll] = u.Reason
 	parts := []part{{bold, u.Poll}, {yellow, "stale " + string(u.Reason)}}
 	if u.Age >= 0 {
-		parts = append(parts, part{dim, "for " + age(u.Age)})
+		parts = append(parts, part{dim, age(u.Age) + " old"})
 	} else {
 		parts = append(parts, part{dim, "no value yet"})
 	}

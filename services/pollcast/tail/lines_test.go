@@ -73,7 +73,7 @@ func TestOtherLines(t *testing.T) {
 		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b"}}, ""},
 		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.ConnectionLost}}, ""},
 		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.Timeout}, Age: -1}, "a.b  stale timeout  no value yet"},
-		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.Timeout}, Age: 90 * time.Second}, "a.b  stale timeout  for 1m30s"},
+		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.Timeout}, Age: 90 * time.Second}, "a.b  stale timeout  1m30s old"},
 	} {
 		var out bytes.Buffer
 		l := newLines(&out, func() (int, bool) { return 0, false }, false)

@@ -175,7 +175,7 @@ func TestLines(t *testing.T) {
 		`  #0  {"number":"0x0"`, `  #24  reorganised  {"reorganised":{"from":26,"to":24,"id":"0xb495"}}`,
 		`host.system.status  v97  `,
 		`  {"hostname":"db-7","uptimeSeconds":864213,"cpu":[3.1,0.5],"memory":{"total":16777216000,"used":4194304000},"load":[0.42,0.37,0.31]}` + "\n",
-		`  host.system.status  stale breaker_open  for `,
+		`  host.system.status  stale breaker_open  `,
 		`  http://127.0.0.1:12090/rpc answered 503 Service Unavailable  next probe `,
 		`  host  breaker closed -> open  http://127.0.0.1:12090/rpc  answered 503 Service Unavailable  after 5 failures  next probe `,
 		`  host.system.status  fresh again` + "\n",
@@ -191,7 +191,7 @@ func TestLines(t *testing.T) {
 	if strings.ContainsAny(stdout.String(), "\x1b\u009b\u202e") {
 		t.Errorf("escape sequences where no terminal is: %q", stdout.String())
 	}
-	if n := strings.Count(stdout.String(), "stale breaker_open  for"); n != 1 {
+	if n := strings.Count(stdout.String(), "stale breaker_open  "); n != 1 {
 		t.Errorf("staleness said %d times, want 1", n)
 	}
 	if have := g.got[0].Subscribe.Topics; len(have) != 2 || have[0] != "host.>" || have[1] != "eth.>" {

@@ -344,7 +344,7 @@ func (b *batcher) refuse(a *answer) {
 	b.singly = time.Now().Add(singlyFor)
 	b.mu.Unlock()
 	if b.Notice != nil {
-		b.Notice("upstream takes no batches; it is asked call by call for " + singlyFor.String() + " (HTTP " + a.statusText + ")")
+		b.Notice("upstream takes no batches; it is asked call by call", "for", singlyFor, "answer", "HTTP "+a.statusText)
 	}
 }
 

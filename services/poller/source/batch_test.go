@@ -84,7 +84,7 @@ func askAll(t *testing.T, call Func, n int, allowed time.Duration) ([]string, []
 func openBatch(t *testing.T, url string) (Func, *atomic.Int64) {
 	notices := new(atomic.Int64)
 	return open(t, url, func(e *Endpoint) {
-		e.Batch, e.Notice = true, func(string) { notices.Add(1) }
+		e.Batch, e.Notice = true, func(string, ...any) { notices.Add(1) }
 	}), notices
 }
 

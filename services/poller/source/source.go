@@ -66,7 +66,7 @@ type Endpoint struct {
 	Descriptors string
 	// Notice, if set, is told what an operator should know of the upstream and
 	// is no failure. It must not block.
-	Notice func(string)
+	Notice func(message string, facts ...any)
 	// Secrets are texts that must not appear in what a Func returns as an error,
 	// even if the upstream sends them back.
 	Secrets []string
