@@ -37,6 +37,20 @@ type gate struct {
 	limit   *rate.Limiter
 	away    *rate.Limiter // the turns of those who were turned away
 	waiting atomic.Int64
+	mu      sync.Mutex // held while a turn is taken that may be given back
+}
+
+// take takes a turn that is no later than most. (Of a turn that is given back
+// when another was taken after it, a limiter gives nothing back.)
+func (g *gate) take(from *rate.Limiter, most time.Duration) (turn *rate.Reservation, wait time.Duration, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	turn = from.Reserve()
+	if wait = turn.Delay(); wait > most {
+		turn.Cancel()
+		return nil, wait, false
+	}
+	return turn, wait, true
 }
 
 func newGate(perSecond int) *gate {
@@ -51,10 +65,8 @@ func newGate(perSecond int) *gate {
 // comes unevenly. Nobody is told to come later than againMost; if so many were
 // turned away, they come spread over half of it.
 func (g *gate) again() time.Duration {
-	turn := g.away.Reserve()
-	wait := turn.Delay()
-	if wait > againMost-time.Second {
-		turn.Cancel()
+	_, wait, ok := g.take(g.away, againMost-time.Second)
+	if !ok {
 		wait = againMost/2 + rand.N(againMost/2)
 	}
 	return wait.Truncate(time.Second) + time.Second
@@ -71,14 +83,12 @@ const reasonQueue = "queue"
 
 // enter waits for a turn.
 func (g *gate) enter(ctx context.Context) error {
-	turn := g.limit.Reserve()
-	wait := turn.Delay()
+	turn, wait, ok := g.take(g.limit, queueWait)
 	switch {
+	case !ok:
+		return errQueueFull
 	case wait == 0:
 		return nil
-	case wait > queueWait:
-		turn.Cancel()
-		return errQueueFull
 	}
 	g.waiting.Add(1)
 	defer g.waiting.Add(-1)
