@@ -41,8 +41,12 @@ func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
 }
 
 // EnsureStream creates the stream, or brings an existing one to the
-// configuration. Pollers call it; gateways only look.
+// configuration. Pollers call it; gateways only look. The error wraps ErrTooOld if
+// the server cannot do what it takes.
 func EnsureStream(ctx context.Context, js jetstream.JetStream, n Names, c Config) (jetstream.Stream, error) {
+	if err := recent(js.Conn()); err != nil {
+		return nil, err
+	}
 	s, err := js.CreateOrUpdateStream(ctx, n.StreamConfig(c))
 	if err != nil {
 		return nil, fmt.Errorf("create or update stream %s: %w", n.Stream(), err)
@@ -83,8 +87,12 @@ var ErrNoStream = errors.New("the stream does not exist yet; a poller creates it
 // stream may be old (NATS: jsStreamInfoRequest answers for a leaderless group).
 var errNoLeader = errors.New("the stream has no leader")
 
-// State reads the stream's state.
+// State reads the stream's state. The error wraps ErrTooOld if the server cannot
+// do what reading the stream takes.
 func State(ctx context.Context, js jetstream.JetStream, n Names) (StreamState, error) {
+	if err := recent(js.Conn()); err != nil {
+		return StreamState{}, err
+	}
 	s, err := js.Stream(ctx, n.Stream())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return StreamState{}, fmt.Errorf("stream %s: %w", n.Stream(), ErrNoStream)
