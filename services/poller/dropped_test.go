@@ -78,6 +78,22 @@ func TestDroppedValues(t *testing.T) {
 	}
 }
 
+// What lies at the stream's first message or after it is held.
+func TestDrop(t *testing.T) {
+	h := held{has: true, seq: 5}
+	for _, tt := range []struct {
+		first uint64
+		want  bool
+	}{{1, false}, {5, false}, {6, true}, {7, false}} {
+		if have := h.drop(tt.first); have != tt.want {
+			t.Errorf("dropped before %d: %v", tt.first, have)
+		}
+	}
+	if h = (held{has: true}); h.drop(100) {
+		t.Error("an event at a place that is not known is dropped")
+	}
+}
+
 // A walk whose last event a full stream has dropped goes on where it was, also
 // with another poller.
 func TestDroppedPlace(t *testing.T) {
