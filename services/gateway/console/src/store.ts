@@ -186,6 +186,12 @@ export class Store {
     return (this.server.toLocal(t) ?? t - this.clock.wall() + this.clock.now()) - this.clock.now();
   }
 
+  /** Whether the gateway says that it has lost NATS: it says so of every poll. */
+  busLost(): boolean {
+    for (const p of this.polls.values()) if (p.verdict.reason !== "bus_disconnected") return false;
+    return this.connected && this.polls.size > 0;
+  }
+
   /** Polls that are fresh and stale, and what did not fit on the page. */
   counts(): { fresh: number; stale: number; dropped: number } {
     let stale = 0;

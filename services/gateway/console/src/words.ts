@@ -37,7 +37,7 @@ const REASONS: Record<string, ReasonWords> = {
   },
   poller_silent: {
     short: "poller silent",
-    long: "Nobody has said anything about this poll for too long.",
+    long: "No poller has confirmed this for too long.",
     grave: true,
   },
   bus_disconnected: { short: "gateway lost NATS", long: "The gateway has lost NATS.", grave: true },

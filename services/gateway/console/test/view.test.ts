@@ -4,6 +4,7 @@ import { beforeEach, test } from "node:test";
 import { Window } from "happy-dom";
 import { Card } from "../src/view/card.ts";
 import { LogView } from "../src/view/log-view.ts";
+import { StatusView } from "../src/view/status.ts";
 import { Tree } from "../src/view/tree.ts";
 import { Bench } from "./fakes.ts";
 
@@ -197,7 +198,53 @@ test("a large value is closed at first and opens on demand", () => {
 test("the log keeps its last lines, newest first", () => {
   const list = document.createElement("ol");
   const log = new LogView(list, document.createElement("p"));
-  for (let i = 0; i < 70; i++) log.add({ wall: i, kind: "fresh", subject: `p${i}`, text: "fresh again", detail: "" });
+  for (let i = 0; i < 70; i++) log.add({ wall: i * 3000, kind: "fresh", subject: `p${i}`, text: "fresh again", detail: "" });
   assert.equal(list.childElementCount, 50);
   assert.match(plain(list.firstElementChild), /p69/);
+});
+
+test("the log says of many in one line what happens to all of them", () => {
+  const list = document.createElement("ol");
+  const log = new LogView(list, document.createElement("p"));
+  const say = (wall: number, subject: string, text: string) => log.add({ wall, kind: "stale", subject, text, detail: "" });
+  for (let i = 0; i < 40; i++) {
+    say(i, `a.p${i}`, "gateway lost NATS");
+    say(i, `b.p${i}`, "poller silent");
+  }
+  assert.equal(list.childElementCount, 2);
+  assert.match(plain(list.lastElementChild), /a\.p0 and 39 more.*gateway lost NATS/);
+  assert.match(list.lastElementChild?.getAttribute("title") ?? "", /a\.p0\na\.p1\n.*and 10 more$/s);
+  say(100, "a.p0", "gateway lost NATS");
+  assert.equal(list.childElementCount, 3, "the same poll again is news");
+  say(9_000, "a.p1", "gateway lost NATS");
+  assert.equal(list.childElementCount, 4, "later is another time");
+  const breaker = (subject: string) => log.add({ wall: 9_000, kind: "breaker", subject, text: "closed → open", detail: subject });
+  breaker("a");
+  breaker("b");
+  assert.equal(list.childElementCount, 6);
+});
+
+test("nothing is called live that is not", () => {
+  document.body.innerHTML = readFileSync("src/index.html", "utf8").replace(/^[\s\S]*<body>|<\/body>[\s\S]*$/g, "");
+  const b = new Bench();
+  const view = new StatusView(b.store, () => {});
+  const look = () => {
+    view.counts({ kind: "live" }, 2);
+    const chip = document.getElementById("link");
+    return [plain(document.getElementById("link-text")), chip?.dataset["state"], plain(document.getElementById("banner-text"))];
+  };
+  b.connect();
+  view.link({ kind: "live" });
+  assert.deepEqual(look(), ["Live", "live", ""]);
+  b.fresh("host.status");
+  b.fresh("host.disk", { stale: true, reason: "timeout" });
+  assert.deepEqual(look(), ["Live", "live", ""]);
+  b.fresh("host.status", { stale: true, reason: "breaker_open" });
+  assert.deepEqual(look(), ["Connected", "stale", ""]);
+  b.fresh("host.status", { stale: true, reason: "bus_disconnected" });
+  b.fresh("host.disk", { stale: true, reason: "bus_disconnected" });
+  assert.deepEqual(look(), ["Gateway lost NATS", "lost", "The gateway has lost NATS. The last values stay; all of them are stale."]);
+  assert.equal(document.getElementById("retry")?.hidden, true);
+  b.fresh("host.status");
+  assert.deepEqual(look(), ["Live", "live", ""]);
 });

@@ -23,6 +23,8 @@ export class StatusView {
   private announcedAt = -Infinity;
   private announced = "";
   private everLive = false;
+  /** What is live is the connection; this is about what comes over it. */
+  private worth: "live" | "stale" | "cut" = "live";
 
   constructor(
     private readonly store: Store,
@@ -34,7 +36,7 @@ export class StatusView {
   /** Writes the state of the connection. */
   link(state: LinkState): void {
     if (state.kind === "live") this.everLive = true;
-    const look = state.kind === "lost" && state.notReady ? "waiting" : state.kind;
+    const look = this.look(state);
     setData(this.chip, "state", look);
     setText(this.chipText, this.chipWords(state));
     const banner = this.bannerWords(state);
@@ -43,6 +45,11 @@ export class StatusView {
     setData(this.banner, "state", look);
     show(this.retry, state.kind === "lost" || state.kind === "refused");
     this.tick(state);
+  }
+
+  private look(state: LinkState): string {
+    if (state.kind === "live" && this.worth !== "live") return this.worth === "cut" ? "lost" : "stale";
+    return state.kind === "lost" && state.notReady ? "waiting" : state.kind;
   }
 
   /** Writes what time changes. */
@@ -54,6 +61,11 @@ export class StatusView {
   /** Writes the counts; matching is the number of cards that are shown. */
   counts(state: LinkState, matching: number): void {
     const { fresh, stale, dropped } = this.store.counts();
+    const worth = this.store.busLost() ? "cut" : stale > 0 && fresh === 0 ? "stale" : "live";
+    if (worth !== this.worth) {
+      this.worth = worth;
+      this.link(state);
+    }
     setText(byId("fresh-count"), String(fresh));
     setText(byId("stale-count"), String(stale));
     setData(byId("stale"), "any", String(stale > 0));
@@ -103,7 +115,7 @@ export class StatusView {
       case "waiting":
         return "Waiting for the stream";
       case "live":
-        return "Live";
+        return { live: "Live", stale: "Connected", cut: "Gateway lost NATS" }[this.worth];
       case "lost":
         return state.notReady ? "Waiting for the stream" : "Connection lost";
       case "refused":
@@ -123,7 +135,7 @@ export class StatusView {
       case "connecting":
         return this.everLive ? `Connecting again.${rest}` : "";
       case "live":
-        return "";
+        return this.worth === "cut" ? "The gateway has lost NATS. The last values stay; all of them are stale." : "";
     }
   }
 
