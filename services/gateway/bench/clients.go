@@ -16,12 +16,12 @@ import (
 	"time"
 )
 
-// mark begins the time in an event's data; nothing else in a frame holds it.
+// mark comes before the time in an event's data. It is nowhere else in a frame.
 const mark = '@'
 
-// clients are WebSocket connections that count the events they get. One
-// thread reads them all: on a machine with two cores, clients that cost more
-// than the server would be what is measured.
+// clients are WebSocket connections that count the events they receive. One
+// thread reads all of them, because the clients must cost less than the server
+// that is measured, also on two cores.
 type clients struct {
 	epoll int
 	conns []*client
@@ -30,15 +30,15 @@ type clients struct {
 	arrived atomic.Int64
 	bytes   atomic.Int64
 	goal    atomic.Int64
-	reached chan struct{} // has room for one
+	reached chan struct{} // receives when goal is reached; capacity 1
 	late    [latencyBuckets]atomic.Uint32
 	failed  chan error
 }
 
 type client struct {
 	fd   int
-	part []byte // the beginning of a frame
-	n    int    // events, to sample
+	part []byte // the beginning of an incomplete frame
+	n    int    // events received, to sample every eighth
 }
 
 func newClients() (*clients, error) {
@@ -49,7 +49,7 @@ func newClients() (*clients, error) {
 	return &clients{epoll: ep, reached: make(chan struct{}, 1), failed: make(chan error, 1)}, nil
 }
 
-// add dials one more; topics as in ?topics=.
+// add connects one more client; topics is the value of ?topics=.
 func (cs *clients) add(addr, topics string) error {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -75,9 +75,11 @@ func (cs *clients) add(addr, topics string) error {
 	return nil
 }
 
-// handshake returns what came behind the answer.
+// handshake upgrades the connection and returns the bytes that followed the answer.
 func handshake(fd int, topics string) ([]byte, error) {
-	request := "GET /v1/ws?topics=" + topics + " HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+	request := "GET /v1/ws?topics=" + topics + " HTTP/1.1\r\nHost: bench\r\n" +
+		"Upgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 	if _, err := syscall.Write(fd, []byte(request)); err != nil {
 		return nil, fmt.Errorf("handshake: %w", err)
 	}
@@ -104,7 +106,7 @@ func handshake(fd int, topics string) ([]byte, error) {
 	}
 }
 
-// watch begins to read the clients from number on.
+// watch adds the clients from number from on to the epoll set.
 func (cs *clients) watch(from int) error {
 	for _, c := range cs.conns[from:] {
 		cs.byFD[c.fd] = c
@@ -116,7 +118,7 @@ func (cs *clients) watch(from int) error {
 	return nil
 }
 
-// read reads for good.
+// read reads from all clients until one fails.
 func (cs *clients) read() {
 	events := make([]syscall.EpollEvent, 512)
 	buf := make([]byte, 256<<10)
@@ -145,7 +147,7 @@ func (cs *clients) read() {
 	}
 }
 
-// take counts the whole frames of in and returns what is left.
+// take counts the complete frames of in and returns the rest.
 func (cs *clients) take(c *client, in []byte) []byte {
 	now, count, size := time.Now().UnixNano(), int64(0), int64(0)
 	for len(in) >= 2 {
@@ -189,7 +191,8 @@ func (cs *clients) take(c *client, in []byte) []byte {
 	return in
 }
 
-// A histogram of latencies: sixteen buckets per doubling, from a microsecond.
+// latencyBuckets is the size of a histogram of latencies: sixteen buckets per
+// doubling, from one microsecond on.
 const latencyBuckets = 16 * 28
 
 func bucket(ns int64) int {
@@ -199,7 +202,7 @@ func bucket(ns int64) int {
 	return min(int(16*math.Log2(float64(ns)/1000)), latencyBuckets-1)
 }
 
-// quantile of a histogram, in milliseconds.
+// quantile returns the q-quantile of a histogram in milliseconds.
 func quantile(h []uint32, q float64) float64 {
 	total := uint64(0)
 	for _, n := range h {

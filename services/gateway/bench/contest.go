@@ -25,13 +25,13 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// kinds are the servers of a contest; the floor comes first.
+// kinds are the servers of a contest. The floor is the first.
 var kinds = []string{"floor", "hub", "gateway"}
 
-// settle is how long idle clients are left alone before their memory is read.
+// settle is the pause before the memory of idle clients is read.
 const settle = 8 * time.Second
 
-// contest measures one row: three servers with their clients, in turns.
+// contest measures one row: three servers with their clients, one after another.
 func contest(ctx context.Context, r row, o options) (outcome, error) {
 	ns, stop, err := startNATS()
 	if err != nil {
@@ -51,7 +51,7 @@ func contest(ctx context.Context, r row, o options) (outcome, error) {
 			return out, fmt.Errorf("%s: %w", kind, err)
 		}
 		all = append(all, c)
-		// The first client brings what every server needs once.
+		// The first client makes the server allocate what it needs once.
 		if _, err := c.do(task{Addr: c.addr, Dial: 1, Sets: r.sets}); err != nil {
 			return out, fmt.Errorf("%s: %w", kind, err)
 		}
@@ -83,8 +83,8 @@ func contest(ctx context.Context, r row, o options) (outcome, error) {
 	return out, nil
 }
 
-// figures are what a server needed for a turn, or the medians of its turns and,
-// in the fields over, of their ratios to the floor's.
+// figures are the costs of one turn of a server, or the medians of its turns.
+// The fields that end with Over are the medians of the ratios to the floor's.
 type figures struct {
 	cpu              float64 // microseconds per frame
 	rate             float64 // frames per second
@@ -95,7 +95,7 @@ type figures struct {
 }
 
 func medians(turns, floor []figures, rss float64) figures {
-	of := func(get func(i int) float64) float64 {
+	median := func(get func(i int) float64) float64 {
 		v := make([]float64, len(turns))
 		for i := range turns {
 			v[i] = get(i)
@@ -104,15 +104,19 @@ func medians(turns, floor []figures, rss float64) figures {
 		return v[len(v)/2]
 	}
 	return figures{
-		cpu: of(func(i int) float64 { return turns[i].cpu }), rate: of(func(i int) float64 { return turns[i].rate }),
-		size: of(func(i int) float64 { return turns[i].size }), p50: of(func(i int) float64 { return turns[i].p50 }),
-		p99: of(func(i int) float64 { return turns[i].p99 }), p999: of(func(i int) float64 { return turns[i].p999 }), rss: rss,
-		cpuOver: of(func(i int) float64 { return turns[i].cpu / floor[i].cpu }),
-		p99Over: of(func(i int) float64 { return turns[i].p99 / floor[i].p99 }),
+		cpu:     median(func(i int) float64 { return turns[i].cpu }),
+		rate:    median(func(i int) float64 { return turns[i].rate }),
+		size:    median(func(i int) float64 { return turns[i].size }),
+		p50:     median(func(i int) float64 { return turns[i].p50 }),
+		p99:     median(func(i int) float64 { return turns[i].p99 }),
+		p999:    median(func(i int) float64 { return turns[i].p999 }),
+		rss:     rss,
+		cpuOver: median(func(i int) float64 { return turns[i].cpu / floor[i].cpu }),
+		p99Over: median(func(i int) float64 { return turns[i].p99 / floor[i].p99 }),
 	}
 }
 
-// A contestant is a server and its clients.
+// contestant is a server and its clients.
 type contestant struct {
 	kind   string
 	addr   string
@@ -122,7 +126,7 @@ type contestant struct {
 	from   *json.Decoder
 }
 
-// enter starts a server and its clients' process, on a stream of its own.
+// enter starts a server and the process of its clients, on a stream of their own.
 func enter(ctx context.Context, ns *server.Server, kind, prefix string) (*contestant, error) {
 	if _, _, err := stream(ctx, ns, prefix); err != nil {
 		return nil, err
@@ -155,11 +159,11 @@ func (c *contestant) stop() {
 }
 
 func end(cmd *exec.Cmd) {
-	_ = cmd.Process.Signal(syscall.SIGTERM) // it is thrown away
+	_ = cmd.Process.Signal(syscall.SIGTERM) // fails only when it has ended
 	_ = cmd.Wait()
 }
 
-// do has the clients' process do a task.
+// do sends a task to the clients' process and waits for its result.
 func (c *contestant) do(t task) (turn, error) {
 	if err := json.NewEncoder(c.to).Encode(t); err != nil {
 		return turn{}, err
@@ -189,13 +193,15 @@ func (c *contestant) turn(r row) (figures, error) {
 	}, nil
 }
 
-// startNATS starts a server that ends, with what it stored, by stop.
+// startNATS starts a NATS server; stop ends it and removes its files.
 func startNATS() (ns *server.Server, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return nil, nil, err
 	}
-	ns, err = server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	ns, err = server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
+	})
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, nil, err
@@ -213,7 +219,7 @@ func startNATS() (ns *server.Server, stop func(), err error) {
 	return ns, stop, nil
 }
 
-// stream makes a stream with one poll, which is well for an hour.
+// stream makes a stream with one poll, which stays fresh for an hour.
 func stream(ctx context.Context, ns *server.Server, prefix string) (jetstream.JetStream, bus.Names, error) {
 	names, err := bus.NewNames(prefix)
 	if err != nil {
@@ -244,8 +250,10 @@ func stream(ctx context.Context, ns *server.Server, prefix string) (jetstream.Je
 	return js, names, err
 }
 
-// startServer starts a server as a process and waits until it can serve.
-func startServer(ctx context.Context, ns *server.Server, kind, prefix string) (cmd *exec.Cmd, addr string, took time.Duration, err error) {
+// startServer starts a server as a process and waits until it is ready.
+func startServer(
+	ctx context.Context, ns *server.Server, kind, prefix string,
+) (cmd *exec.Cmd, addr string, took time.Duration, err error) {
 	cmd = exec.CommandContext(ctx, os.Args[0], "-serve", kind, "-nats", ns.ClientURL(), "-prefix", prefix)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -275,7 +283,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// cpuTime is what a process has used, in user and system mode (proc(5)).
+// cpuTime returns the CPU time of a process in user and system mode (proc(5)).
 func cpuTime(pid int) time.Duration {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -287,7 +295,7 @@ func cpuTime(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }
 
-// rss is a process's resident memory in KB.
+// rss returns a process's resident memory in KB.
 func rss(pid int) float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -10,16 +10,20 @@
 //	bench -serve floor    one of the servers, as the table starts it
 //	bench -drive          one set of clients, as the table starts it
 //
-// Each server is a process of its own, and so are its clients, which publish
-// what they wait for; NATS is in the process that prints the table. The three
-// servers stand all the time and take turns of a second or so, each round in
-// another order, so that what else the machine does hits all of them alike; a
-// ratio is the median of the rounds' ratios.
+// Each server is a process of its own. Its clients are another process, which
+// also publishes the events. NATS runs in the process that prints the table.
+// The three servers run all the time and are measured in turns of about a second,
+// each round in another order: other load on the machine hits all of them alike.
+// A ratio is the median of the rounds' ratios.
+//
+// The benchmark is a module outside of go.work, so that the gateway's module
+// needs no NATS server. make bench-fanout builds it.
 //
 //	main.go     what to run
 //	rows.go     the rows and their targets
+//	task.go     what the table and a driver send each other
 //	contest.go  one row: three servers in turns
 //	walk.go     the two rows of the gateway alone: the whole walk, and its start
-//	servers.go  the servers; drive.go and clients.go: what is at their other end
+//	servers.go  the servers; drive.go and clients.go: their clients
 //	report.go   the table; svg.go: the picture
 package main

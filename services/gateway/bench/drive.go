@@ -18,34 +18,10 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// patience is how long events may take before the run is given up.
+// patience is the longest time that events may take; after it the run fails.
 const patience = time.Minute
 
-// A task is what the table tells a driver to do: one line of JSON, answered
-// with one.
-type task struct {
-	// Dial so many more clients of a server.
-	Addr string
-	Dial int
-	Sets bool
-	// Publish a turn, framed as the gateway would if the server only forwards.
-	Burst, Bursts int
-	Every         time.Duration
-	Framed        bool
-	// Listen for so long to what others publish.
-	Listen time.Duration
-}
-
-// A turn is what came of a task.
-type turn struct {
-	Error  string
-	Frames int64
-	Bytes  int64
-	Wall   time.Duration
-	Late   []uint32
-}
-
-// drive does what standard input says until it ends.
+// drive does the tasks on standard input until it ends.
 func drive(ctx context.Context, natsURL, prefix string) error {
 	if err := manyFiles(); err != nil {
 		return err
@@ -108,14 +84,14 @@ func (d *driver) do(ctx context.Context, t task) (turn, error) {
 	}
 }
 
-// dial connects n more clients; the first waits for a server that is not there.
+// dial connects n more clients. The first tries again until the server listens.
 func (d *driver) dial(addr string, n int) error {
 	from := len(d.clients.conns)
 	for i := range n {
 		topics := everybody
 		if d.sets {
-			// Topics that lie apart by different steps: no two clients have the
-			// same set, and every topic has as many clients.
+			// The step between a client's topics differs: no two clients have the same
+			// set, and every topic has the same number of clients.
 			set := make([]string, setSize)
 			for j := range set {
 				k := from + i
@@ -137,7 +113,7 @@ func (d *driver) dial(addr string, n int) error {
 
 func topicName(i int) string { return fmt.Sprintf("bench.p.k%d", i) }
 
-// reset forgets what was counted.
+// reset sets all counters to zero.
 func (d *driver) reset() {
 	cs := d.clients
 	cs.arrived.Store(0)
@@ -196,7 +172,7 @@ func (d *driver) publish(ctx context.Context, t task) (turn, error) {
 	return d.result(start), err
 }
 
-// wait until so many events arrived.
+// wait waits until goal events have arrived.
 func (d *driver) wait(ctx context.Context, goal int64) error {
 	d.clients.goal.Store(goal)
 	end := time.After(patience)
@@ -214,7 +190,7 @@ func (d *driver) wait(ctx context.Context, goal int64) error {
 	return nil
 }
 
-// event publishes one event: of one topic or, with sets, of each in turn.
+// event publishes one event: of one topic or, with sets, of each one after another.
 func (d *driver) event(framed bool) error {
 	i := 0
 	if d.sets {
@@ -224,7 +200,8 @@ func (d *driver) event(framed bool) error {
 	d.seq++
 	now := time.Now().UTC()
 	e := &event.Event{
-		Topic: topicName(i), Poll: "bench.p", Key: fmt.Sprintf("k%d", i), Version: d.versions[i], ChangedAt: now, AsOf: now, Fence: 1,
+		Topic: topicName(i), Poll: "bench.p", Key: fmt.Sprintf("k%d", i),
+		Version: d.versions[i], ChangedAt: now, AsOf: now, Fence: 1,
 		Data: fmt.Appendf(nil, `{"at":"%c%d","pad":"xxxxxxxxxxxxxxxxxxxx"}`, mark, now.UnixNano()),
 	}
 	m := d.names.EventMsg(e, time.Unix(0, int64(d.seq)*1e6))

@@ -19,7 +19,7 @@ func main() {
 		kind   = flag.String("serve", "", "run one server: gateway, floor or hub")
 		url    = flag.String("nats", "", "its NATS server")
 		prefix = flag.String("prefix", "", "its prefix there")
-		driver = flag.Bool("drive", false, "run clients as told on standard input")
+		driver = flag.Bool("drive", false, "run clients that do the tasks on standard input")
 		which  = flag.String("rows", "", "only these rows, such as one,sets; empty: all")
 		rounds = flag.Int("rounds", 5, "rounds of each row")
 		poller = flag.String("poller", "bin/poller", "the poller's program, for the row walk")
@@ -87,8 +87,8 @@ func table(ctx context.Context, o options) error {
 	return nil
 }
 
-// manyFiles raises the limit of open files as far as it goes, and fails when
-// that is not enough for the largest row.
+// manyFiles raises the limit of open files to its maximum. It fails when that is
+// not enough for the largest row.
 func manyFiles() error {
 	var lim syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
@@ -99,7 +99,8 @@ func manyFiles() error {
 		return fmt.Errorf("limit of open files: %w", err)
 	}
 	if want := uint64(10_500); lim.Cur < want {
-		return fmt.Errorf("%d open files are too few for 10,000 clients: raise the hard limit (ulimit -Hn) to %d", lim.Cur, want)
+		return fmt.Errorf("%d open files are too few for 10,000 clients: raise the hard limit (ulimit -Hn) to %d",
+			lim.Cur, want)
 	}
 	return nil
 }

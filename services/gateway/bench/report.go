@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// An outcome is a measured row: three servers, the gateway alone, or just a time.
+// outcome is a measured row: of three servers, of the gateway alone, or a time.
 type outcome struct {
 	row     row
-	servers []figures // by kinds, or the gateway's
+	servers []figures // in the order of kinds; or only the gateway's
 	ms      float64
 }
 
@@ -25,9 +25,10 @@ type report struct {
 	rows    []outcome
 }
 
-const tableHead = "| work | server | CPU per frame, us | x floor | frames/s | p50, ms | p99, ms | x floor | p99.9, ms | KB per client | target |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+const tableHead = "| work | server | CPU per frame, us | x floor | frames/s | p50, ms | p99, ms | x floor " +
+	"| p99.9, ms | KB per client | target |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
 
-// A demand is what is asked of a figure.
+// demand is a figure and its target.
 type demand struct {
 	what       string
 	have, want float64
@@ -44,7 +45,7 @@ func (d demand) String() string {
 	return fmt.Sprintf("%s <= %.4g%s: %s", d.what, d.want, d.unit, verdict)
 }
 
-// demands lists what the row asks of the gateway.
+// demands lists the gateway's figures that have a target.
 func (o outcome) demands() []demand {
 	var out []demand
 	add := func(what string, have, want float64, unit string) {
@@ -67,7 +68,7 @@ func (o outcome) demands() []demand {
 	return out
 }
 
-// lines are the row's lines of the table.
+// lines returns the row's lines of the table.
 func (o outcome) lines() string {
 	var b strings.Builder
 	var asked []string
@@ -80,7 +81,8 @@ func (o outcome) lines() string {
 		return b.String()
 	}
 	for i, f := range o.servers {
-		name, kind, asks, over, late, mem := o.row.name, kinds[i], "", fmt.Sprintf("%.2f", f.cpuOver), fmt.Sprintf("%.2f", f.p99Over), ""
+		name, kind, asks, mem := o.row.name, kinds[i], "", ""
+		over, late := fmt.Sprintf("%.2f", f.cpuOver), fmt.Sprintf("%.2f", f.p99Over)
 		if i > 0 {
 			name = ""
 		}
@@ -93,12 +95,13 @@ func (o outcome) lines() string {
 		if f.rss > 0 {
 			mem = fmt.Sprintf("%.1f", f.rss)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %.2f | %s | %.0f | %.2f | %.2f | %s | %.1f | %s | %s |\n", name, kind, f.cpu, over, f.rate, f.p50, f.p99, late, f.p999, mem, asks)
+		fmt.Fprintf(&b, "| %s | %s | %.2f | %s | %.0f | %.2f | %.2f | %s | %.1f | %s | %s |\n",
+			name, kind, f.cpu, over, f.rate, f.p50, f.p99, late, f.p999, mem, asks)
 	}
 	return b.String()
 }
 
-// machine says what the run was made on.
+// machine describes the machine of the run.
 func machine() string {
 	model := "unknown processor"
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -121,7 +124,8 @@ func machine() string {
 	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
 		load, _, _ = strings.Cut(string(b), " ")
 	}
-	return fmt.Sprintf("%d cores of %s, Linux %s, %s, load %s before it began", runtime.NumCPU(), model, release, runtime.Version(), load)
+	return fmt.Sprintf("%d cores of %s, Linux %s, %s, load %s before it began",
+		runtime.NumCPU(), model, release, runtime.Version(), load)
 }
 
 const pageBegin, pageEnd = "<!-- bench-fanout: begin -->", "<!-- bench-fanout: end -->"

@@ -59,7 +59,7 @@ func serve(ctx context.Context, kind, natsURL, prefix string) error {
 	live := prefix + ".live."
 	_, err = nc.Subscribe(live+"bench.>", func(m *nats.Msg) {
 		if !strings.HasSuffix(m.Subject, "._fresh") {
-			b.tell(m.Subject[len(live):], m.Data)
+			b.send(m.Subject[len(live):], m.Data)
 		}
 	})
 	if err != nil {
@@ -109,15 +109,16 @@ func serveGateway(ctx context.Context, natsURL, prefix string) error {
 	return g.Run(ctx)
 }
 
-// A baseline sends every event as it comes; everybody is the topic bench.>.
+// baseline is a server that sends every event at once to the topic's clients.
 type baseline interface {
 	add(ws *websocket.Conn, topics []string)
-	tell(topic string, payload []byte)
+	send(topic string, payload []byte)
 }
 
+// everybody is the topic of a client that receives every event.
 const everybody = "bench.>"
 
-// floor is one write(2) per client and event, and nothing else.
+// floor does one write(2) per client and event, and nothing else.
 type floor struct {
 	mu      sync.Mutex
 	clients map[string][]syscall.RawConn
@@ -135,7 +136,7 @@ func (f *floor) add(ws *websocket.Conn, topics []string) {
 	}
 }
 
-func (f *floor) tell(topic string, payload []byte) {
+func (f *floor) send(topic string, payload []byte) {
 	frame := append([]byte{0x81, 126, byte(len(payload) >> 8), byte(len(payload))}, payload...)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,12 +155,12 @@ func (f *floor) tell(topic string, payload []byte) {
 	}
 	for _, t := range []string{everybody, topic} {
 		for _, raw := range f.clients[t] {
-			_ = raw.Write(write) // a client that left is none of the benchmark's
+			_ = raw.Write(write) // a client that has gone does not matter here
 		}
 	}
 }
 
-// hub is the textbook's: a buffered channel and a write pump per client.
+// hub is the textbook's design: a buffered channel and a write pump per client.
 type hub struct {
 	mu      sync.Mutex
 	clients map[string][]chan []byte
@@ -181,12 +182,12 @@ func (h *hub) add(ws *websocket.Conn, topics []string) {
 	}()
 }
 
-func (h *hub) tell(topic string, payload []byte) {
+func (h *hub) send(topic string, payload []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, t := range []string{everybody, topic} {
 		for _, pump := range h.clients[t] {
-			pump <- payload // waits rather than drops: every server delivers everything
+			pump <- payload // waits and does not drop: every server delivers everything
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A panel is one chart: groups of bars on one scale.
+// panel is one chart: groups of bars on one scale.
 type panel struct {
 	title  string
 	groups []group
@@ -17,7 +17,7 @@ type panel struct {
 
 type group struct {
 	name   string
-	bars   []bar // by kinds
+	bars   []bar // in the order of kinds
 	target float64
 }
 
@@ -26,7 +26,7 @@ type bar struct {
 	text  string
 }
 
-// Sizes in pixels, and colours that are told apart without colour vision too.
+// The sizes are in pixels.
 const (
 	svgWidth   = 900
 	labelWidth = 330
@@ -35,9 +35,11 @@ const (
 	groupGap   = 16
 )
 
+// fills are the kinds' colours. They differ in brightness too, for readers without
+// colour vision.
 var fills = []string{"#9aa5b1", "#d9a441", "#1f6feb"}
 
-// panels are the figures that have a target.
+// panels returns a chart for each figure that has targets.
 func (r report) panels() []panel {
 	cpu := panel{title: "CPU per delivered frame, as a multiple of the floor's"}
 	late := panel{title: "p99 from publishing to reading, as a multiple of the floor's"}
@@ -46,26 +48,28 @@ func (r report) panels() []panel {
 		if len(o.servers) != len(kinds) {
 			continue
 		}
-		all := func(get func(figures) float64, text func(figures) string) (bars []bar) {
+		all := func(get func(figures) (float64, string)) (bars []bar) {
 			for _, f := range o.servers {
-				bars = append(bars, bar{get(f), text(f)})
+				value, text := get(f)
+				bars = append(bars, bar{value, text})
 			}
 			return bars
 		}
 		if o.row.cpu > 0 {
-			cpu.groups = append(cpu.groups, group{o.row.name, all(func(f figures) float64 { return f.cpuOver }, func(f figures) string {
-				return fmt.Sprintf("%.2f  (%.2f us)", f.cpuOver, f.cpu)
-			}), o.row.cpu})
+			bars := all(func(f figures) (float64, string) {
+				return f.cpuOver, fmt.Sprintf("%.2f  (%.2f us)", f.cpuOver, f.cpu)
+			})
+			cpu.groups = append(cpu.groups, group{o.row.name, bars, o.row.cpu})
 		}
 		if o.row.p99 > 0 {
-			late.groups = append(late.groups, group{o.row.name, all(func(f figures) float64 { return f.p99Over }, func(f figures) string {
-				return fmt.Sprintf("%.2f  (%.1f ms)", f.p99Over, f.p99)
-			}), o.row.p99})
+			bars := all(func(f figures) (float64, string) {
+				return f.p99Over, fmt.Sprintf("%.2f  (%.1f ms)", f.p99Over, f.p99)
+			})
+			late.groups = append(late.groups, group{o.row.name, bars, o.row.p99})
 		}
 		if o.row.rss > 0 {
-			mem.groups = append(mem.groups, group{o.row.name, all(func(f figures) float64 { return f.rss }, func(f figures) string {
-				return fmt.Sprintf("%.1f", f.rss)
-			}), o.row.rss})
+			bars := all(func(f figures) (float64, string) { return f.rss, fmt.Sprintf("%.1f", f.rss) })
+			mem.groups = append(mem.groups, group{o.row.name, bars, o.row.rss})
 		}
 	}
 	var out []panel
@@ -88,7 +92,11 @@ func (r report) svg() []byte {
 	y += 20
 	text(16, y, 12, `fill="#57606a"`, r.machine+"; "+r.date.Format(time.DateOnly))
 	y += 24
-	for i, kind := range []string{"floor: one write(2) per client and event, no protocol", "textbook hub: a channel and a write pump per client", "Pollcast's gateway"} {
+	for i, kind := range []string{
+		"floor: one write(2) per client and event, no protocol",
+		"textbook hub: a channel and a write pump per client",
+		"Pollcast's gateway",
+	} {
 		fmt.Fprintf(&b, `<rect x="16" y="%d" width="12" height="12" fill="%s"/>`+"\n", y-11, fills[i])
 		text(34, y, 12, "", kind)
 		y += 18
@@ -115,26 +123,29 @@ func (r report) svg() []byte {
 				text(labelWidth-10, middle+4+(2*i-len(lines)+1)*8, 12, `text-anchor="end"`, line)
 			}
 			for i, v := range g.bars {
-				fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", labelWidth, top+i*barHeight, max(1, v.value*scale), barHeight-2, fills[i])
+				fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n",
+					labelWidth, top+i*barHeight, max(1, v.value*scale), barHeight-2, fills[i])
 				end := v.value
 				if i == len(g.bars)-1 {
-					end = max(end, g.target) // not over the line
+					end = max(end, g.target) // the text must not cross the line
 				}
 				text(labelWidth+int(end*scale)+8, top+(i+1)*barHeight-4, 11, "", v.text)
 			}
 			gate := top + (len(g.bars)-1)*barHeight
-			fmt.Fprintf(&b, `<path d="M%.1f %d v%d" stroke="#cf222e" stroke-width="2"/>`+"\n", labelWidth+g.target*scale, gate-3, barHeight+4)
+			fmt.Fprintf(&b, `<path d="M%.1f %d v%d" stroke="#cf222e" stroke-width="2"/>`+"\n",
+				labelWidth+g.target*scale, gate-3, barHeight+4)
 			y = top + len(g.bars)*barHeight + groupGap/2
 		}
 	}
 	y += 20
-	return fmt.Appendf(nil, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="system-ui, sans-serif" fill="#1f2328">
+	const head = `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" `
+	return fmt.Appendf(nil, head+`font-family="system-ui, sans-serif" fill="#1f2328">
 <rect width="%[1]d" height="%[2]d" fill="#ffffff"/>
 %s</svg>
 `, svgWidth, y, b.String())
 }
 
-// wrap breaks a name into lines of at most so many characters.
+// wrap breaks a name into lines of at most most characters.
 func wrap(s string, most int) (lines []string) {
 	line := ""
 	for word := range strings.FieldsSeq(s) {

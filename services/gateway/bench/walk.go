@@ -24,9 +24,9 @@ const (
 )
 
 // walk measures the whole walk, each part in a process of its own: an upstream
-// that answers with the time, a poller, NATS, a gateway, and clients. What is
-// measured begins before the poller has the answer and ends when the client
-// has read the frame, so that it is never less than what it stands for.
+// that answers with the time, a poller, NATS, a gateway, and clients. The measured
+// time begins before the poller has the answer and ends when the client has read
+// the frame, so that it is never too short.
 func walk(ctx context.Context, r row, o options) (outcome, error) {
 	ns, stop, err := startNATS()
 	if err != nil {
@@ -84,9 +84,11 @@ func startPoller(ctx context.Context, program, natsURL, prefix, upstream string)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) // it is read at the start
+	defer os.RemoveAll(dir) // the poller reads it once, at its start
 	var b strings.Builder
-	fmt.Fprintf(&b, "nats: {url: %q, prefix: %s}\npoller:\n  operations: 127.0.0.1:0\n  sources:\n    bench:\n      driver: http\n      upstreams: [%q]\n      polls:\n", natsURL, prefix, upstream)
+	fmt.Fprintf(&b, "nats: {url: %q, prefix: %s}\n", natsURL, prefix)
+	fmt.Fprintf(&b, "poller:\n  operations: 127.0.0.1:0\n  sources:\n    bench:\n")
+	fmt.Fprintf(&b, "      driver: http\n      upstreams: [%q]\n      polls:\n", upstream)
 	for i := range walkPolls {
 		fmt.Fprintf(&b, "        walk.k%d: {interval: %v}\n", i, walkInterval)
 	}
@@ -106,8 +108,8 @@ func startPoller(ctx context.Context, program, natsURL, prefix, upstream string)
 	return cmd, nil
 }
 
-// ready measures how long a gateway needs from its start until it is ready,
-// when the stream holds many topics.
+// ready measures the time from a gateway's start until it is ready, on a stream
+// that holds many topics.
 func ready(ctx context.Context, r row, o options) (outcome, error) {
 	ns, stop, err := startNATS()
 	if err != nil {
@@ -122,7 +124,8 @@ func ready(ctx context.Context, r row, o options) (outcome, error) {
 	now := time.Now().UTC()
 	for i := range manyTopics {
 		e := &event.Event{
-			Topic: topicName(i), Poll: "bench.p", Key: fmt.Sprintf("k%d", i), Version: 1, ChangedAt: now, AsOf: now, Fence: 1,
+			Topic: topicName(i), Poll: "bench.p", Key: fmt.Sprintf("k%d", i),
+			Version: 1, ChangedAt: now, AsOf: now, Fence: 1,
 			Data: fmt.Appendf(nil, `{"n":%d,"pad":"%s"}`, i, strings.Repeat("x", 200)),
 		}
 		if _, err := js.PublishMsgAsync(names.EventMsg(e, now)); err != nil {
