@@ -197,8 +197,8 @@ func (l *loop) tellFresh(p *poll, now time.Time) {
 
 // reschedule makes sure that the poll's silence will be noticed.
 func (l *loop) reschedule(p *poll) {
-	d := p.rec.deadline
-	if p.rec.Stale || p.silent || d.IsZero() {
+	d := p.rec.until()
+	if p.silent || d.IsZero() {
 		return
 	}
 	if l.sweepAt.IsZero() || d.Before(l.sweepAt) {

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Whoever imports the SDK gets a WebSocket client and the protocol, and nothing
+// A program that imports the SDK gets a WebSocket client and the protocol, and nothing
 // of the server side: no NATS, no metrics.
 func TestDependencies(t *testing.T) {
 	const format = `{{with .Module}}{{.Path}} {{end}}{{.ImportPath}}`
@@ -23,7 +23,7 @@ func TestDependencies(t *testing.T) {
 	allowed := []string{
 		"github.com/gorilla/websocket",
 		"google.golang.org/protobuf", // the frames' other encoding, in pkg/wire
-		own + "/client", own + "/event", own + "/topic", own + "/wire",
+		own + "/client", own + "/event", own + "/topic", own + "/trust", own + "/wire",
 	}
 	found := map[string]bool{}
 	for line := range strings.Lines(string(out)) {
@@ -39,6 +39,6 @@ func TestDependencies(t *testing.T) {
 		}
 	}
 	if !found["github.com/gorilla/websocket"] {
-		t.Errorf("go list told nothing: %s", out)
+		t.Errorf("go list printed nothing: %s", out)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/trust"
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
@@ -64,6 +65,15 @@ type record struct {
 	born, deadline time.Time
 }
 
+// until returns the time until which the record holds without a newer one; zero
+// for ever. A stale record holds: its reason is better than "silent".
+func (r *record) until() time.Time {
+	if r.Stale {
+		return time.Time{}
+	}
+	return r.deadline
+}
+
 // state is what makes a Freshness differ from the one before.
 type state struct {
 	stale   bool
@@ -80,15 +90,20 @@ func newStore() store {
 
 // now returns the poll's freshness at this moment.
 func (p *poll) now(now time.Time) Freshness {
-	f := Freshness{Freshness: p.rec.Freshness, Age: -1}
+	f := Freshness{Age: -1}
 	if !p.rec.born.IsZero() {
 		f.Age = now.Sub(p.rec.born)
 	}
+	var cut event.Reason
+	if p.lost {
+		cut = event.ConnectionLost
+	}
+	f.Freshness, f.Local = trust.Judge(p.rec.Freshness, cut, p.rec.until(), now)
 	switch {
 	case p.lost:
-		f.Local, f.Stale, f.Reason, f.Detail = true, true, event.ConnectionLost, "the connection to the gateway was lost"
-	case !p.rec.Stale && !p.rec.deadline.IsZero() && now.After(p.rec.deadline):
-		f.Local, f.Stale, f.Reason, f.Detail = true, true, event.PollerSilent, "no record for "+p.rec.MaxAge().String()
+		f.Detail = "the connection to the gateway was lost"
+	case f.Local:
+		f.Detail = "no record for " + p.rec.MaxAge().String()
 	}
 	return f
 }
@@ -191,7 +206,7 @@ func (st *store) pollEvent(at time.Time, ev *wire.Event, born time.Time) {
 		r.AsOf, r.born = ev.AsOf, born
 	}
 	if ev.Phase == wire.Live && !ev.Stale && r.MaxAgeMs > 0 {
-		r.deadline = at.Add(r.MaxAge() + silenceGrace)
+		r.deadline = trust.Until(at, r.MaxAge(), silenceGrace)
 	}
 }
 
@@ -212,7 +227,7 @@ func (st *store) fresh(at time.Time, f *event.Freshness) *poll {
 	}
 	r := &record{Freshness: *f, full: true, born: st.born(p, at, f)}
 	if f.MaxAgeMs > 0 {
-		r.deadline = at.Add(min(f.MaxAge(), ageLimit) + silenceGrace)
+		r.deadline = trust.Until(at, f.MaxAge(), silenceGrace)
 	}
 	p.session = st.session
 	if p.hold {
@@ -237,7 +252,7 @@ func (st *store) born(p *poll, at time.Time, f *event.Freshness) time.Time {
 	if p.session == st.session && !f.CheckedAt.IsZero() {
 		// Not the first on this connection, so it was made just now, and how old
 		// the values were then, it says by the poller's clock alone.
-		age := min(max(f.CheckedAt.Sub(f.AsOf), 0), ageLimit)
+		age := min(max(f.CheckedAt.Sub(f.AsOf), 0), trust.AgeLimit)
 		live := at.Add(-age - st.clock.slack)
 		if !ok || live.Before(born) {
 			born, ok = live, true
@@ -252,5 +267,6 @@ func (st *store) born(p *poll, at time.Time, f *event.Freshness) time.Time {
 // silentAt reports whether the poll has been silent for too long and the reader
 // has not been told.
 func (p *poll) silentAt(now time.Time) bool {
-	return !p.lost && !p.silent && !p.rec.Stale && !p.rec.deadline.IsZero() && now.After(p.rec.deadline)
+	until := p.rec.until()
+	return !p.lost && !p.silent && !until.IsZero() && now.After(until)
 }
