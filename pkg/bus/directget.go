@@ -164,48 +164,9 @@ func pause(ctx context.Context) error {
 // next asks the stream's leader, which never lags, for the first message at or
 // after from whose subject matches filter; nil when there is none.
 func (n Names) next(ctx context.Context, nc *nats.Conn, filter string, from uint64) (*nats.Msg, uint64, error) {
-	fail := func(err error) (*nats.Msg, uint64, error) {
-		return nil, 0, fmt.Errorf("get a message from the stream's leader: %w", err)
-	}
-	body, err := json.Marshal(directGet{Seq: from, NextFor: filter})
-	if err != nil {
-		return fail(err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
-	reply, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+n.Stream(), body)
-	if err != nil {
-		return fail(err)
-	}
-	var got struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Subject string    `json:"subject"`
-			Seq     uint64    `json:"seq"`
-			Header  []byte    `json:"hdrs"`
-			Data    []byte    `json:"data"`
-			Time    time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &got); err != nil {
-		return fail(err)
-	}
-	if e := got.Error; e != nil {
-		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return nil, 0, nil
-		}
-		return fail(e)
-	}
-	m := &nats.Msg{Subject: got.Message.Subject, Data: got.Message.Data, Header: nats.Header{}}
-	if len(got.Message.Header) > 0 {
-		if m.Header, err = nats.DecodeHeadersMsg(got.Message.Header); err != nil {
-			return fail(err)
-		}
-	}
-	set(m, hdrNatsSubject, got.Message.Subject)
-	set(m, hdrNatsSequence, strconv.FormatUint(got.Message.Seq, 10))
-	set(m, hdrNatsTime, formatTime(got.Message.Time))
-	return m, got.Message.Seq, nil
+	return n.get(ctx, nc, msgGet{Seq: from, NextFor: filter})
 }
 
 // LastPerSubject calls each for the last message of every subject that the
@@ -320,5 +281,3 @@ func (f *Follower) Events(ctx context.Context, patterns []string, from, to uint6
 	}
 	return nil
 }
-
-func set(m *nats.Msg, key, value string) { m.Header[key] = []string{value} }

@@ -4,6 +4,7 @@
 //	poller ─► pollcast.in.<topic> ─► stream POLLCAST ─► pollcast.live.<topic> ─► everybody
 //
 // Reading order: names.go (subjects), connect.go, stream.go, message.go (record
-// to message and back), directget.go (reads without consumers), follow.go (the
+// to message and back), leader.go (one message), directget.go (many messages,
+// without consumers), follow.go (the
 // stream as one ordered log without gaps).
 package bus

@@ -3,11 +3,9 @@ package poller
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -275,7 +273,7 @@ func (p *publisher) read(ctx context.Context, j job, ours bool) (stored, error) 
 // if only its acknowledgement was lost, or another's for the same slot.
 func (p *publisher) duplicate(ctx context.Context, j job, seq uint64) (stored, error) {
 	st := j.known
-	m, err := p.get(ctx, map[string]any{"seq": seq})
+	m, err := p.stored(ctx, seq)
 	if err != nil {
 		return st, err
 	}
@@ -308,59 +306,19 @@ func (h *held) same(in *event.Event, want *event.Event, d digest, slot time.Time
 	return true
 }
 
-// last reads the last message on a subject; the zero Message when there is none
-// that is a record.
+// last reads the last message on a subject; the zero Message when there is none,
+// and one with nothing but Seq when it is no record.
 func (p *publisher) last(ctx context.Context, subject string) (bus.Message, error) {
-	return p.get(ctx, map[string]any{"last_by_subj": subject})
-}
-
-// get reads one message at the stream's leader: a direct get may be answered
-// by a replica that lags behind.
-func (p *publisher) get(ctx context.Context, what map[string]any) (bus.Message, error) {
-	fail := func(err error) (bus.Message, error) {
-		return bus.Message{}, fmt.Errorf("read the stream: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	body, err := json.Marshal(what)
-	if err != nil {
-		return fail(err)
-	}
-	reply, err := p.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+p.names.Stream(), body)
-	if err != nil {
-		return fail(err)
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Subject string `json:"subject"`
-			Seq     uint64 `json:"seq"`
-			Header  []byte `json:"hdrs"`
-			Data    []byte `json:"data"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return fail(err)
-	}
-	if e := answer.Error; e != nil {
-		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return bus.Message{}, nil
-		}
-		return fail(e)
-	}
-	m := &nats.Msg{Subject: answer.Message.Subject, Data: answer.Message.Data, Header: nats.Header{}}
-	if len(answer.Message.Header) > 0 {
-		if m.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
-			return fail(err)
-		}
-	}
-	m.Header[jetstream.SequenceHeader] = []string{strconv.FormatUint(answer.Message.Seq, 10)}
-	// What is no record of ours is as good as nothing, but its place counts.
-	out, err := p.names.Decode(m)
-	if err != nil {
-		out = bus.Message{Seq: answer.Message.Seq}
-	}
-	return out, nil
+	return p.names.LastOn(ctx, p.nc, subject)
+}
+
+// stored reads the message with a sequence number, like last.
+func (p *publisher) stored(ctx context.Context, seq uint64) (bus.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	return p.names.StoredAt(ctx, p.nc, seq)
 }
 
 // readSource reads everything the stream holds of a source.

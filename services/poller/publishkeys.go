@@ -117,7 +117,7 @@ func (p *publisher) putKey(ctx context.Context, j job, k *keyJob) error {
 	seq, err := p.send(ctx, "event", m, p.names.InFresh(j.topic), j.known.guard, j.tenure)
 	switch {
 	case errors.Is(err, errDuplicate):
-		m, err := p.get(ctx, map[string]any{"seq": seq})
+		m, err := p.stored(ctx, seq)
 		if err != nil {
 			return err
 		}
