@@ -14,6 +14,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/services/poller/source"
+	"github.com/pollcast/pollcast/services/poller/source/drivers"
 )
 
 // Defaults and bounds of Config.
@@ -141,9 +142,9 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 }
 
 func (s Source) check(name string, report func(path, problem, fix string)) {
-	driver, ok := source.Drivers[s.Driver]
+	driver, ok := drivers.All[s.Driver]
 	if !ok {
-		report("driver", fmt.Sprintf("there is no driver %q", s.Driver), "use "+source.Names())
+		report("driver", fmt.Sprintf("there is no driver %q", s.Driver), "use "+drivers.Names())
 	}
 	if s.Descriptors != "" && ok && !driver.Described {
 		report("descriptors", fmt.Sprintf("driver %s needs none", s.Driver), "remove it")
@@ -159,7 +160,7 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 	s.checkAttempts(report)
 	checkHeaders(s.Headers, report)
 	s.Auth.check(s.Headers, report)
-	s.TLS.check(slices.ContainsFunc(s.Upstreams, source.Encrypted), report)
+	s.TLS.check(slices.ContainsFunc(s.Upstreams, drivers.Encrypted), report)
 	if s.MaxAnswer < MinMaxAnswer || s.MaxAnswer > MaxMaxAnswer {
 		report("maxAnswer", fmt.Sprintf("%v is out of range", s.MaxAnswer), "use 1KiB to 64MiB")
 	}
@@ -216,8 +217,8 @@ func (b Breaker) check(shortest time.Duration, report func(path, problem, fix st
 func (s Source) checkUpstreams(driver source.Driver, report func(path, problem, fix string)) {
 	schemes := driver.Schemes
 	if len(schemes) == 0 { // no such driver, which is reported already
-		driver = source.Drivers[DefaultDriver]
-		schemes = append(slices.Clone(driver.Schemes), source.AllSchemes()...)
+		driver = drivers.All[DefaultDriver]
+		schemes = append(slices.Clone(driver.Schemes), drivers.Schemes()...)
 	}
 	write := "write " + schemes[0] + "://host:port" + driver.Path
 	if len(s.Upstreams) == 0 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
+	"github.com/pollcast/pollcast/services/poller/source/drivers"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -71,7 +72,7 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 	}
 	for _, address := range c.Upstreams {
 		u := &upstream{name: displayName(address, names), secrets: secrets}
-		u.call, u.free, err = source.Drivers[c.Driver].Open(source.Endpoint{
+		u.call, u.free, err = drivers.All[c.Driver].Open(source.Endpoint{
 			URL: address, Header: maps.Clone(header), TLS: certificates, MaxAnswer: int64(c.MaxAnswer), Secrets: secrets,
 			Idle: source.IdleTime(slowest), Batch: c.Batch, Descriptors: c.Descriptors, Notice: func(message string, facts ...any) { r.log.Info(message, append(facts, "upstream", u.name)...) },
 		})

@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -181,7 +180,7 @@ func (f CertificateFiles) check(now time.Time, report func(key, problem, fix str
 
 // readCertificates reads a PEM file of one certificate or more.
 func readCertificates(name string) ([]*x509.Certificate, error) {
-	data, err := readFile(name, maxCertificateFile)
+	data, err := ReadFile(name, maxCertificateFile)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +218,7 @@ func validity(all []*x509.Certificate, now time.Time) string {
 }
 
 func keyProblem(name string) string {
-	data, err := readFile(name, maxCertificateFile)
+	data, err := ReadFile(name, maxCertificateFile)
 	if err != nil {
 		return err.Error()
 	}
@@ -234,37 +233,7 @@ func keyProblem(name string) string {
 	return name + ": it holds no PEM key"
 }
 
-// readFile reads a file of at most limit bytes. The error starts with its name.
-func readFile(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err == nil && info.IsDir() {
-		err = errors.New("it is a directory")
-	}
-	if err == nil && info.Size() > limit {
-		err = errors.New("it is longer than " + size(limit))
-	}
-	var data []byte
-	if err == nil {
-		data, err = os.ReadFile(name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %s", name, fileProblem(err))
-	}
-	return data, nil
-}
+// DateFormat is how messages write the dates of certificates, which are in UTC.
+const DateFormat = "2006-01-02 15:04 UTC"
 
-// fileProblem says an error of a file without repeating its name.
-func fileProblem(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "there is no such file"
-	case errors.Is(err, fs.ErrPermission):
-		return "it may not be read"
-	}
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err.Error()
-	}
-	return err.Error()
-}
-
-func date(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+func date(t time.Time) string { return t.UTC().Format(DateFormat) }

@@ -3,13 +3,19 @@ package sourcetest
 import (
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/source"
 )
 
 // SecureServer answers every JSON-RPC call, over TLS, with the protocol it came
@@ -58,4 +64,26 @@ func answerSecure(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = fmt.Fprintf(w, `{"id":%d,"result":"%s %s"}`, q.ID, r.Proto, client)
+}
+
+// Certificates reads certificate files.
+func Certificates(t testing.TB, files source.CertificateFiles) *source.Certificates {
+	t.Helper()
+	c, err := source.NewCertificates(files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// WantFailure compares a failure that the breaker counts. detail may be several
+// texts with | between them, of which one is enough: which error a closing socket
+// reports first is chance.
+func WantFailure(t testing.TB, err error, reason event.Reason, detail string) {
+	t.Helper()
+	f, ok := errors.AsType[*source.Failure](err)
+	contains := func(s string) bool { return strings.Contains(f.Detail, s) }
+	if !ok || f.Reason != reason || !f.Counts || !slices.ContainsFunc(strings.Split(detail, "|"), contains) {
+		t.Errorf("have %v\nwant %s: %s", err, reason, detail)
+	}
 }

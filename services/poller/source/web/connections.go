@@ -1,0 +1,323 @@
+package web
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pollcast/pollcast/services/poller/source"
+)
+
+// connAge is how long at most connections are used again before new ones are
+// made: an upstream that is asked every second would otherwise stay for ever
+// with an address that its name has long left, and with a certificate that has
+// expired meanwhile.
+const connAge = 5 * time.Minute
+
+// connections are those to one upstream. They are made when a call needs one,
+// never before, so that an open circuit is silent.
+type connections struct {
+	endpoint  source.Endpoint
+	transport *http.Transport
+	dialer    net.Dialer
+	made      atomic.Int64 // connections so far
+	turn      atomic.Int64 // of the certificates
+	renewAt   atomic.Int64 // Unix time, ns
+	age       time.Duration
+	plain2    bool        // speaks HTTP/2 without TLS
+	alien     atomic.Bool // the other end of the last connection does not
+	last      atomic.Pointer[secureConn]
+
+	mu       sync.Mutex
+	open     map[*tracked]struct{}
+	suspects atomic.Bool // there is one in open
+}
+
+// secureConn is a connection over TLS on which nothing was answered yet.
+type secureConn struct {
+	*tls.Conn
+	raw   *tracked
+	asked bool // for a client certificate
+	shown bool
+}
+
+// tracked is a connection that knows when the other end was last heard of.
+type tracked struct {
+	net.Conn
+	of      *connections
+	begun   bool         // to read; its one reader's
+	heard   atomic.Int64 // Unix time, ns
+	closed  atomic.Bool
+	shared  bool  // by several calls at once, as in HTTP/2; this and
+	suspect int64 // since when it is one: under the mutex of of
+}
+
+// frameSettings is the type of the frame that begins HTTP/2 (RFC 9113, 3.4), in
+// its fourth byte.
+const frameSettings = 4
+
+func (c *tracked) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Store(time.Now().UnixNano())
+		if !c.begun {
+			c.begun = true
+			c.of.alien.Store(c.of.plain2 && (n < 4 || p[3] != frameSettings))
+		}
+	}
+	return n, err
+}
+
+func (c *tracked) Close() error {
+	if !c.closed.Swap(true) {
+		c.of.mu.Lock()
+		delete(c.of.open, c)
+		c.of.mu.Unlock()
+	}
+	return c.Conn.Close()
+}
+
+// newConnections takes the protocols to speak; nil for HTTP/1.1 and, over TLS,
+// HTTP/2.
+func newConnections(e source.Endpoint, protocols *http.Protocols) *connections {
+	c := &connections{
+		endpoint: e, age: connAge, open: map[*tracked]struct{}{},
+		// Timeouts are the call's: its context bounds every phase.
+		dialer: net.Dialer{KeepAlive: 15 * time.Second, Resolver: e.Resolver},
+	}
+	settings, turn := e.TLS.Current()
+	c.turn.Store(int64(turn))
+	c.renewAt.Store(time.Now().Add(c.age).UnixNano())
+	c.plain2 = protocols != nil && protocols.UnencryptedHTTP2()
+	next := []string{"h2", "http/1.1"}
+	if protocols != nil && !protocols.HTTP1() {
+		next = next[:1]
+	}
+	c.transport = &http.Transport{
+		Proxy:       through(http.ProxyFromEnvironment),
+		DialContext: c.dial,
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return c.dialTLS(ctx, network, address, next)
+		},
+		// For connections through a proxy: DialTLSContext is for the others.
+		TLSClientConfig: &tls.Config{
+			MinVersion: settings.MinVersion, ServerName: settings.ServerName, RootCAs: settings.RootCAs,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				now, _ := e.TLS.Current()
+				if len(now.Certificates) == 0 {
+					return &tls.Certificate{}, nil
+				}
+				return &now.Certificates[0], nil
+			},
+		},
+		OnProxyConnectResponse: proxyAnswered,
+		ForceAttemptHTTP2:      true,
+		Protocols:              protocols,
+		MaxIdleConns:           64,
+		MaxIdleConnsPerHost:    64,
+		ReadBufferSize:         2 << 10, // thousands of polls have hundreds of connections
+		WriteBufferSize:        1 << 10,
+		IdleConnTimeout:        cmp.Or(e.Idle, source.MaxIdleTime),
+		MaxResponseHeaderBytes: 64 << 10,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	return c
+}
+
+func (c *connections) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	t, err := c.connect(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c.share(t, c.plain2)
+	return t, nil
+}
+
+func (c *connections) connect(ctx context.Context, network, address string) (*tracked, error) {
+	conn, err := c.dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c.made.Add(1)
+	c.alien.Store(false)
+	t := &tracked{Conn: conn, of: c}
+	t.heard.Store(time.Now().UnixNano())
+	c.mu.Lock()
+	c.open[t] = struct{}{}
+	c.mu.Unlock()
+	return t, nil
+}
+
+func (c *connections) share(t *tracked, shared bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t.shared = shared
+}
+
+// dialTLS connects with the certificates as they are now.
+func (c *connections) dialTLS(ctx context.Context, network, address string, next []string) (net.Conn, error) {
+	current, _ := c.endpoint.TLS.Current()
+	settings := current.Clone()
+	settings.NextProtos = next
+	if settings.ServerName == "" {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		settings.ServerName = host
+	}
+	conn, err := c.connect(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	last := &secureConn{raw: conn}
+	settings.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		last.asked = true
+		for i := range settings.Certificates {
+			if own := &settings.Certificates[i]; info.SupportsCertificate(own) == nil {
+				last.shown = true
+				return own, nil
+			}
+		}
+		return &tls.Certificate{}, nil
+	}
+	last.Conn = tls.Client(last.raw, settings)
+	if err := last.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	c.share(conn, last.ConnectionState().NegotiatedProtocol == "h2")
+	c.last.Store(last)
+	return last.Conn, nil
+}
+
+// answered says that the upstream talks to us.
+func (c *connections) answered() {
+	if c.last.Load() != nil {
+		c.last.Store(nil)
+	}
+}
+
+// verdict is err, and what the upstream said of our certificate if that may be
+// why. With TLS 1.3 the client has ended its handshake before the upstream
+// judges, so that a refusal looks like any broken connection; net/http does
+// not tell, a closed tls.Conn may.
+func (c *connections) verdict(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // that quotes the URL, which may hold a key
+	}
+	// Which of them it is depends on who was faster, unless one knows better.
+	if strings.Contains(err.Error(), "http2: client conn could not be established") {
+		err = io.EOF
+	}
+	if c.alien.Load() {
+		err = errAlien
+	}
+	last := c.last.Swap(nil)
+	if last == nil || !last.asked || IsTimeout(err) || certificateDetail(err) != "" {
+		return err
+	}
+	if last.raw.closed.Load() {
+		if _, said := last.Read(make([]byte, 1)); said != nil && certificateDetail(said) != "" {
+			return said
+		}
+	}
+	return &afterAsking{err, last.shown}
+}
+
+// afterAsking is the end of a connection on which nothing was answered after
+// the upstream had asked for a client certificate.
+type afterAsking struct {
+	error
+	shown bool
+}
+
+func (e *afterAsking) Unwrap() error { return e.error }
+
+func (e *afterAsking) detail() string {
+	got := "none"
+	if e.shown {
+		got = "ours"
+	}
+	return connectionDetail(e.error) + ", after the upstream had asked for a client certificate and got " + got
+}
+
+// errAlien is an answer in another language.
+var errAlien = errors.New("answer is not HTTP/2")
+
+// renew lets kept connections go when they are old, were made with other
+// certificates than those of now, or are dead.
+func (c *connections) renew(now time.Time) {
+	_, turn := c.endpoint.TLS.Current()
+	old, due := c.turn.Swap(int64(turn)) != int64(turn), c.renewAt.Load()
+	if old || now.UnixNano() >= due && c.renewAt.CompareAndSwap(due, now.Add(c.age).UnixNano()) {
+		c.transport.CloseIdleConnections()
+	}
+	if c.suspects.Load() {
+		c.cut(now)
+	}
+}
+
+// failed lets kept connections go after a failure: the next call looks the name
+// up again, and does not meet the other end of a broken connection. A shared
+// one stays, for others may wait for answers on it; net/http has sent a ping
+// with the end of the call, and what does not answer that is cut.
+func (c *connections) failed(start time.Time) {
+	c.transport.CloseIdleConnections()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for t := range c.open {
+		if t.shared && t.suspect == 0 && t.heard.Load() < time.Now().UnixNano()-int64(time.Since(start)/2) {
+			t.suspect = time.Now().UnixNano()
+			c.suspects.Store(true)
+		}
+	}
+}
+
+// pingTime is how long a ping may take.
+const pingTime = time.Second
+
+// cut closes connections that are dead.
+func (c *connections) cut(now time.Time) {
+	c.mu.Lock()
+	var dead []*tracked
+	left := false
+	for t := range c.open {
+		switch {
+		case t.suspect == 0:
+		case t.heard.Load() >= t.suspect:
+			t.suspect = 0
+		case now.UnixNano()-t.suspect >= int64(pingTime):
+			dead = append(dead, t)
+		default:
+			left = true
+		}
+	}
+	c.suspects.Store(left)
+	c.mu.Unlock()
+	for _, t := range dead {
+		_ = t.Close()
+	}
+}
+
+// close ends all connections.
+func (c *connections) close() {
+	c.transport.CloseIdleConnections()
+	c.mu.Lock()
+	all := slices.Collect(maps.Keys(c.open))
+	c.mu.Unlock()
+	for _, t := range all {
+		_ = t.Close()
+	}
+}
