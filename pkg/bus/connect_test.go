@@ -11,12 +11,13 @@ import (
 	"github.com/pollcast/pollcast/pkg/config"
 )
 
-// A password may stand in nats.url, and is told nobody, whatever else is wrong
+// A password may stand in nats.url. No message shows it, whatever else is wrong
 // with the URL.
 func TestPasswordInURL(t *testing.T) {
 	for _, u := range []string{
-		"nats://user:sesame%zz@host:4222", "nats://user:sesame#1@host:4222", "nat://user:sesame@host:4222", "user:sesame@host:4222",
-		"nats://user:sesame@host:42x22", "nats://host:4222,nats://user:sesame@ho st:4222", "nats://user:sesame,1@host:4222", "nats://sesame@:4222",
+		"nats://user:sesame%zz@host:4222", "nats://user:sesame#1@host:4222", "nat://user:sesame@host:4222",
+		"user:sesame@host:4222", "nats://user:sesame@host:42x22", "nats://host:4222,nats://user:sesame@ho st:4222",
+		"nats://user:sesame,1@host:4222", "nats://sesame@:4222",
 	} {
 		c, said := DefaultConfig(), ""
 		c.URL = u
@@ -35,12 +36,13 @@ func TestPasswordInURL(t *testing.T) {
 		t.Errorf("a good list: %s", said)
 	}
 	c.URL = "nats://user:sesame%zz@host:4222"
-	if _, err := Connect(Options{Config: c, Logger: slog.New(slog.DiscardHandler)}); err == nil || strings.Contains(err.Error(), "sesame") {
+	_, err := Connect(Options{Config: c, Logger: slog.New(slog.DiscardHandler)})
+	if err == nil || strings.Contains(err.Error(), "sesame") {
 		t.Errorf("error %v", err)
 	}
 }
 
-// What cannot let it in is said before anything starts.
+// A login that cannot work is reported before anything starts.
 func TestCheckLogin(t *testing.T) {
 	user, err := nkeys.CreateUser()
 	if err != nil {
@@ -64,7 +66,10 @@ func TestCheckLogin(t *testing.T) {
 		want   string // "" means no mistake
 	}{
 		{func(c *Config) { c.Password = config.NewSecret("sesame") }, "user: a password is set, and nobody whose it is"},
-		{func(c *Config) { c.User, c.Creds = "u", file("c", token+key) }, "credentials: both a user and a credentials file are set"},
+		{
+			func(c *Config) { c.User, c.Creds = "u", file("c", token+key) },
+			"credentials: both a user and a credentials file are set",
+		},
 		{func(c *Config) { c.Creds = file("c", token+key) }, ""},
 		{func(c *Config) { c.Creds = "/nowhere" }, "credentials: /nowhere: no such file or directory"},
 		{func(c *Config) { c.Creds = "/" }, "credentials: /: is a directory"},

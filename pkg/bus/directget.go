@@ -14,11 +14,11 @@ import (
 )
 
 // Direct get (NATS ADR-31) reads the stream without a consumer: any gateway can
-// read any range at any time, and the server keeps nothing about it.
+// read any range at any time, and the server keeps no state for it.
 //
-// On a cluster any replica may answer, also one that lags behind: it knows only
-// part of what the leader has stored, and says nothing of it. So nothing here
-// takes the end of an answer for the end of the stream before that is proved.
+// On a cluster any replica may answer, also one that lags behind the leader. Its
+// answer does not show that messages are missing. So no function here takes the
+// end of an answer for the end of the stream without asking the leader.
 const (
 	// maxMultiLast is the most subjects a server answers in one multi_last.
 	maxMultiLast = 1024
@@ -28,8 +28,7 @@ const (
 	// answerWait is how long a replica may be silent before another is asked.
 	answerWait = 2 * time.Second
 	// lagPause is how long to wait for a replica that lags, and lagPauses how
-	// often, until the stream is believed not to hold what it is said to have
-	// stored last.
+	// often. After that the message counts as missing in the stream.
 	lagPause  = 50 * time.Millisecond
 	lagPauses = 40
 )
@@ -47,15 +46,17 @@ type directGet struct {
 
 var errTooManySubjects = errors.New("more subjects than one direct get answers")
 
-// answer is what the end of a direct get says.
+// answer is what the last message of a direct get's answer holds.
 type answer struct {
-	pending int    // messages that the range holds beyond
-	upTo    uint64 // position of the replica; only of multi_last
-	none    bool   // there was no message at all
+	pending int    // messages of the range that are not in the answer
+	upTo    uint64 // position of the replica; only for multi_last
+	none    bool   // the answer holds no message
 }
 
 // read sends one request and calls each for every message of the answer.
-func (n Names) read(ctx context.Context, nc *nats.Conn, req directGet, each func(*nats.Msg)) (a answer, err error) {
+func (n Names) read(
+	ctx context.Context, nc *nats.Conn, req directGet, each func(*nats.Msg),
+) (a answer, err error) {
 	fail := func(err error) (answer, error) { return a, fmt.Errorf("direct get: %w", err) }
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -66,7 +67,7 @@ func (n Names) read(ctx context.Context, nc *nats.Conn, req directGet, each func
 	if err != nil {
 		return fail(err)
 	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is gone, and the subscription with it
+	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, which ends the subscription
 	if err := nc.PublishRequest("$JS.API.DIRECT.GET."+n.Stream(), inbox, body); err != nil {
 		return fail(err)
 	}
@@ -90,7 +91,7 @@ func (n Names) read(ctx context.Context, nc *nats.Conn, req directGet, each func
 				}
 			}
 			return a, nil
-		case "404": // nothing there
+		case "404": // no message matches
 			a.none = true
 			return a, nil
 		case "413":
@@ -105,7 +106,7 @@ func (n Names) read(ctx context.Context, nc *nats.Conn, req directGet, each func
 
 // Range calls each for every stored message from..to (both included) whose
 // subject matches filter, in the stream's order. The stream must have stored
-// the message to, which it may have deleted since.
+// the message to; it may have deleted it since.
 func (n Names) Range(ctx context.Context, nc *nats.Conn, filter string, from, to uint64, each func(*nats.Msg)) error {
 	for pauses := 0; from <= to; {
 		last := uint64(0)
@@ -114,7 +115,7 @@ func (n Names) Range(ctx context.Context, nc *nats.Conn, filter string, from, to
 		}, func(m *nats.Msg) {
 			seq, err := strconv.ParseUint(first(m, hdrNatsSequence), 10, 64)
 			if err != nil || seq < from {
-				return // a server that numbers nothing
+				return // without a number it is no message of the stream
 			}
 			last, from = seq, seq+1
 			if seq <= to {
@@ -128,9 +129,9 @@ func (n Names) Range(ctx context.Context, nc *nats.Conn, filter string, from, to
 			return nil
 		}
 		if err != nil || a.pending > 0 && last > 0 {
-			continue // go on, where the answer broke off at another replica
+			continue // read on after the last message; another replica may answer
 		}
-		// Either the stream holds no more of these, or the replica does not yet.
+		// Either the stream holds no more of these, or the replica lags behind.
 		m, seq, err := n.next(ctx, nc, filter, from)
 		switch {
 		case err != nil:
@@ -139,8 +140,8 @@ func (n Names) Range(ctx context.Context, nc *nats.Conn, filter string, from, to
 			each(m)
 			from = seq + 1
 		case m == nil && filter == n.InAll() && pauses < lagPauses:
-			// Nothing at all after what was read, although the stream has stored to:
-			// whoever said so may have been the leader once.
+			// The stream has stored the message to, but this leader has no message
+			// after from: it may be a former leader.
 			pauses++
 			if err := pause(ctx); err != nil {
 				return err
@@ -162,7 +163,7 @@ func pause(ctx context.Context) error {
 }
 
 // next asks the stream's leader, which never lags, for the first message at or
-// after from whose subject matches filter; nil when there is none.
+// after from whose subject matches filter. It returns nil when there is none.
 func (n Names) next(ctx context.Context, nc *nats.Conn, filter string, from uint64) (*nats.Msg, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
@@ -171,10 +172,11 @@ func (n Names) next(ctx context.Context, nc *nats.Conn, filter string, from uint
 
 // LastPerSubject calls each for the last message of every subject that the
 // filter matches, in no particular order. It returns the position at which they
-// are the last ones: at least atLeast, up to which the stream must be known to
-// have stored messages. It pages where the subjects are more than one answer
-// holds.
-func (n Names) LastPerSubject(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, filter string, atLeast uint64, each func(*nats.Msg)) (at uint64, err error) {
+// are the last ones. That is atLeast or higher; the stream must have stored the
+// message atLeast. Many subjects are read in pages.
+func (n Names) LastPerSubject(
+	ctx context.Context, nc *nats.Conn, js jetstream.JetStream, filter string, atLeast uint64, each func(*nats.Msg),
+) (at uint64, err error) {
 	at, msgs, err := n.lastOf(ctx, nc, []string{filter}, atLeast)
 	if errors.Is(err, errTooManySubjects) {
 		at, msgs, err = n.lastPages(ctx, nc, js, filter, atLeast)
@@ -188,17 +190,21 @@ func (n Names) LastPerSubject(ctx context.Context, nc *nats.Conn, js jetstream.J
 	return at, nil
 }
 
-// lastOf is one page: all from one replica, at its position.
-func (n Names) lastOf(ctx context.Context, nc *nats.Conn, subjects []string, atLeast uint64) (at uint64, msgs []*nats.Msg, err error) {
+// lastOf reads one page. All its messages come from one replica, at that
+// replica's position.
+func (n Names) lastOf(
+	ctx context.Context, nc *nats.Conn, subjects []string, atLeast uint64,
+) (at uint64, msgs []*nats.Msg, err error) {
+	page := directGet{MultiLast: subjects, Batch: maxMultiLast, MaxBytes: 1 << 30}
 	for pauses := 0; ; pauses++ {
 		msgs = msgs[:0]
-		a, err := n.read(ctx, nc, directGet{MultiLast: subjects, Batch: maxMultiLast, MaxBytes: 1 << 30}, func(m *nats.Msg) { msgs = append(msgs, m) })
+		a, err := n.read(ctx, nc, page, func(m *nats.Msg) { msgs = append(msgs, m) })
 		switch {
 		case err != nil:
 			return 0, nil, err
 		case a.pending > 0:
 			return 0, nil, fmt.Errorf("direct get: %d messages missing from the answer", a.pending)
-		case a.none: // so far, at this replica
+		case a.none: // at this replica, which may lag behind
 			m, _, err := n.next(ctx, nc, subjects[0], 1)
 			if err != nil {
 				return 0, nil, err
@@ -215,9 +221,12 @@ func (n Names) lastOf(ctx context.Context, nc *nats.Conn, subjects []string, atL
 	}
 }
 
-// lastPages reads as many pages as the subjects take. Each is at a position of
-// its own; what came between them is read after them.
-func (n Names) lastPages(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, filter string, atLeast uint64) (at uint64, out []*nats.Msg, err error) {
+// lastPages reads as many pages as the subjects take. Each page is at a position
+// of its own. The messages between the lowest and the highest position are read
+// at the end.
+func (n Names) lastPages(
+	ctx context.Context, nc *nats.Conn, js jetstream.JetStream, filter string, atLeast uint64,
+) (at uint64, out []*nats.Msg, err error) {
 	s, err := js.Stream(ctx, n.Stream())
 	if err != nil {
 		return 0, nil, fmt.Errorf("look up stream %s: %w", n.Stream(), err)
@@ -226,7 +235,7 @@ func (n Names) lastPages(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 	if err != nil {
 		return 0, nil, fmt.Errorf("list subjects of stream %s: %w", n.Stream(), err)
 	}
-	// What is stored under subjects that are not listed comes after this.
+	// A subject that is not listed has its first message after this position.
 	from := max(atLeast, info.State.LastSeq)
 	at = from
 	subjects := make([]string, 0, len(info.State.Subjects))
@@ -254,8 +263,8 @@ func (n Names) lastPages(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 	return at, out, nil
 }
 
-// StoredSince returns the first message that the stream took at a time or later
-// and still holds; 0 when there is none.
+// StoredSince returns the sequence number of the first message that the stream
+// stored at the time at or later and still holds. It is 0 when there is none.
 func (f *Follower) StoredSince(ctx context.Context, at time.Time) (seq uint64, err error) {
 	at = at.UTC()
 	var bad error
@@ -265,9 +274,9 @@ func (f *Follower) StoredSince(ctx context.Context, at time.Time) (seq uint64, e
 	return seq, errors.Join(err, bad)
 }
 
-// Events calls each for every event from..to (both included) of topics that any
-// of the patterns matches, in the order of the patterns and then of the stream:
-// one that several patterns match comes as often.
+// Events calls each for every event from..to (both included) whose topic any of
+// the patterns matches, in the order of the patterns and then of the stream. An
+// event that several patterns match comes once for each of them.
 func (f *Follower) Events(ctx context.Context, patterns []string, from, to uint64, each func(Message)) error {
 	for _, p := range patterns {
 		err := f.Names.Range(ctx, f.Conn, f.Names.In(p), from, to, func(m *nats.Msg) {

@@ -11,52 +11,52 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Log is what a Follower tells its reader. All calls come from one goroutine.
+// Log receives what a Follower reads. All calls come from one goroutine.
 type Log interface {
-	// Reset begins a stream (or another incarnation of it): whatever was known
-	// is void. Snapshot follows.
+	// Reset begins another epoch of the stream: everything known of the earlier
+	// one is void. Snapshot follows.
 	Reset(epoch string)
 	// Snapshot gives the last message per subject at position seq, in the
 	// stream's order. The messages after seq come through Append.
 	Snapshot(msgs []Message, seq uint64)
-	// Append gives messages in the stream's order, each once, none left out
-	// except those the stream itself no longer holds. seq is the position
-	// reached, which may lie past the last message. late says that they were read
-	// back and may be old; otherwise they come straight from the stream.
+	// Append gives messages in the stream's order, each once. None is left out
+	// except those that the stream no longer holds. seq is the position reached,
+	// which may be higher than that of the last message. late means that they
+	// were read back and may be old; otherwise they were just republished.
 	Append(msgs []Message, seq uint64, late bool)
-	// Current says that NATS was asked just now and holds nothing after the
+	// Current means that the stream was just read and holds nothing after the
 	// position.
 	Current()
-	// Connected says that the stream can be read (true) or not (false, and why).
+	// Connected reports whether the stream can be read, and if not, why.
 	Connected(ok bool, why string)
 }
 
 // Bounds of a Follower.
 const (
-	// followBuffer is how many live messages wait for the reader. Beyond it the
-	// client library drops, which is a gap, which is read back.
+	// followBuffer is how many live messages may wait for the reader. Beyond it
+	// the client library drops messages. That is a gap, which is read back.
 	followBuffer = 16384
 	followBatch  = 256
-	// checkEvery is how often the position is compared with the stream's; it
-	// finds losses that no later message shows, and a bus that stands still.
+	// checkEvery is how often the position is compared with the stream's. This
+	// finds a loss that no later message shows, and a server that hangs.
 	checkEvery   = 2 * time.Second
 	retryEvery   = 250 * time.Millisecond // while the stream cannot be read
 	checkTimeout = time.Second
 	readTimeout  = 10 * time.Second
-	// rewindAfter is for how long the stream must say that it holds less than
-	// was read from it until that is believed. A server that led the stream once
-	// and was cut off or frozen says so for a moment, as does one that leads it
-	// from now on and has not caught up with itself.
+	// rewindAfter is for how long the stream must report fewer messages than were
+	// read from it before it counts as set back. A former leader that was cut off
+	// or frozen reports that for a moment, and so does a new leader that still
+	// catches up.
 	rewindAfter = 5 * time.Second
 )
 
-// errBehind means that whoever speaks for the stream knows less of it than was
-// read already.
+// errBehind means that the server that answers for the stream reports fewer
+// messages than were read already.
 var errBehind = errors.New("NATS is behind what was read from it")
 
-// Follower reads the stream as one ordered log without gaps, from the
-// republished messages alone; what those lack is read back by direct get. It
-// needs no consumer.
+// Follower reads the stream as one ordered log without gaps. It reads the
+// republished messages, and reads back by direct get what is missing between
+// them. It needs no consumer.
 type Follower struct {
 	Conn   *nats.Conn
 	JS     jetstream.JetStream
@@ -66,17 +66,17 @@ type Follower struct {
 
 	live  chan *nats.Msg
 	epoch string
-	seq   uint64    // position: everything up to it was given to Log
+	seq   uint64    // the position: everything up to it was given to Log
 	heard time.Time // when the last live message came
-	ahead time.Time // since when the stream says that it holds less than up to seq
-	up    bool
-	why   string
+	ahead time.Time // since when the stream reports fewer messages than seq; zero: it does not
+	up    bool      // as last given to Log
+	why   string    // as last given to Log
 	stay  Patience
 	batch []Message
 }
 
-// Run follows until ctx ends. It returns nil then, and an error only when it
-// cannot subscribe at all.
+// Run follows until ctx ends and returns nil then. It returns an error only when
+// it cannot subscribe.
 func (f *Follower) Run(ctx context.Context) error {
 	f.live = make(chan *nats.Msg, followBuffer)
 	status := f.Conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
@@ -85,7 +85,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = sub.Unsubscribe() }() // on a closed connection it is gone already
+	defer func() { _ = sub.Unsubscribe() }() // fails only on a closed connection, which ends it
 	f.why = "starting"
 
 	check := time.NewTimer(0)
@@ -114,15 +114,15 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// check compares the position with the stream's own, catches up where it is
-// behind, and finds out whether the bus can be read at all.
+// check compares the position with the stream's, reads what is missing, and
+// finds out whether the stream can be read.
 func (f *Follower) check(ctx context.Context) {
 	if err := f.catchUp(ctx); err != nil {
 		if ctx.Err() != nil {
 			return
 		}
 		if f.up && f.Conn.IsConnected() && time.Since(f.heard) < checkEvery {
-			return // a change of leader, say: records still come, so the bus is there
+			return // records still come: a change of leader, for example
 		}
 		f.connected(false, whyText(err))
 		f.stay.Try(f.Conn, f.Logger, err)
@@ -149,8 +149,8 @@ func (f *Follower) catchUp(ctx context.Context) error {
 	if !f.Conn.IsConnected() {
 		return errors.New("connection to NATS lost")
 	}
-	// Interest must be registered before the position is read, or a message
-	// between the two would be missed until the next check.
+	// The subscription must reach the server before the position is read.
+	// Otherwise a message between the two is missed until the next check.
 	probe, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	if err := f.Conn.FlushWithContext(probe); err != nil {
@@ -173,7 +173,7 @@ func (f *Follower) catchUp(ctx context.Context) error {
 	if !f.ahead.IsZero() {
 		return errBehind
 	}
-	// What is waiting in the channel may be all that is missing.
+	// The messages that wait in the channel may be all that is missing.
 	for f.seq < state.LastSeq {
 		select {
 		case m := <-f.live:
@@ -187,7 +187,7 @@ func (f *Follower) catchUp(ctx context.Context) error {
 }
 
 // restart reads the last message of every subject, at the stream's position or
-// after it.
+// a higher one, and goes on from there.
 func (f *Follower) restart(ctx context.Context, state StreamState) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -225,14 +225,14 @@ func (f *Follower) take(ctx context.Context, m *nats.Msg) {
 		d, err := f.Names.Decode(m)
 		switch {
 		case d.Seq == 0 || d.Seq <= f.seq:
-			// not from the stream, or known already
+			// not from the stream, or read already
 		case f.epoch == "":
-			// before the first snapshot, which will hold it
+			// before the first snapshot, which will include it
 		case d.Seq > f.seq+1:
 			f.flush(false)
 			if gap := f.readBack(ctx, d.Seq); gap != nil {
 				if ctx.Err() == nil {
-					f.connected(false, whyText(gap)) // check tries again
+					f.connected(false, whyText(gap)) // check will try again
 				}
 				return
 			}
@@ -264,7 +264,7 @@ func (f *Follower) flush(late bool) {
 	}
 }
 
-// readBack reads what follows the position, up to and including to.
+// readBack reads the messages after the position, up to and including to.
 func (f *Follower) readBack(ctx context.Context, to uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()

@@ -22,7 +22,7 @@ const patience = 20 * time.Second
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
-// A record keeps what a follower tells.
+// A record keeps what a Follower gives to its Log.
 type record struct {
 	mu     sync.Mutex
 	epochs []string
@@ -61,7 +61,7 @@ func (r *record) Connected(ok bool, why string) {
 	}
 }
 
-// see waits until ok of the record.
+// see waits until ok returns true, with mu held.
 func (r *record) see(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
@@ -74,7 +74,8 @@ func (r *record) see(t *testing.T, what string, ok func() bool) {
 		if time.Now().After(end) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			t.Fatalf("not within %v: %s; have epochs %v, seqs %v, at %d, up %v, whys %q", patience, what, r.epochs, r.seqs, r.last, r.up, r.whys)
+			t.Fatalf("not within %v: %s; have epochs %v, seqs %v, at %d, up %v, whys %q",
+				patience, what, r.epochs, r.seqs, r.last, r.up, r.whys)
 		}
 	}
 }
@@ -107,7 +108,9 @@ func follow(t *testing.T, c bus.Config) *record {
 
 func publish(t *testing.T, js jetstream.JetStream, topic string, version int) {
 	t.Helper()
-	e := &event.Event{Topic: topic, Poll: topic, Data: json.RawMessage(`1`), Version: uint64(version), ChangedAt: noon, AsOf: noon}
+	e := &event.Event{
+		Topic: topic, Poll: topic, Data: json.RawMessage(`1`), Version: uint64(version), ChangedAt: noon, AsOf: noon,
+	}
 	m := names(t).EventMsg(e, noon.Add(time.Duration(version)*time.Second))
 	if _, err := js.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
@@ -122,7 +125,7 @@ func TestFollowFromTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := follow(t, s.Config()) // before there is a stream
-	r.see(t, "it says that the stream is not there", func() bool {
+	r.see(t, "that the stream does not exist", func() bool {
 		return len(r.whys) > 0 && strings.Contains(r.whys[len(r.whys)-1], "does not exist yet")
 	})
 	if _, err := bus.EnsureStream(t.Context(), js, names(t), s.Config()); err != nil {
@@ -130,8 +133,10 @@ func TestFollowFromTheStart(t *testing.T) {
 	}
 	publish(t, js, "a.b", 1)
 	publish(t, js, "a.b", 2)
-	r.see(t, "both events, or the last in the snapshot", func() bool { return r.up && r.last == 2 && r.seqs[len(r.seqs)-1] == 2 })
-	// Another incarnation.
+	r.see(t, "both events, or the last in the snapshot", func() bool {
+		return r.up && r.last == 2 && r.seqs[len(r.seqs)-1] == 2
+	})
+	// Another epoch.
 	if err := js.DeleteStream(t.Context(), names(t).Stream()); err != nil {
 		t.Fatal(err)
 	}
@@ -149,8 +154,10 @@ func TestFollowManySubjects(t *testing.T) {
 	_, js, n := s.JetStream()
 	const topics = 2500 // more than one direct get answers
 	for i := range topics {
-		e := &event.Event{Topic: fmt.Sprintf("a.t%d", i), Data: json.RawMessage(`1`), Version: 1, ChangedAt: noon, AsOf: noon}
-		e.Poll = e.Topic
+		topic := fmt.Sprintf("a.t%d", i)
+		e := &event.Event{
+			Topic: topic, Poll: topic, Data: json.RawMessage(`1`), Version: 1, ChangedAt: noon, AsOf: noon,
+		}
 		if _, err := js.PublishMsgAsync(n.EventMsg(e, noon)); err != nil {
 			t.Fatal(err)
 		}

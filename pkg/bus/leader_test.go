@@ -20,7 +20,8 @@ func TestReadAtTheLeader(t *testing.T) {
 	if _, err := js.Publish(t.Context(), n.In("a.b"), []byte("no record")); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := n.StoredAt(t.Context(), nc, 2); err != nil || m.Seq != 2 || m.Event == nil || m.Event.Version != 2 || m.Stored.IsZero() {
+	m, err := n.StoredAt(t.Context(), nc, 2)
+	if err != nil || m.Seq != 2 || m.Event == nil || m.Event.Version != 2 || m.Stored.IsZero() {
 		t.Errorf("message 2: %+v, %v", m, err)
 	}
 	if m, err := n.LastOn(t.Context(), nc, n.In("a.b")); err != nil || m.Seq != 3 || m.Event != nil {
@@ -32,7 +33,8 @@ func TestReadAtTheLeader(t *testing.T) {
 	if err := js.DeleteStream(t.Context(), n.Stream()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.StoredAt(t.Context(), nc, 1); err == nil || !strings.Contains(err.Error(), "get a message from the stream's leader") {
+	_, err = n.StoredAt(t.Context(), nc, 1)
+	if err == nil || !strings.Contains(err.Error(), "get a message from the stream's leader") {
 		t.Errorf("without a stream: error %v", err)
 	}
 }

@@ -44,9 +44,10 @@ const (
 	hdrNatsTime     = "Nats-Time-Stamp"
 )
 
-// EventMsg makes the message of an event. slot is the poll's slot in time: an
-// event of the same topic and slot is stored once (Nats-Msg-Id), whoever sends
-// it. An event with a position is stored once per owner and version instead.
+// EventMsg makes the message of an event. slot is the poll's slot in time: of the
+// events with the same topic and slot the stream stores one (Nats-Msg-Id), also
+// when several pollers send them. An event with a position is stored once per
+// fence and version instead.
 func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 	typ, id := event.TypeEvent, ""
 	switch {
@@ -56,7 +57,8 @@ func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 		typ = event.TypeReorganised
 	}
 	if e.Position != nil {
-		id = e.Topic + ":" + strconv.FormatInt(*e.Position, 10) + "@" + strconv.FormatUint(e.Fence, 10) + "." + strconv.FormatUint(e.Version, 10)
+		id = e.Topic + ":" + strconv.FormatInt(*e.Position, 10) +
+			"@" + strconv.FormatUint(e.Fence, 10) + "." + strconv.FormatUint(e.Version, 10)
 	} else {
 		id = slotID(e.Topic, slot)
 	}
@@ -81,8 +83,8 @@ func (n Names) EventMsg(e *event.Event, slot time.Time) *nats.Msg {
 	return m
 }
 
-// freshRecord and breakerRecord are the records as the stream holds them: with
-// what the source's next owner needs to know.
+// freshRecord and breakerRecord are the records as the stream holds them. They
+// include what the source's next lease holder needs.
 type (
 	freshRecord struct {
 		*event.Freshness
@@ -95,15 +97,17 @@ type (
 	}
 )
 
-// freshSize is more than most freshness records have, in bytes.
+// freshSize is the initial buffer of a freshness record, in bytes. Most are
+// shorter.
 const freshSize = 320
 
-// FreshMsg makes the message of a freshness record, with the poll's place in the
-// sequence that it walks, or nil, and the circuits of the source's upstreams if
-// any of them has something to say.
+// FreshMsg makes the message of a freshness record. place is the poll's place in
+// the sequence that it walks, or nil. circuits are those of the source's
+// upstreams, or none if all of them are closed without a failure.
 func (n Names) FreshMsg(f *event.Freshness, place *event.Place, circuits ...event.Circuit) (*nats.Msg, error) {
-	if place == nil && len(circuits) == 0 { // as with most of the most frequent records
-		return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, f.AppendJSON(make([]byte, 0, freshSize))), nil
+	if place == nil && len(circuits) == 0 { // most records are such, and they are the most frequent ones
+		data := f.AppendJSON(make([]byte, 0, freshSize))
+		return n.record(n.InFresh(f.Poll), event.TypeFresh, f.Poll, f.CheckedAt, f.Fence, data), nil
 	}
 	data, err := json.Marshal(freshRecord{f, circuits, place})
 	if err != nil {
@@ -129,13 +133,13 @@ func (n Names) record(subject, typ, about string, at time.Time, fence uint64, da
 	return m
 }
 
-// headers are those of a message to be sent; their values lie in one array.
+// headers are those of a message to be sent. Their values share one array.
 type headers struct {
 	of     nats.Header
 	values []string
 }
 
-// How many headers messages have at most, with those that JetStream adds.
+// The most headers that a message has, with those that JetStream adds.
 const (
 	eventHeaders  = 18
 	recordHeaders = 12
@@ -173,25 +177,25 @@ func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 type Message struct {
 	// Seq is the stream's sequence number.
 	Seq uint64
-	// Stored is when the stream took it. Zero on a republished message whose
-	// server sent none.
+	// Stored is when the stream stored it. It is zero on a republished message
+	// whose server sent no time.
 	Stored  time.Time
 	Event   *event.Event
 	Fresh   *event.Freshness
 	Breaker *event.Breaker
-	// Circuits are those that came with Fresh or Breaker.
+	// Circuits are those in the record of Fresh or Breaker.
 	Circuits []event.Circuit
-	// Place came with Fresh, of a poll that walks a sequence.
+	// Place is that in the record of Fresh, for a poll that walks a sequence.
 	Place *event.Place
 }
 
-// ErrForeign marks a message that is none of Pollcast's records.
+// ErrForeign means that a message is not one of Pollcast's records.
 var ErrForeign = errors.New("not a pollcast record")
 
-// Decode reads a message that was republished or read directly from the
-// stream. The event's Data is the message's own and must not be written to.
-// An error names the subject and what is wrong; Message.Seq is set even then,
-// when the message carried one.
+// Decode reads a message that was republished or read directly from the stream.
+// The event's Data shares the message's memory and must not be changed. An error
+// names the subject and what is wrong. Message.Seq is set even then, if the
+// message has a sequence number.
 func (n Names) Decode(m *nats.Msg) (Message, error) {
 	var out Message
 	subject := first(m, hdrNatsSubject)

@@ -26,8 +26,7 @@ func names(t testing.TB) bus.Names {
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 123e6, time.UTC)
 
-// Every record comes back from a real stream as it was, by both ways: live, and
-// read directly.
+// Every record comes back from a real stream as it was, live and by direct get.
 func TestRoundTrip(t *testing.T) {
 	s := bustest.Start(t)
 	nc, js, n := s.JetStream()
@@ -40,22 +39,35 @@ func TestRoundTrip(t *testing.T) {
 		Version: 7, ChangedAt: noon, AsOf: noon.Add(time.Second), Fence: 3, Upstream: "http://h:1/ a",
 		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
-	deletion := &event.Event{Topic: "eth.balance.1", Poll: "eth.balance", Key: "1", Deleted: true, Version: 8, ChangedAt: noon, AsOf: noon}
+	deletion := &event.Event{
+		Topic: "eth.balance.1", Poll: "eth.balance", Key: "1", Deleted: true, Version: 8, ChangedAt: noon, AsOf: noon,
+	}
 	genesis, before := int64(0), int64(-1)
-	block := &event.Event{Topic: "eth.blocks", Poll: "eth.blocks", Position: &genesis, Data: json.RawMessage(`{}`), Version: 1, ChangedAt: noon, AsOf: noon}
+	block := &event.Event{
+		Topic: "eth.blocks", Poll: "eth.blocks", Position: &genesis, Data: json.RawMessage(`{}`), Version: 1,
+		ChangedAt: noon, AsOf: noon,
+	}
 	undone := &event.Event{
-		Topic: "eth.blocks", Poll: "eth.blocks", Position: &before, Reorganised: true, Version: 2, ChangedAt: noon, AsOf: noon,
+		Topic: "eth.blocks", Poll: "eth.blocks", Position: &before, Reorganised: true, Version: 2,
+		ChangedAt: noon, AsOf: noon,
 		Data: json.RawMessage(`{"reorganised":{"from":0,"to":-1}}`),
 	}
 	again := *block // the same position with another version is no duplicate
 	again.Version = 3
 	fresh := &event.Freshness{
 		Poll: "eth.balance", AsOf: noon, CheckedAt: noon, Stale: true, Reason: event.BreakerOpen, Detail: "HTTP 503",
-		Breaker: event.Open, ConsecutiveFailures: 5, NextProbeAt: noon.Add(time.Minute), IntervalMs: 1000, MaxAgeMs: 3000, Fence: 3,
+		Breaker: event.Open, ConsecutiveFailures: 5, NextProbeAt: noon.Add(time.Minute),
+		IntervalMs: 1000, MaxAgeMs: 3000, Fence: 3,
 	}
-	breaker := &event.Breaker{Source: "eth", Upstream: "http://h:1", From: event.Closed, To: event.Open, Cause: "HTTP 503", Failures: 5, At: noon, Fence: 3}
+	breaker := &event.Breaker{
+		Source: "eth", Upstream: "http://h:1", From: event.Closed, To: event.Open, Cause: "HTTP 503", Failures: 5,
+		At: noon, Fence: 3,
+	}
 	circuits := []event.Circuit{
-		{Upstream: "http://h:1", State: event.Open, Failures: 5, Cause: `HTTP 503 "x"`, At: noon, NextProbeAt: noon.Add(time.Minute)},
+		{
+			Upstream: "http://h:1", State: event.Open, Failures: 5, Cause: `HTTP 503 "x"`,
+			At: noon, NextProbeAt: noon.Add(time.Minute),
+		},
 		{Upstream: "http://h:2", State: event.Closed, Failures: 4, At: noon},
 	}
 	place := &event.Place{Position: 7, Version: 9, ID: json.RawMessage(`"0xa"`), By: ".hash"}
@@ -121,7 +133,8 @@ func TestRoundTrip(t *testing.T) {
 func TestDecodeRefuses(t *testing.T) {
 	n := names(t)
 	good := func() *nats.Msg {
-		m := n.EventMsg(&event.Event{Topic: "a.b", Poll: "a.b", Data: json.RawMessage(`1`), Version: 1, ChangedAt: noon, AsOf: noon}, noon)
+		e := event.Event{Topic: "a.b", Poll: "a.b", Data: json.RawMessage(`1`), Version: 1, ChangedAt: noon, AsOf: noon}
+		m := n.EventMsg(&e, noon)
 		m.Subject = n.Live("a.b")
 		m.Header["Nats-Sequence"] = []string{"9"}
 		m.Header["Nats-Subject"] = []string{n.In("a.b")}
@@ -145,7 +158,9 @@ func TestDecodeRefuses(t *testing.T) {
 		{"bad time", func(m *nats.Msg) { m.Header["ce-asof"] = []string{"today"} }, "ce-asof"},
 		{"key not UTF-8", func(m *nats.Msg) { m.Header["ce-key"] = []string{"%FF"} }, "not UTF-8"},
 		{"foreign poll", func(m *nats.Msg) { m.Header["ce-poll"] = []string{"z.b"} }, "not the topic's poll"},
-		{"bad freshness", func(m *nats.Msg) { m.Header["Nats-Subject"] = []string{n.InFresh("a.b")}; m.Data = []byte(`[]`) }, "freshness record"},
+		{"bad freshness", func(m *nats.Msg) {
+			m.Header["Nats-Subject"], m.Data = []string{n.InFresh("a.b")}, []byte(`[]`)
+		}, "freshness record"},
 	} {
 		m := good()
 		tt.harm(m)
@@ -167,7 +182,8 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, subject, seq, typ, version, at, poll string, data []byte) {
 		m := &nats.Msg{Subject: "pollcast.live.x", Data: data, Header: nats.Header{
 			"Nats-Subject": {subject}, "Nats-Sequence": {seq}, "Nats-Time-Stamp": {at},
-			"ce-type": {typ}, "ce-version": {version}, "ce-fence": {version}, "ce-asof": {at}, "ce-changedat": {at}, "ce-poll": {poll},
+			"ce-type": {typ}, "ce-version": {version}, "ce-fence": {version}, "ce-asof": {at}, "ce-changedat": {at},
+			"ce-poll": {poll},
 		}}
 		d, err := n.Decode(m)
 		if err == nil && d.Event != nil && !json.Valid(d.Event.Data) && !d.Event.Deleted {

@@ -9,7 +9,7 @@ import (
 // DefaultPrefix is the first token of every subject unless configured.
 const DefaultPrefix = "pollcast"
 
-// Reserved last tokens of the records that stand beside events.
+// Reserved last tokens of the subjects of records that are no events.
 const (
 	freshToken   = "_fresh"
 	breakerToken = "_breaker"
@@ -39,22 +39,22 @@ func NewNames(prefix string) (Names, error) {
 // Prefix is the configured first token.
 func (n Names) Prefix() string { return n.prefix }
 
-// In is the subject that a poller publishes a topic's events on.
+// In is the subject on which a poller publishes a topic's events.
 func (n Names) In(topic string) string { return n.in + topic }
 
-// InFresh is the subject that a poller publishes a poll's freshness on.
+// InFresh is the subject on which a poller publishes a poll's freshness.
 func (n Names) InFresh(poll string) string { return n.in + poll + "." + freshToken }
 
-// InBreaker is the subject that a poller publishes a source's breaker on.
+// InBreaker is the subject on which a poller publishes a source's transitions.
 func (n Names) InBreaker(source string) string { return n.in + source + "." + breakerToken }
 
-// InAll matches everything that pollers publish: the stream's subjects.
+// InAll matches all subjects on which pollers publish: the stream's subjects.
 func (n Names) InAll() string { return n.in + ">" }
 
-// Live is the subject that everybody reads a topic (or pattern) on.
+// Live is the subject on which programs read a topic (or pattern).
 func (n Names) Live(topic string) string { return n.live + topic }
 
-// LiveAll matches everything that is republished.
+// LiveAll matches all subjects on which the stream republishes.
 func (n Names) LiveAll() string { return n.live + ">" }
 
 // Stream is the name of the JetStream stream: the prefix in upper case.
@@ -63,7 +63,7 @@ func (n Names) Stream() string { return strings.ToUpper(n.prefix) }
 // LeaseBucket is the name of the KV bucket that holds the leases.
 func (n Names) LeaseBucket() string { return n.prefix + "_leases" }
 
-// kind of record that a subject carries.
+// kind is the kind of record that a subject carries.
 type kind int
 
 const (
@@ -73,7 +73,7 @@ const (
 	kindOther // a reserved record this version does not know
 )
 
-// parse takes a subject under in or live apart. ok is false for foreign ones.
+// parse takes a subject under in or live apart. ok is false for other subjects.
 func (n Names) parse(subject string) (topic string, k kind, ok bool) {
 	topic, ok = strings.CutPrefix(subject, n.in)
 	if !ok {

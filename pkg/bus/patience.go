@@ -32,7 +32,8 @@ func (p *Patience) Try(nc *nats.Conn, log *slog.Logger, err error) {
 		p.idle = time.Now()
 	case time.Since(p.idle) > leaveAfter:
 		p.Renew()
-		log.Warn("the stream cannot be read at this NATS server; trying another one", "url", nc.ConnectedUrlRedacted(), "why", whyText(err))
+		log.Warn("the stream cannot be read at this NATS server; trying another one",
+			"url", nc.ConnectedUrlRedacted(), "why", whyText(err))
 		_ = nc.ForceReconnect() // it is closed otherwise, and its service about to end
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 )
 
-// A replica answers direct gets in the place of the server's own, as one that
-// has come as far as a position: it knows nothing of what was stored later, and
-// nothing tells so (NATS ADR-31).
+// A replica answers direct gets in place of the server, like a replica that lags:
+// it holds the messages up to the position at, and nothing in its answer shows
+// that there are more (NATS ADR-31).
 type replica struct {
 	t        *testing.T
 	js       jetstream.JetStream
@@ -46,7 +46,7 @@ func newReplica(t *testing.T, nc *nats.Conn, js jetstream.JetStream) *replica {
 	return r
 }
 
-// answer knows next_by_subj with one filter for all, and multi_last of it.
+// answer answers next_by_subj and multi_last for the filter that matches all.
 func (r *replica) answer(req *nats.Msg) {
 	r.requests.Add(1)
 	var ask struct {
@@ -98,8 +98,8 @@ func (r *replica) answer(req *nats.Msg) {
 	say(end)
 }
 
-// A replica that lags behind the leader answers a snapshot: what it does not
-// know yet must not be missing.
+// A replica that lags behind the leader answers a snapshot. The messages that it
+// lacks must not be missing.
 func TestSnapshotOfALaggingReplica(t *testing.T) {
 	s := bustest.Start(t)
 	nc, js, _ := s.JetStream()
@@ -120,8 +120,8 @@ func TestSnapshotOfALaggingReplica(t *testing.T) {
 	rec.see(t, "the whole snapshot", func() bool { return fmt.Sprint(rec.seqs) == "[2 4 6 8 9 10]" && rec.last == 10 })
 }
 
-// A replica that lags behind is asked for a range: what it does not know yet
-// comes from the leader.
+// A replica that lags behind the leader answers a range. The messages that it
+// lacks come from the leader.
 func TestRangeOfALaggingReplica(t *testing.T) {
 	s := bustest.Start(t)
 	nc, js, n := s.JetStream()
@@ -144,7 +144,7 @@ func TestRangeOfALaggingReplica(t *testing.T) {
 			t.Errorf("replica at %d: have %v, %v; want 3 to 11", at, have, err)
 		}
 	}
-	// What the stream has deleted is not waited for, whoever is asked.
+	// A message that the stream has deleted is not waited for.
 	stream, err := js.Stream(t.Context(), n.Stream())
 	if err != nil {
 		t.Fatal(err)

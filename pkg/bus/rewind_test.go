@@ -9,9 +9,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 )
 
-// read makes whoever follows believe that the stream has stored a message which
-// it does not know of: as a server does not that led the stream once, was
-// frozen, and answers before it knows better.
+// read has followers read a message that the stream does not report. A former
+// leader of the stream does the same: it was frozen, and answers before it has
+// caught up.
 func read(t *testing.T, nc *nats.Conn, n bus.Names, seq uint64) {
 	t.Helper()
 	m := nats.NewMsg(n.Live("a.b"))
@@ -21,8 +21,8 @@ func read(t *testing.T, nc *nats.Conn, n bus.Names, seq uint64) {
 	}
 }
 
-// A stream that says that it holds less than was read from it is not believed
-// at once: everybody would have to start over.
+// A stream that reports fewer messages than were read from it does not count as
+// set back at once, because every client would have to start over.
 func TestAnOldLeaderIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := bustest.Start(t)
@@ -31,7 +31,9 @@ func TestAnOldLeaderIsNotBelieved(t *testing.T) {
 	rec := follow(t, s.Config())
 	rec.see(t, "the snapshot", func() bool { return rec.up && rec.last == 1 })
 	read(t, nc, n, 2)
-	rec.see(t, "that NATS is behind", func() bool { return !rec.up && rec.whys[len(rec.whys)-1] == "NATS is behind what was read from it" })
+	rec.see(t, "that NATS is behind", func() bool {
+		return !rec.up && rec.whys[len(rec.whys)-1] == "NATS is behind what was read from it"
+	})
 	publish(t, js, "a.b", 2)
 	rec.see(t, "that it has caught up", func() bool { return rec.up })
 	rec.mu.Lock()
@@ -41,7 +43,8 @@ func TestAnOldLeaderIsNotBelieved(t *testing.T) {
 	}
 }
 
-// A stream that goes on saying so was set back, by a restored backup say.
+// A stream that goes on reporting fewer messages was set back, for example by a
+// restored backup.
 func TestARewoundStream(t *testing.T) {
 	t.Parallel()
 	s := bustest.Start(t)
@@ -53,8 +56,8 @@ func TestARewoundStream(t *testing.T) {
 	rec.see(t, "a new start", func() bool { return len(rec.epochs) == 2 && rec.up && rec.last == 1 })
 }
 
-// The position that a snapshot has is that of the replica that gave it, which
-// may be further than asked for.
+// A snapshot's position is that of the replica that answered. It may be higher
+// than the one asked for.
 func TestLastPerSubject(t *testing.T) {
 	s := bustest.Start(t)
 	nc, js, n := s.JetStream()

@@ -10,18 +10,19 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// KeepDeletions is how long the stream keeps a deletion (its message's TTL).
-// Whoever was away for longer cannot learn from the stream what went meanwhile.
+// KeepDeletions is how long the stream keeps a deletion (its message's TTL). A
+// reader that was away for longer cannot learn from the stream what was deleted.
 const KeepDeletions = time.Hour
 
 // duplicateWindow is how long the server remembers a Nats-Msg-Id.
 const duplicateWindow = 2 * time.Minute
 
-// StreamConfig is the stream that holds every record, and republishes each,
-// once stored, to its live subject with Nats-Sequence in the headers.
+// StreamConfig is the configuration of the stream that holds every record. Once
+// a record is stored, the stream republishes it on its live subject with
+// Nats-Sequence in the headers.
 //
-// No MaxAge: a value that has not changed for a week is still the last good
-// one. Per-message TTLs let deletions go after a while.
+// There is no MaxAge: a value that has not changed for a week is still the last
+// good one. Deletions carry a TTL of their own.
 func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              n.Stream(),
@@ -35,14 +36,14 @@ func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
 		Duplicates:        duplicateWindow,
 		AllowDirect:       true,
 		AllowMsgTTL:       true,
-		AllowRollup:       true, // a deletion takes what it deletes along
+		AllowRollup:       true, // a deletion removes the earlier messages of its subject
 		RePublish:         &jetstream.RePublish{Source: n.InAll(), Destination: n.LiveAll()},
 	}
 }
 
-// EnsureStream creates the stream, or brings an existing one to the
-// configuration. Pollers call it; gateways only look. The error wraps ErrTooOld if
-// the server cannot do what it takes.
+// EnsureStream creates the stream, or changes an existing one to the
+// configuration. Pollers call it; gateways only read. The error wraps ErrTooOld
+// if the server lacks what the stream needs.
 func EnsureStream(ctx context.Context, js jetstream.JetStream, n Names, c Config) (jetstream.Stream, error) {
 	if err := recent(js.Conn()); err != nil {
 		return nil, err
@@ -54,8 +55,8 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, n Names, c Config
 	return s, nil
 }
 
-// EnsureLeases creates the KV bucket of the leases: entries vanish when they
-// are not renewed for the lease time.
+// EnsureLeases creates the KV bucket of the leases, or changes an existing one to
+// the configuration. An entry vanishes when it is not renewed for the lease time.
 func EnsureLeases(ctx context.Context, js jetstream.JetStream, n Names, c Config) (jetstream.KeyValue, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:      n.LeaseBucket(),
@@ -72,8 +73,8 @@ func EnsureLeases(ctx context.Context, js jetstream.JetStream, n Names, c Config
 
 // StreamState is what a reader needs to know of the stream.
 type StreamState struct {
-	// Epoch names the stream's incarnation: sequence numbers of two epochs must
-	// never be compared.
+	// Epoch identifies the stream. A stream that was deleted and created again has
+	// another epoch. Sequence numbers of two epochs must never be compared.
 	Epoch             string
 	FirstSeq, LastSeq uint64
 	History           int64 // messages kept per subject; 0 or less means no limit
@@ -82,13 +83,13 @@ type StreamState struct {
 // ErrNoStream means that no poller has created the stream yet.
 var ErrNoStream = errors.New("the stream does not exist yet; a poller creates it")
 
-// errNoLeader means that a server speaks for the stream that does not lead it:
-// there is no leader, or none that this server can reach, and what it says of the
-// stream may be old (NATS: jsStreamInfoRequest answers for a leaderless group).
+// errNoLeader means that the answer came from a server that knows no leader of
+// the stream. What it answers may be old. (In NATS, jsStreamInfoRequest answers
+// for a group without a leader.)
 var errNoLeader = errors.New("the stream has no leader")
 
-// State reads the stream's state. The error wraps ErrTooOld if the server cannot
-// do what reading the stream takes.
+// State reads the stream's state. The error wraps ErrTooOld if the server lacks
+// what reading the stream needs.
 func State(ctx context.Context, js jetstream.JetStream, n Names) (StreamState, error) {
 	if err := recent(js.Conn()); err != nil {
 		return StreamState{}, err

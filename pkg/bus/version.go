@@ -7,13 +7,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ErrTooOld means that the NATS server lacks what Pollcast is built on: a direct
-// get of many subjects at once, and messages that go after a time, both new in
-// NATS 2.11 (ADR-31 and ADR-43).
+// ErrTooOld means that the NATS server lacks what Pollcast needs: a direct get of
+// many subjects at once, and messages with a TTL, both new in NATS 2.11 (ADR-31
+// and ADR-43).
 var ErrTooOld = errors.New("it is too old, 2.11 or later is needed")
 
-// recent returns an error that wraps ErrTooOld if the server that the connection
-// is with now is too old.
+// recent returns an error that wraps ErrTooOld if the server to which the
+// connection leads now is too old.
 func recent(nc *nats.Conn) error {
 	version := nc.ConnectedServerVersion() // empty while there is no connection
 	var major, minor int

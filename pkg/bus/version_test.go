@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// serverOf greets as a NATS server of a version does, and answers pings.
+// serverOf runs a server that sends the INFO of a NATS version and answers pings.
 func serverOf(t *testing.T, version string) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

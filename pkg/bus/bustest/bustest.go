@@ -13,9 +13,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 )
 
-// Server is a NATS server on a loopback port of its own, with its data in the
-// test's temporary directory. It can be stopped and started again on the same
-// port with the same data.
+// Server is a NATS server on a loopback port of its own. Its data is in the test's
+// temporary directory. It can be stopped, and started again on the same port with
+// the same data.
 type Server struct {
 	t    testing.TB
 	opts server.Options
@@ -29,8 +29,8 @@ func Start(t testing.TB) *Server {
 	return StartLimited(t, 0)
 }
 
-// StartLimited is Start for a server whose streams have so many bytes on disk
-// in all; 0 is as many as there are.
+// StartLimited is Start for a server whose streams together may use storage bytes
+// of disk; 0 means no limit.
 func StartLimited(t testing.TB, storage int64) *Server {
 	t.Helper()
 	s := &Server{t: t, opts: server.Options{
@@ -88,7 +88,7 @@ func (s *Server) Connect() *nats.Conn {
 	return nc
 }
 
-// JetStream connects and makes sure that the stream exists.
+// JetStream connects and makes the stream.
 func (s *Server) JetStream() (*nats.Conn, jetstream.JetStream, bus.Names) {
 	s.t.Helper()
 	return s.JetStreamOf(s.Config())

@@ -21,7 +21,7 @@ type Cluster struct {
 	nodes []*server.Server
 }
 
-// clusterWait bounds what electing leaders takes.
+// clusterWait bounds the election of leaders.
 const clusterWait = 60 * time.Second
 
 // StartCluster runs three servers until the test ends.
@@ -37,7 +37,7 @@ func StartCluster(t testing.TB) *Cluster {
 		}
 		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
 		routes = append(routes, &url.URL{Scheme: "nats-route", Host: ln.Addr().String()})
-		ln.Close() // for the server that will listen there
+		ln.Close() // so that the server can listen there
 	}
 	for i, port := range ports {
 		srv, err := server.NewServer(&server.Options{
@@ -79,8 +79,8 @@ func (c *Cluster) eventually(what string, try func() error) {
 	}
 }
 
-// Stream makes the stream, with a copy on each server, and returns a connection
-// to its leader.
+// Stream makes the stream, with a copy on each server. It returns JetStream of a
+// connection to the stream's leader.
 func (c *Cluster) Stream() (jetstream.JetStream, bus.Names) {
 	c.t.Helper()
 	names, err := bus.NewNames("")
