@@ -12,49 +12,49 @@ import (
 	"time"
 )
 
-// CertificateFiles are a source's TLS settings; all may be empty.
+// CertificateFiles are a source's TLS settings. All may be empty.
 type CertificateFiles struct {
-	CA         string // PEM: whom to trust, instead of the system's authorities
-	Cert, Key  string // PEM: who we are, for upstreams that ask
-	ServerName string // whose certificate it must be, if not that of the URL's host
+	CA         string // PEM; the authorities to trust, instead of the system's
+	Cert, Key  string // PEM; the client certificate, for upstreams that ask for one
+	ServerName string // the name in the upstream's certificate; empty: the URL's host
 }
 
 // maxCertificateFile bounds a file that is read, in bytes.
 const maxCertificateFile = 4 << 20
 
-// lookEvery is how often at most the files are looked at for a change.
-const lookEvery = time.Second
+// checkEvery is the shortest time between two checks of the files.
+const checkEvery = time.Second
 
-// Certificates are read from files, and again when these change, so that a
+// Certificates are read from files, and again when a file changes, so that a
 // certificate is rotated without a restart. All methods may be called from
-// several goroutines at once, and on nil, which means no settings.
+// several goroutines at once. A nil *Certificates has no settings.
 type Certificates struct {
 	files  CertificateFiles
 	notice func(text string, err error)
 
 	mu      sync.Mutex
-	looked  time.Time
+	checked time.Time
 	seen    [3]version
 	current *tls.Config
-	turn    int // +1 whenever current is another
+	changes int // of current, so far
 }
 
 var noCertificates = &tls.Config{MinVersion: tls.VersionTLS12}
 
-// version tells whether a file was changed.
+// version shows whether a file has changed.
 type version struct {
 	modified time.Time
 	size     int64
 }
 
-// NewCertificates reads the files. notice, if set, is told when they were read
-// again, or why they cannot be; it must not block. The error names the file.
-// Without any settings it returns nil.
+// NewCertificates reads the files. notice, if set, is called when they were read
+// again, or with the reason why they cannot be read; it must not block. The error
+// names the file. Without any settings NewCertificates returns nil.
 func NewCertificates(files CertificateFiles, notice func(text string, err error)) (*Certificates, error) {
 	if files == (CertificateFiles{}) {
 		return nil, nil
 	}
-	c := &Certificates{files: files, notice: notice, looked: time.Now(), seen: files.versions()}
+	c := &Certificates{files: files, notice: notice, checked: time.Now(), seen: files.versions()}
 	var err error
 	files.check(time.Now(), func(key, problem, _ string) {
 		err = errors.Join(err, fmt.Errorf("tls.%s: %s", key, problem))
@@ -66,24 +66,24 @@ func NewCertificates(files CertificateFiles, notice func(text string, err error)
 	return c, err
 }
 
-// Current returns the settings for a new connection, which must not be changed,
-// and a number that grows with every change of the files.
-func (c *Certificates) Current() (settings *tls.Config, turn int) {
+// Current returns the settings for a new connection, which the caller must not
+// change, and a number that grows with every change of the files.
+func (c *Certificates) Current() (settings *tls.Config, changes int) {
 	if c == nil {
 		return noCertificates, 0
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := time.Now(); now.Sub(c.looked) >= lookEvery {
-		c.looked = now
-		c.look()
+	if now := time.Now(); now.Sub(c.checked) >= checkEvery {
+		c.checked = now
+		c.reload()
 	}
-	return c.current, c.turn
+	return c.current, c.changes
 }
 
-// look reads the files if they changed. Those that cannot be used, such as a
-// certificate whose key has not been written yet, change nothing.
-func (c *Certificates) look() {
+// reload reads the files if they changed. Files that cannot be used change
+// nothing, for example a certificate whose key is not written yet.
+func (c *Certificates) reload() {
 	seen := c.files.versions()
 	if seen == c.seen {
 		return
@@ -94,7 +94,7 @@ func (c *Certificates) look() {
 	if err == nil {
 		text = "certificate files changed and are in use"
 		c.current = settings
-		c.turn++
+		c.changes++
 	}
 	if c.notice != nil {
 		c.notice(text, err)
@@ -113,7 +113,7 @@ func (f CertificateFiles) versions() (all [3]version) {
 	return all
 }
 
-// load makes settings of the files.
+// load returns the settings that the files hold.
 func (f CertificateFiles) load() (*tls.Config, error) {
 	settings := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
 	if f.CA != "" {
@@ -136,7 +136,7 @@ func (f CertificateFiles) load() (*tls.Config, error) {
 	return settings, nil
 }
 
-// Check reports what is wrong with the files, by the keys of the source's tls.
+// Check reports the mistakes in the files, by the keys of the source's tls.
 func (f CertificateFiles) Check(report func(key, problem, fix string)) { f.check(time.Now(), report) }
 
 func (f CertificateFiles) check(now time.Time, report func(key, problem, fix string)) {
@@ -201,7 +201,7 @@ func readCertificates(name string) ([]*x509.Certificate, error) {
 	return all, nil
 }
 
-// validity says why none of the certificates is valid now, or "".
+// validity returns why none of the certificates is valid now, or "".
 func validity(all []*x509.Certificate, now time.Time) string {
 	problem := ""
 	for _, cert := range all {

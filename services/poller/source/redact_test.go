@@ -9,7 +9,8 @@ func TestRedact(t *testing.T) {
 		{"one", "no such key abcdef123456", "no such key [redacted]"},
 		{"one begins like another", "abcd, abcdef123456", "[redacted], [redacted]"},
 		{"cut short", "id Bearer xyz-98… is not ours", "id [redacted]… is not ours"},
-		{"cut short by jq", `cannot be applied to: string ("key is abcdef12 ...")`, `cannot be applied to: string ("key is [redacted]...")`},
+		{"cut short by jq", `cannot be applied to: string ("key is abcdef12 ...")`,
+			`cannot be applied to: string ("key is [redacted]...")`},
 		{"what merely begins like one", "it takes a…", "it takes a…"},
 		{"cut short twice", "Bear… and Bearer x…", "[redacted]… and [redacted]…"},
 	} {

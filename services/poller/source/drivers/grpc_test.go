@@ -49,7 +49,8 @@ func do(ctx context.Context, a sourcetest.Act) (proto.Message, error) {
 	case sourcetest.Fail:
 		return nil, status.Error(codes.Internal, "broken: "+sourcetest.Secret)
 	case sourcetest.Busy:
-		s, err := status.New(codes.Unavailable, "busy").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(sourcetest.RetryAfter)})
+		s, err := status.New(codes.Unavailable,
+			"busy").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(sourcetest.RetryAfter)})
 		if err != nil {
 			return nil, err
 		}

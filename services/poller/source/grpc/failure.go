@@ -18,7 +18,8 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source/web"
 )
 
-// Which failure a gRPC status is (https://grpc.io/docs/guides/status-codes):
+// This file decides which failure a gRPC status is
+// (https://grpc.io/docs/guides/status-codes):
 //
 //	status                                              reason             counts
 //	INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
@@ -27,14 +28,15 @@ import (
 //	DEADLINE_EXCEEDED                                   timeout            yes
 //	all others                                          upstream_error     yes
 //
-// What is no gRPC is classified as for the other drivers (classify.go).
+// An outcome that is no gRPC status is classified as for the other drivers
+// (web/classify.go).
 
 // unknownMethod is the failure of a method that the upstream does not have.
 type unknownMethod struct{ *source.Failure }
 
 func (u unknownMethod) Unwrap() error { return u.Failure }
 
-// failure classifies an error of a call.
+// failure returns the failure of a call, begun at start; or ctx's cancellation.
 func (g *upstream) failure(ctx context.Context, err error, start time.Time) error {
 	if web.Cancelled(ctx) {
 		return ctx.Err()
@@ -59,13 +61,15 @@ func (g *upstream) failure(ctx context.Context, err error, start time.Time) erro
 	text := err.Error()
 	switch _, reset, _ := strings.Cut(text, "stream error: "); {
 	case reset != "" && nearlyOver(ctx, start):
-		// The upstream knows the deadline, and its clock is ahead of ours.
+		// The upstream knows the deadline. Its clock may be ahead of ours.
 		return web.Classify(ctx, context.DeadlineExceeded, start)
 	case reset != "":
 		return source.UpstreamError("upstream reset the call: " + reset)
-	case ok && (strings.Contains(text, "protocol error") || strings.Contains(text, "incomplete envelope") || strings.Contains(text, "gzip")):
+	case ok && (strings.Contains(text, "protocol error") || strings.Contains(text, "incomplete envelope") ||
+		strings.Contains(text, "gzip")):
 		return source.BadResponse("answer breaks the rules of gRPC: " + e.Message())
-	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "http2: client connection lost"), strings.Contains(text, "server sent GOAWAY"):
+	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "http2: client connection lost"),
+		strings.Contains(text, "server sent GOAWAY"):
 		return source.UpstreamError("connection broke off before the answer was complete")
 	}
 	if inner := errors.Unwrap(e); ok && inner != nil {
@@ -74,13 +78,13 @@ func (g *upstream) failure(ctx context.Context, err error, start time.Time) erro
 	return web.Classify(ctx, err, start)
 }
 
-// nearlyOver reports whether less than a tenth of the time allowed is left.
+// nearlyOver reports whether less than a tenth of the call's time is left.
 func nearlyOver(ctx context.Context, start time.Time) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && time.Until(deadline) < deadline.Sub(start)/10
 }
 
-// statusOf classifies a status that the upstream sent.
+// statusOf returns the failure of a status that the upstream sent.
 func statusOf(e *connect.Error) error {
 	name := strings.ToUpper(e.Code().String())
 	if e.Code() == connect.CodeCanceled {
@@ -133,7 +137,7 @@ func retryDelay(info []byte) time.Duration {
 	return 0
 }
 
-// decompressor is gzip for connect, which keeps and resets it.
+// decompressor undoes gzip for connect, which reuses it.
 type decompressor struct{ z *gzip.Reader }
 
 func (d *decompressor) reset(r io.Reader) (err error) {

@@ -28,17 +28,18 @@ var Driver = source.Driver{
 // upstream is an upstream that speaks gRPC.
 type upstream struct {
 	*web.Client
-	base   string // its URL as HTTP knows it
+	base   string // its URL with http or https
 	schema *schema
 }
 
-// check reads the descriptor set, if there is one, to hold calls against it.
+// check reads the descriptor set, if there is one, and checks calls against it.
 func check(e source.Endpoint, report source.Report) func(c source.Call, report source.Report) {
 	var set *descriptors
 	if e.Descriptors != "" {
 		var err error
 		if set, err = readDescriptors(e.Descriptors); err != nil {
-			report("descriptors", err.Error(), "make it with buf build -o name.binpb, or protoc --include_imports --descriptor_set_out=name.binpb")
+			report("descriptors", err.Error(),
+				"make it with buf build -o name.binpb, or protoc --include_imports --descriptor_set_out=name.binpb")
 		}
 	}
 	return func(c source.Call, report source.Report) { checkCall(set, c, report) }
@@ -53,7 +54,7 @@ func checkCall(set *descriptors, c source.Call, report source.Report) {
 		report("method", "it is no gRPC method", "write package.Service/Method, such as grpc.health.v1.Health/Check")
 	case set != nil:
 		if _, f := set.method(service, name); f != nil {
-			report("method", f.Detail, "correct it, or make the descriptor set anew")
+			report("method", f.Detail, "correct it, or make the descriptor set again")
 		}
 	}
 	if p := bytes.TrimSpace(c.Params); len(p) > 0 && p[0] != '{' {
@@ -74,7 +75,7 @@ func checkCall(set *descriptors, c source.Call, report source.Report) {
 	}
 }
 
-// splitMethod takes "package.Service/Method" apart.
+// splitMethod splits "package.Service/Method".
 func splitMethod(s string) (service, method string, ok bool) {
 	service, method, ok = strings.Cut(s, "/")
 	return service, method, ok && protoreflect.FullName(service).IsValid() && protoreflect.Name(method).IsValid()
@@ -125,22 +126,23 @@ func (g *upstream) call(ctx context.Context, c source.Call) (json.RawMessage, er
 		}
 		return nil, err
 	}
-	// The call may have made a connection, to an upstream that is another one
-	// since, and so means something else by the same bytes.
+	// The call may have made a new connection, which may lead to another version
+	// of the upstream: the same bytes may mean something else there.
 	if m, err = g.method(ctx, service, name, start); err != nil {
 		return nil, err
 	}
 	return m.decode(resp.Msg.data, g.resolver(ctx, m, start))
 }
 
-// to makes requests of one method, with answers of at most limit bytes.
+// to returns a client for one method, with answers of at most limit bytes.
 func (g *upstream) to(path string, limit int64) *connect.Client[rawMessage, rawMessage] {
 	return connect.NewClient[rawMessage, rawMessage](g, g.base+path,
 		connect.WithGRPC(), connect.WithCodec(rawCodec{}), connect.WithReadMaxBytes(int(limit)),
 		connect.WithAcceptCompression("gzip", func() connect.Decompressor { return &gunzip{limit: limit} }, nil))
 }
 
-// Do sends a request. An answer that is no gRPC is a *Failure.
+// Do sends a request. The error of an answer that is not gRPC is a
+// *source.Failure.
 func (g *upstream) Do(req *http.Request) (*http.Response, error) {
 	resp, err := g.RoundTrip(req)
 	if err != nil {
@@ -164,7 +166,7 @@ func (g *upstream) Do(req *http.Request) (*http.Response, error) {
 	return nil, f
 }
 
-// encode makes a request of a poll's parameters.
+// encode returns the request for a poll's parameters.
 func (m *method) encode(params json.RawMessage) ([]byte, error) {
 	msg := dynamicpb.NewMessage(m.desc.Input())
 	if params != nil {
@@ -179,8 +181,8 @@ func (m *method) encode(params json.RawMessage) ([]byte, error) {
 	return data, nil
 }
 
-// decode makes a value of an answer: the JSON mapping of protobuf, with the
-// fields that hold their default, so that a count of 0 is 0 and not absent.
+// decode returns the value of an answer in the JSON mapping of protobuf. Fields
+// with their default are included: a count of 0 is 0 and not absent.
 func (m *method) decode(data []byte, types resolver) (json.RawMessage, error) {
 	msg := dynamicpb.NewMessage(m.desc.Output())
 	if err := (proto.UnmarshalOptions{Resolver: m.types}).Unmarshal(data, msg); err != nil {
@@ -194,9 +196,10 @@ func (m *method) decode(data []byte, types resolver) (json.RawMessage, error) {
 		if err := types.err(); err != nil {
 			return nil, err
 		}
-		return nil, source.BadResponse(fmt.Sprintf("answer, a %s, cannot be written as JSON: %s", m.desc.Output().FullName(), protoText(err)))
+		return nil, source.BadResponse(fmt.Sprintf("answer, a %s, cannot be written as JSON: %s", m.desc.Output().FullName(),
+			protoText(err)))
 	}
-	// protojson varies its white space on purpose.
+	// protojson varies its white space on purpose. The value must not vary.
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, text); err != nil {
 		return nil, source.BadResponse("answer cannot be written as JSON: " + err.Error())
@@ -204,14 +207,14 @@ func (m *method) decode(data []byte, types resolver) (json.RawMessage, error) {
 	return compact.Bytes(), nil
 }
 
-// protoText is an error of the protobuf library without its prefix, whose space
-// is now and then another one.
+// protoText returns the text of a protobuf error without its prefix, after which
+// the library varies the space.
 func protoText(err error) string {
 	text := strings.TrimPrefix(err.Error(), "proto:")
 	return strings.TrimLeft(text, " \u00a0")
 }
 
-// rawMessage is a message as it travels; rawCodec hands it through.
+// rawMessage is an encoded message. rawCodec passes it through.
 type rawMessage struct{ data []byte }
 
 type rawCodec struct{}
@@ -231,7 +234,7 @@ func (rawCodec) Marshal(v any) ([]byte, error) {
 func (rawCodec) Unmarshal(data []byte, v any) error {
 	switch v := v.(type) {
 	case *rawMessage:
-		v.data = bytes.Clone(data) // which connect uses again
+		v.data = bytes.Clone(data) // connect reuses data
 		return nil
 	case proto.Message:
 		return proto.Unmarshal(data, v)
@@ -239,8 +242,8 @@ func (rawCodec) Unmarshal(data []byte, v any) error {
 	return fmt.Errorf("%T is no message", v)
 }
 
-// gunzip undoes gzip up to a limit: connect itself reads on to learn how long
-// the message would have been.
+// gunzip undoes gzip up to a limit. Without it, connect would read on to find the
+// length of the message.
 type gunzip struct {
 	decompressor
 	limit, read int64

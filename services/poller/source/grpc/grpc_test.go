@@ -51,10 +51,10 @@ const plenty = 20 * time.Second
 
 var get = source.Call{Method: "shop.Orders/Get"}
 
-// same answers with the request, or another Order.
+// same answers with the request.
 func same(_ context.Context, _ string, in *dynamicpb.Message) (proto.Message, error) { return in, nil }
 
-// wantRejected is for failures that the breaker does not count.
+// wantRejected checks a failure that the breaker does not count.
 func wantRejected(t *testing.T, err error, detail string) {
 	t.Helper()
 	f, ok := errors.AsType[*source.Failure](err)
@@ -75,7 +75,7 @@ func TestGRPCValues(t *testing.T) {
 		if tt.params != "" {
 			c.Params = json.RawMessage(tt.params)
 		}
-		for range 5 { // always written alike
+		for range 5 { // the text does not vary
 			if v, err := ask(c, plenty); err != nil || v != tt.want {
 				t.Errorf("params %s: %s, %v\nwant %s", tt.params, v, err, tt.want)
 			}
@@ -102,7 +102,7 @@ func TestGRPCValues(t *testing.T) {
 	}
 }
 
-// Metadata and the deadline arrive.
+// TestGRPCMetadata checks that metadata and the deadline arrive.
 func TestGRPCMetadata(t *testing.T) {
 	s := grpctest.New(t, func(ctx context.Context, _ string, in *dynamicpb.Message) (proto.Message, error) {
 		at, ok := ctx.Deadline()
@@ -115,7 +115,8 @@ func TestGRPCMetadata(t *testing.T) {
 		}
 		return in, nil
 	})
-	ask := openAt(t, source.Endpoint{URL: s.URL(), Header: http.Header{"Authorization": {"Bearer x"}, "X-Tenant": {"a"}, "User-Agent": {"pollcast"}}})
+	ask := openAt(t, source.Endpoint{URL: s.URL(), Header: http.Header{"Authorization": {"Bearer x"}, "X-Tenant": {"a"},
+		"User-Agent": {"pollcast"}}})
 	v, err := ask(source.Call{Method: get.Method, Header: http.Header{"X-Poll": {"p"}, "X-Tenant": {"b"}}}, plenty)
 	if want := `"tags":["Bearer x","b","p","pollcast"]`; err != nil || !strings.Contains(v, want) {
 		t.Errorf("%s, %v; want %s", v, err, want)
@@ -153,14 +154,15 @@ func TestGRPCStatus(t *testing.T) {
 		code.Store(uint32(tt.code))
 		_, err := ask(get, plenty)
 		f, ok := errors.AsType[*source.Failure](err)
-		if !ok || f.Reason != tt.reason || f.Counts != (tt.reason != event.RequestRejected) || f.Detail != "gRPC status "+tt.name+": so it is" {
+		if !ok || f.Reason != tt.reason || f.Counts != (tt.reason != event.RequestRejected) ||
+			f.Detail != "gRPC status "+tt.name+": so it is" {
 			t.Errorf("%v: %v", tt.code, err)
 		}
 	}
 }
 
-// Reflection in either version is asked once, a connection's death makes it
-// asked again, and what the new upstream says counts.
+// Either version of reflection is asked once. It is asked again on a new
+// connection, and the new answer counts.
 func TestGRPCReflection(t *testing.T) {
 	for _, version := range []string{"v1", "v1alpha"} {
 		t.Run(version, func(t *testing.T) {
@@ -179,7 +181,8 @@ func TestGRPCReflection(t *testing.T) {
 				t.Errorf("reflection was asked again: %s, %v", v, err)
 			}
 			s.Stop()
-			s.Files = grpctest.Link(t, strings.ReplaceAll(grpctest.Order, `name: "count"`, `name: "number"`), grpctest.Shop, grpctest.Extra)
+			s.Files = grpctest.Link(t, strings.ReplaceAll(grpctest.Order, `name: "count"`, `name: "number"`), grpctest.Shop,
+				grpctest.Extra)
 			s.Start()
 			for limit := time.Now().Add(plenty); ; {
 				v, err := ask(source.Call{Method: get.Method}, plenty)
@@ -197,7 +200,8 @@ func TestGRPCReflection(t *testing.T) {
 	wantRejected(t, err, "upstream offers no server reflection; name a descriptor set (descriptors)")
 }
 
-// A method that is gone is looked up again, for it may have come back.
+// A method that the upstream does not have is looked up again: it may have come
+// back.
 func TestGRPCUnimplemented(t *testing.T) {
 	var gone atomic.Bool
 	s := grpctest.New(t, func(_ context.Context, _ string, in *dynamicpb.Message) (proto.Message, error) {
@@ -220,8 +224,8 @@ func TestGRPCUnimplemented(t *testing.T) {
 	}
 }
 
-// What hangs while the method is looked up is a timeout like any other, for all
-// who wait.
+// A lookup that hangs is a timeout like any other, for all calls that wait for
+// it.
 func TestGRPCReflectionHangs(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -252,13 +256,14 @@ func TestGRPCReflectionHangs(t *testing.T) {
 	calls.Wait()
 }
 
-// Without reflection a descriptor set does.
+// A descriptor set replaces reflection.
 func TestGRPCDescriptorSet(t *testing.T) {
 	s := grpctest.New(t, same, func(s *grpctest.Server) { s.V1, s.Alpha = false, false })
 	file := writeSet(t, grpctest.Order, grpctest.Shop)
 	ask := openAt(t, source.Endpoint{URL: s.URL(), Descriptors: file})
 	for range 2 {
-		if v, err := ask(source.Call{Method: get.Method, Params: json.RawMessage(`{"count":3}`)}, plenty); err != nil || !strings.Contains(v, `"count":3`) {
+		if v, err := ask(source.Call{Method: get.Method, Params: json.RawMessage(`{"count":3}`)}, plenty); err != nil ||
+			!strings.Contains(v, `"count":3`) {
 			t.Errorf("%s, %v", v, err)
 		}
 	}
@@ -284,7 +289,7 @@ func writeSet(t testing.TB, texts ...string) string {
 	return name
 }
 
-// What a google.protobuf.Any holds is looked up, if the upstream tells.
+// The message in a google.protobuf.Any is looked up by reflection.
 func TestGRPCAny(t *testing.T) {
 	var kind atomic.Value
 	kind.Store("shop.Extra")
@@ -308,7 +313,7 @@ func TestGRPCAny(t *testing.T) {
 			t.Errorf("%s, %v", v, err)
 		}
 	}
-	// The upstream is another one after the connection broke.
+	// After the connection broke, another version of the upstream answers.
 	s.Stop()
 	s.Files = grpctest.Link(t, grpctest.Order, grpctest.Shop, strings.ReplaceAll(grpctest.Extra, `"note"`, `"text"`))
 	s.Start()
@@ -337,16 +342,18 @@ func TestGRPCOverTLS(t *testing.T) {
 		t.Errorf("%s, %v", v, err)
 	}
 	_, err := openAt(t, source.Endpoint{URL: "grpcs://" + secure.Addr})(get, plenty)
-	sourcetest.WantFailure(t, err, event.UpstreamError, "TLS: the upstream's certificate is signed by an unknown authority")
+	sourcetest.WantFailure(t, err, event.UpstreamError,
+		"TLS: the upstream's certificate is signed by an unknown authority")
 	_, err = openAt(t, source.Endpoint{URL: "grpcs://" + plain.Addr, TLS: certs})(get, plenty)
 	sourcetest.WantFailure(t, err, event.BadResponse, "upstream does not speak TLS")
 	_, err = openAt(t, source.Endpoint{URL: "grpc://" + secure.Addr})(get, plenty)
-	if f, ok := errors.AsType[*source.Failure](err); !ok || !f.Counts || !strings.HasPrefix(f.Detail, "connection ") && f.Detail != "answer is not HTTP/2" {
+	if f, ok := errors.AsType[*source.Failure](err); !ok || !f.Counts || !strings.HasPrefix(f.Detail, "connection ") &&
+		f.Detail != "answer is not HTTP/2" {
 		t.Errorf("plain to TLS: %v", err)
 	}
 }
 
-// What stands before a gRPC server answers in its own way.
+// A proxy before a gRPC server may answer in its own way.
 func TestGRPCBehindProxies(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -354,11 +361,13 @@ func TestGRPCBehindProxies(t *testing.T) {
 		reason event.Reason
 		detail string
 	}{
-		{"503", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, event.UpstreamError, "HTTP 503 Service Unavailable"},
+		{"503", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, event.UpstreamError,
+			"HTTP 503 Service Unavailable"},
 		{"302", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://login.example/?x=1", http.StatusFound)
 		}, event.BadResponse, "this one leads to https://login.example"},
-		{"HTML", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, event.BadResponse, "answer is HTML, not gRPC"},
+		{"HTML", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, event.BadResponse,
+			"answer is HTML, not gRPC"},
 		{"JSON", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, "{}")
@@ -371,7 +380,8 @@ func TestGRPCBehindProxies(t *testing.T) {
 			w.Header().Set("Content-Type", "application/grpc")
 			_, _ = io.WriteString(w, "\x00\x00\x00\x01\x00abc")
 		}, event.BadResponse, "answer breaks the rules of gRPC: "},
-		{"reset", func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, event.UpstreamError, "upstream reset the call: "},
+		{"reset", func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, event.UpstreamError,
+			"upstream reset the call: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -384,14 +394,15 @@ func TestGRPCBehindProxies(t *testing.T) {
 			var serving sync.WaitGroup
 			serving.Go(func() { _ = srv.Serve(ln) })
 			t.Cleanup(func() { _ = srv.Close(); serving.Wait() })
-			// By a descriptor set, so that it is the call that is answered so.
-			_, err = openAt(t, source.Endpoint{URL: "grpc://" + ln.Addr().String(), Descriptors: writeSet(t, grpctest.Order, grpctest.Shop)})(get, plenty)
+			// The descriptor set makes the call the first request.
+			_, err = openAt(t, source.Endpoint{URL: "grpc://" + ln.Addr().String(),
+				Descriptors: writeSet(t, grpctest.Order, grpctest.Shop)})(get, plenty)
 			sourcetest.WantFailure(t, err, tt.reason, tt.detail)
 		})
 	}
 }
 
-// A connection whose other end is gone without a word is not asked for ever.
+// A connection is given up when its other end is gone without closing it.
 func TestGRPCBlackHole(t *testing.T) {
 	s := grpctest.New(t, same)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -473,7 +484,8 @@ func TestCheckGRPC(t *testing.T) {
 		{"", source.Call{Method: "a.b.C.D"}, "method: it is no gRPC method"},
 		{"", source.Call{Method: "a.b.C/D", Params: json.RawMessage(`[1]`)}, "params: a gRPC request is a message"},
 		{"", source.Call{Method: "a.b.C/D", Path: "x"}, "path: a gRPC call has none"},
-		{"", source.Call{Method: "a.b.C/D", Header: http.Header{"Grpc-Timeout": {"1S"}}}, "headers.Grpc-Timeout: names that start with grpc-"},
+		{"", source.Call{Method: "a.b.C/D", Header: http.Header{"Grpc-Timeout": {"1S"}}},
+			"headers.Grpc-Timeout: names that start with grpc-"},
 		{set, source.Call{Method: "shop.Orders/Get"}, ""},
 		{set, source.Call{Method: "shop.Orders/Put"}, "method: service shop.Orders has no method Put"},
 		{set, source.Call{Method: "shop.Orders/Watch"}, "method: method Watch streams"},

@@ -18,25 +18,26 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// Server reflection (https://grpc.io/docs/guides/reflection): one stream on which
-// the upstream is asked for the file that holds a symbol, and for what that file
-// imports. The two versions of the protocol have the same messages, of which
-// these few fields are used; the generated package would bring grpc-go along.
+// This file asks server reflection (https://grpc.io/docs/guides/reflection): a
+// stream on which the upstream is asked for the file that holds a symbol, and for
+// the files that it imports. The two versions of the protocol have the same
+// messages. Only the few fields below are used; the generated package would link
+// grpc-go.
 
 var reflectionVersions = []string{"grpc.reflection.v1", "grpc.reflection.v1alpha"}
 
-// Field numbers of ServerReflectionRequest and ServerReflectionResponse.
+// The field numbers of ServerReflectionRequest and ServerReflectionResponse.
 const (
-	askForFile   protowire.Number = 3 // by its name
+	askForFile   protowire.Number = 3 // by the name of the file
 	askForSymbol protowire.Number = 4
-	saysFiles    protowire.Number = 4
-	saysError    protowire.Number = 7
+	answerFiles  protowire.Number = 4
+	answerError  protowire.Number = 7
 )
 
 const (
 	// maxFiles bounds the files that one symbol needs.
 	maxFiles = 5000
-	// statusNotFound is the gRPC status within an answer.
+	// statusNotFound is the gRPC status in an ErrorResponse.
 	statusNotFound = 5
 )
 
@@ -68,7 +69,8 @@ func (g *upstream) reflect(ctx context.Context, symbol string, start time.Time) 
 		case !ok:
 			return nil, ctx.Err()
 		case !unknown:
-			// Without a connection there would be no call either.
+			// Without a connection the call itself would have failed in the same
+			// way.
 			if f.Reason != event.UpstreamError || fromWire {
 				f.Detail = "server reflection: " + f.Detail
 			}
@@ -78,7 +80,7 @@ func (g *upstream) reflect(ctx context.Context, symbol string, start time.Time) 
 	return nil, source.Rejected("upstream offers no server reflection; name a descriptor set (descriptors)")
 }
 
-// collect returns the file of a symbol and all that it imports.
+// collect returns the file of a symbol and all files that it imports.
 func (g *upstream) collect(ctx context.Context, version, symbol string) ([]*descriptorpb.FileDescriptorProto, error) {
 	c := collector{known: map[string]bool{}}
 	if err := c.ask(ctx, g, version, askForSymbol, symbol); err != nil {
@@ -97,25 +99,25 @@ func (g *upstream) collect(ctx context.Context, version, symbol string) ([]*desc
 // collector gathers files.
 type collector struct {
 	files  []*descriptorpb.FileDescriptorProto
-	known  map[string]bool // gathered, asked for, or protobuf's own
+	known  map[string]bool // received, requested, or protobuf's own
 	wanted []string
 	size   int
 }
 
-// ask makes one call with a request for each name. It ends its own side before it
-// listens: while a request may still come, net/http does not notice that the
-// context ends.
-func (c *collector) ask(ctx context.Context, g *upstream, version string, field protowire.Number, names ...string) error {
+// ask makes one call with a request for each name. It closes its side before it
+// reads: until then net/http does not notice that the context ends.
+func (c *collector) ask(ctx context.Context, g *upstream, version string, field protowire.Number,
+	names ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	stream := g.to("/"+version+".ServerReflection/ServerReflectionInfo", maxDescriptors).CallBidiStream(ctx)
 	defer func() {
-		cancel() // or closing waits for what nobody reads
+		cancel() // first: CloseResponse would wait for unread messages
 		_ = stream.CloseResponse()
 	}()
 	g.SetHeader(stream.RequestHeader(), nil)
 	for _, name := range names {
 		request := protowire.AppendString(protowire.AppendTag(nil, field, protowire.BytesType), name)
-		// That the upstream has ended the call is what Receive tells.
+		// Receive returns the reason why the upstream has ended the call.
 		if err := stream.Send(&rawMessage{request}); err != nil && !errors.Is(err, io.EOF) {
 			_ = stream.CloseRequest()
 			return err
@@ -134,7 +136,7 @@ func (c *collector) ask(ctx context.Context, g *upstream, version string, field 
 		}
 		err = c.learn(answer.data)
 		if f, ok := errors.AsType[*source.Failure](err); ok && !f.Counts && field == askForFile {
-			continue // a file that the upstream itself lacks, and perhaps nobody needs
+			continue // the upstream itself lacks the file; perhaps no call needs it
 		}
 		if err != nil {
 			return err
@@ -143,23 +145,24 @@ func (c *collector) ask(ctx context.Context, g *upstream, version string, field 
 	return nil
 }
 
-// learn takes one answer.
+// learn takes in one answer.
 func (c *collector) learn(answer []byte) error {
 	if c.size += len(answer); c.size > maxDescriptors || len(c.known) > maxFiles {
-		return source.BadResponse(fmt.Sprintf("the description is longer than %s or %d files", source.Size(maxDescriptors), maxFiles))
+		return source.BadResponse(fmt.Sprintf("the description is longer than %s or %d files", source.Size(maxDescriptors),
+			maxFiles))
 	}
 	for number, value := range fields(answer) {
 		switch number {
-		case saysError:
+		case answerError:
 			return reflectionError(value)
-		case saysFiles:
+		case answerFiles:
 			return c.take(value)
 		}
 	}
 	return source.BadResponse("the upstream's answer holds neither files nor an error")
 }
 
-// take reads a FileDescriptorResponse, which is a list of files.
+// take takes in a FileDescriptorResponse, which is a list of files.
 func (c *collector) take(response []byte) error {
 	var fresh []*descriptorpb.FileDescriptorProto
 	for number, value := range fields(response) {
@@ -170,7 +173,8 @@ func (c *collector) take(response []byte) error {
 		if err := proto.Unmarshal(value, f); err != nil {
 			return source.BadResponse("the upstream's answer is no description")
 		}
-		if !slices.ContainsFunc(c.files, func(o *descriptorpb.FileDescriptorProto) bool { return o.GetName() == f.GetName() }) {
+		if !slices.ContainsFunc(c.files,
+			func(o *descriptorpb.FileDescriptorProto) bool { return o.GetName() == f.GetName() }) {
 			c.known[f.GetName()] = true
 			c.files = append(c.files, f)
 			fresh = append(fresh, f)
@@ -183,7 +187,7 @@ func (c *collector) take(response []byte) error {
 			}
 			c.known[name] = true
 			if own, err := protoregistry.GlobalFiles.FindFileByPath(name); err == nil && own.Package() == "google.protobuf" {
-				continue // newDescriptors has it
+				continue // newDescriptors adds it
 			}
 			c.wanted = append(c.wanted, name)
 		}
@@ -219,8 +223,8 @@ func reflectionError(response []byte) *source.Failure {
 	return source.UpstreamError(fmt.Sprintf("error %d: %s", code, message))
 }
 
-// fields walks the fields of a message that hold bytes, until something is no
-// field.
+// fields yields the fields of a message that hold bytes. It ends at the first
+// invalid field.
 func fields(message []byte) func(yield func(protowire.Number, []byte) bool) {
 	return func(yield func(protowire.Number, []byte) bool) {
 		for len(message) > 0 {

@@ -18,17 +18,18 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
-// What the methods of a gRPC upstream take and give.
+// This file describes the methods of a gRPC upstream and their messages.
 
 const (
 	// maxDescriptors bounds a description, in bytes.
 	maxDescriptors = 32 << 20
-	// maxDescribed bounds the methods, and the types within google.protobuf.Any,
-	// that are remembered of one upstream. What comes beyond is asked for anew.
+	// maxDescribed bounds the methods, and the types in google.protobuf.Any, that
+	// are remembered for one upstream. At the bound they are forgotten and asked
+	// for again.
 	maxDescribed = 2000
 )
 
-// descriptors are described types and services.
+// descriptors are the descriptions of types and services.
 type descriptors struct {
 	files *protoregistry.Files
 	types *dynamicpb.Types
@@ -40,25 +41,25 @@ type method struct {
 	desc protoreflect.MethodDescriptor
 	*descriptors
 	client *connect.Client[rawMessage, rawMessage]
-	made   int64 // connections when it was described
+	made   int64 // Client.Made when it was described
 }
 
-// schema remembers what an upstream's reflection says. It holds for as long as
-// the connection: the next one may lead to another version of the upstream.
+// schema remembers what an upstream's reflection answered. It is valid for one
+// connection: the next one may lead to another version of the upstream.
 type schema struct {
-	fixed *descriptors  // from a file, instead of all that follows
-	turn  chan struct{} // holds a token while nobody asks
+	fixed *descriptors  // from a file, instead of the fields below
+	token chan struct{} // holds a token while no call asks the upstream
 
 	mu      sync.Mutex
 	methods map[string]*method
 	anys    map[protoreflect.FullName]protoreflect.MessageType
-	anysOf  int64  // connections when these were described
-	version string // of reflection; "" if not known
+	anysAt  int64  // Client.Made when these were described
+	version string // of the reflection protocol; "" if not known
 }
 
 func newSchema() *schema {
-	s := &schema{turn: make(chan struct{}, 1)}
-	s.turn <- struct{}{}
+	s := &schema{token: make(chan struct{}, 1)}
+	s.token <- struct{}{}
 	return s
 }
 
@@ -71,7 +72,7 @@ func (s *schema) forget(m *method) {
 	}
 }
 
-// known is a method as it was described over the present connection.
+// known returns a method that was described over the present connection, or nil.
 func (g *upstream) known(path string) *method {
 	g.schema.mu.Lock()
 	defer g.schema.mu.Unlock()
@@ -82,8 +83,8 @@ func (g *upstream) known(path string) *method {
 	return m
 }
 
-// method describes a method. One call at a time asks the upstream, the others
-// wait for it as long as they may.
+// method returns the description of a method. One call at a time asks the
+// upstream. The others wait for it as long as they may.
 func (g *upstream) method(ctx context.Context, service, name string, start time.Time) (*method, error) {
 	path := "/" + service + "/" + name
 	if m := g.known(path); m != nil {
@@ -91,8 +92,8 @@ func (g *upstream) method(ctx context.Context, service, name string, start time.
 	}
 	s := g.schema
 	select {
-	case <-s.turn:
-		defer func() { s.turn <- struct{}{} }()
+	case <-s.token:
+		defer func() { s.token <- struct{}{} }()
 	case <-ctx.Done():
 		return nil, g.failure(ctx, ctx.Err(), start)
 	}
@@ -120,7 +121,7 @@ func (g *upstream) method(ctx context.Context, service, name string, start time.
 	return m, nil
 }
 
-// method finds a unary method.
+// method returns a unary method, or why there is none.
 func (d *descriptors) method(service, name string) (protoreflect.MethodDescriptor, *source.Failure) {
 	found, err := d.files.FindDescriptorByName(protoreflect.FullName(service))
 	if err != nil {
@@ -157,8 +158,8 @@ func readDescriptors(name string) (*descriptors, error) {
 	return d, nil
 }
 
-// newDescriptors links files. Those of protobuf itself are added if they are
-// missing; partial lets others be missing too.
+// newDescriptors links files. Files of protobuf itself are added if they are
+// missing. partial allows other files to be missing.
 func newDescriptors(files []*descriptorpb.FileDescriptorProto, partial bool) (*descriptors, error) {
 	have := map[string]bool{}
 	for _, f := range files {
@@ -182,17 +183,17 @@ func newDescriptors(files []*descriptorpb.FileDescriptorProto, partial bool) (*d
 	return &descriptors{files: linked, types: dynamicpb.NewTypes(linked)}, nil
 }
 
-// resolver finds what a google.protobuf.Any holds while an answer is written as
+// resolver finds the types in a google.protobuf.Any while an answer is written as
 // JSON.
 type resolver interface {
 	protoregistry.MessageTypeResolver
 	protoregistry.ExtensionTypeResolver
-	err() error // of asking the upstream
+	err() error // why the upstream could not be asked; nil if it could
 }
 
 type anyResolver struct {
 	*dynamicpb.Types
-	ctx    context.Context // of the one call
+	ctx    context.Context // the call's; a resolver serves one call
 	g      *upstream
 	start  time.Time
 	failed error
@@ -208,15 +209,16 @@ func (r *anyResolver) FindMessageByURL(url string) (protoreflect.MessageType, er
 	if t, err := r.Types.FindMessageByURL(url); err == nil {
 		return t, nil
 	}
-	if t, err := protoregistry.GlobalTypes.FindMessageByURL(url); err == nil && strings.HasPrefix(string(t.Descriptor().FullName()), "google.protobuf.") {
+	if t, err := protoregistry.GlobalTypes.FindMessageByURL(url); err == nil &&
+		strings.HasPrefix(string(t.Descriptor().FullName()), "google.protobuf.") {
 		return t, nil
 	}
 	name := protoreflect.FullName(url[strings.LastIndexByte(url, '/')+1:])
 	s := r.g.schema
 	made := r.g.Made()
 	s.mu.Lock()
-	if s.anysOf != made { // of an upstream that may be another one since
-		s.anys, s.anysOf = nil, made
+	if s.anysAt != made { // the upstream may be another version
+		s.anys, s.anysAt = nil, made
 	}
 	t := s.anys[name]
 	s.mu.Unlock()
@@ -238,7 +240,7 @@ func (r *anyResolver) FindMessageByURL(url string) (protoreflect.MessageType, er
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.anysOf != made {
+	if s.anysAt != made {
 		return t, nil
 	}
 	if s.anys == nil || len(s.anys) >= maxDescribed {

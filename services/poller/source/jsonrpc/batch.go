@@ -16,15 +16,16 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source/web"
 )
 
-// JSON-RPC batches (section 6): calls that come together go out as one request.
+// This file makes JSON-RPC batches (section 6): calls that come together are sent
+// as one request.
 
 const (
-	// batchWindow is how long the first call waits for others of its tick.
+	// batchWindow is how long the first call waits for other calls of its tick.
 	batchWindow = 5 * time.Millisecond
-	// maxBatch bounds the calls of one request; more make another one.
+	// maxBatch bounds the calls of one request. More calls make another request.
 	maxBatch = 100
 	// singlyFor is how long an upstream that refused a batch is asked call by
-	// call, before a batch is tried again.
+	// call before a batch is tried again.
 	singlyFor = time.Hour
 )
 
@@ -33,40 +34,41 @@ type batcher struct {
 	running sync.WaitGroup
 
 	mu     sync.Mutex
-	open   *party    // others may join; or nil
-	singly time.Time // until when
-	// blunt is until when a batch that is unauthorized, forbidden or not found as a
-	// whole is taken for what it says: call by call it was the same.
-	blunt time.Time
+	open   *batch    // that calls may still join; or nil
+	singly time.Time // until when batches are not tried
+	// trusted is until when a status 401, 403 or 404 of a whole batch is
+	// believed: call by call the upstream answered the same.
+	trusted time.Time
 }
 
-// party is the calls of one request.
-type party struct {
+// batch is the calls of one request.
+type batch struct {
 	members []*member
 	full    chan struct{}
-	blamed  atomic.Bool
+	counted atomic.Bool
 }
 
 type member struct {
 	ctx   context.Context
 	call  source.Call
 	id    uint64
-	done  chan outcome // has room for it
-	party *party
+	done  chan outcome // receives once; capacity 1
+	batch *batch
 }
 
 type outcome struct {
 	value  json.RawMessage
 	err    error
-	shared bool // err is of the whole request
+	shared bool // err is the failure of the whole request
 }
 
-// shared is a failure of the whole request, as each call gets it: it is one
-// failure of the upstream, however many calls it takes along. Whoever returns
-// it asks, not whoever sends it: a call may be out of time and not listen.
-func (p *party) shared(f *source.Failure) *source.Failure {
+// shared returns a failure of the whole request for one of its calls. It is one
+// failure of the upstream, however many calls share it: only the first one
+// counts. The goroutine of the call asks for it, and not the sender: a call that
+// is out of time does not listen any more.
+func (p *batch) shared(f *source.Failure) *source.Failure {
 	own := *f
-	own.Again = f.Counts && !p.blamed.CompareAndSwap(false, true)
+	own.Again = f.Counts && !p.counted.CompareAndSwap(false, true)
 	return &own
 }
 
@@ -80,18 +82,18 @@ func (b *batcher) ask(ctx context.Context, c source.Call) (json.RawMessage, erro
 	select {
 	case o := <-m.done:
 		if f, ok := errors.AsType[*source.Failure](o.err); ok && o.shared {
-			return nil, m.party.shared(f)
+			return nil, m.batch.shared(f)
 		}
 		return o.value, o.err
 	case <-ctx.Done():
 		if web.Cancelled(ctx) {
 			return nil, ctx.Err()
 		}
-		return nil, m.party.shared(web.Timeout(ctx, start))
+		return nil, m.batch.shared(web.Timeout(ctx, start))
 	}
 }
 
-// join adds a call to the open party, or opens one. It returns false while the
+// join adds a call to the open batch, or opens one. It returns false while the
 // upstream takes no batches.
 func (b *batcher) join(m *member) bool {
 	b.mu.Lock()
@@ -100,11 +102,11 @@ func (b *batcher) join(m *member) bool {
 		return false
 	}
 	if b.open == nil {
-		p := &party{full: make(chan struct{})}
+		p := &batch{full: make(chan struct{})}
 		b.open = p
 		b.running.Go(func() { b.run(p) })
 	}
-	m.party = b.open
+	m.batch = b.open
 	b.open.members = append(b.open.members, m)
 	if len(b.open.members) == maxBatch {
 		close(b.open.full)
@@ -113,9 +115,9 @@ func (b *batcher) join(m *member) bool {
 	return true
 }
 
-// run waits for the party to gather and makes its request. It ends when the
-// last member's context does, if not before.
-func (b *batcher) run(p *party) {
+// run waits until the batch is complete and makes its request. It ends at the
+// latest when the last member's context ends.
+func (b *batcher) run(p *batch) {
 	select {
 	case <-p.full:
 	case <-time.After(batchWindow):
@@ -125,7 +127,7 @@ func (b *batcher) run(p *party) {
 		b.open = nil
 	}
 	b.mu.Unlock()
-	var members []*member // nobody joins any more
+	var members []*member // the batch is closed: no call can join it
 	for _, m := range p.members {
 		if m.ctx.Err() == nil {
 			members = append(members, m)
@@ -134,17 +136,18 @@ func (b *batcher) run(p *party) {
 	switch len(members) {
 	case 0:
 	case 1:
-		_ = b.one(members[0]) // who waits for it is told
+		_ = b.one(members[0]) // ask returns the error
 	default:
 		ctx, cancel := together(members)
 		defer cancel()
-		if !b.batch(ctx, members) {
+		if !b.send(ctx, members) {
 			b.each(members)
 		}
 	}
 }
 
-// together is a context that ends when those of all members have.
+// together returns a context that ends when the contexts of all members have
+// ended.
 func together(members []*member) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	last, all := time.Time{}, true
@@ -181,8 +184,8 @@ func (b *batcher) one(m *member) error {
 	return err
 }
 
-// each makes the calls one by one, side by side. It returns how many were
-// answered with a value, and how many were rejected.
+// each makes the calls one by one, at the same time. It returns how many had a
+// value, and how many were rejected.
 func (b *batcher) each(members []*member) (good, rejected int) {
 	var wg sync.WaitGroup
 	errs := make([]error, len(members))
@@ -200,22 +203,23 @@ func (b *batcher) each(members []*member) (good, rejected int) {
 	return good, rejected
 }
 
-// tryEach makes calls one by one whose batch was answered with a status that may
-// be about batches, as of a provider that sells them, or about every call.
+// tryEach makes the calls of a batch one by one. The batch was answered with a
+// status that may be about batches, for example of a provider that sells them, or
+// about every call.
 func (b *batcher) tryEach(a *web.Answer, members []*member) {
 	switch good, rejected := b.each(members); {
 	case good > 0:
 		b.refuse(a)
 	case rejected == len(members):
 		b.mu.Lock()
-		b.blunt = time.Now().Add(singlyFor)
+		b.trusted = time.Now().Add(singlyFor)
 		b.mu.Unlock()
 	}
 }
 
-// batch makes one request of all calls. It returns false, having told nobody
-// anything, if the upstream takes no batches.
-func (b *batcher) batch(ctx context.Context, members []*member) bool {
+// send makes one request of all calls. It returns false, and answers no call, if
+// the upstream takes no batches.
+func (b *batcher) send(ctx context.Context, members []*member) bool {
 	all := func(err error) bool {
 		for _, m := range members {
 			m.done <- outcome{err: err, shared: true}
@@ -240,7 +244,7 @@ func (b *batcher) batch(ctx context.Context, members []*member) bool {
 		b.refuse(a)
 		return false
 	}
-	if unclear(a) && !b.isBlunt() {
+	if unclear(a) && !b.isTrusted() {
 		b.tryEach(a, members)
 		return true
 	}
@@ -250,18 +254,18 @@ func (b *batcher) batch(ctx context.Context, members []*member) bool {
 	if answers == nil {
 		return all(source.BadResponse(noBatch(a)))
 	}
-	b.sharpen()
+	b.distrust()
 	for _, m := range members {
 		m.done <- b.pick(a, answers, m)
 	}
 	return true
 }
 
-// maxBatchAnswer bounds the answer to a batch, in bytes, beside one call's
-// limit times their number.
+// maxBatchAnswer bounds the answer to a batch, in bytes; so does one call's limit
+// times the number of calls.
 const maxBatchAnswer = 64 << 20
 
-// pick finds a call's answer among those to the batch.
+// pick returns a call's part of the answer to the batch.
 func (b *batcher) pick(a *web.Answer, answers map[uint64]json.RawMessage, m *member) outcome {
 	own, ok := answers[m.id]
 	if !ok {
@@ -276,10 +280,10 @@ func (b *batcher) pick(a *web.Answer, answers map[uint64]json.RawMessage, m *mem
 	return outcome{value: v, err: err}
 }
 
-// batchAnswers takes the answer to a batch apart, by id. refused says that the
-// upstream takes no batches: it answers with one object instead of a list, with
-// a status that says so, or calls every part an invalid request. No answers
-// and no refusal is an answer that makes no sense.
+// batchAnswers returns the parts of the answer to a batch, by id. refused means
+// that the upstream takes no batches: it answers with one object instead of a
+// list, with a status that means it, or calls every part an invalid request. An
+// answer that makes no sense gives neither parts nor a refusal.
 func batchAnswers(a *web.Answer) (answers map[uint64]json.RawMessage, refused bool) {
 	body := bytes.TrimSpace(a.Body)
 	var object struct {
@@ -312,7 +316,7 @@ func batchAnswers(a *web.Answer) (answers map[uint64]json.RawMessage, refused bo
 			Error errorObject `json:"error"`
 		}
 		if json.Unmarshal(one, &r) != nil {
-			continue // its call is missed
+			continue // pick reports that the call has no answer
 		}
 		if r.Error.Code == codeInvalidRequest {
 			invalid++
@@ -324,12 +328,13 @@ func batchAnswers(a *web.Answer) (answers map[uint64]json.RawMessage, refused bo
 	return answers, len(list) > 0 && invalid == len(list)
 }
 
-// unclear says that the status may be about batches or about each of the calls.
+// unclear reports whether the status may be about batches or about each of the
+// calls.
 func unclear(a *web.Answer) bool {
 	return a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden || a.Status == http.StatusNotFound
 }
 
-// noBatch says what came instead of a list.
+// noBatch describes an answer that is no list.
 func noBatch(a *web.Answer) string {
 	body := bytes.TrimSpace(a.Body)
 	var list []json.RawMessage
@@ -352,15 +357,16 @@ func (b *batcher) refuse(a *web.Answer) {
 	}
 }
 
-func (b *batcher) isBlunt() bool {
+func (b *batcher) isTrusted() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return time.Now().Before(b.blunt)
+	return time.Now().Before(b.trusted)
 }
 
-// sharpen: a batch was answered, so that the next status is worth a closer look.
-func (b *batcher) sharpen() {
+// distrust must be called when a batch was answered: the next status 401, 403 or
+// 404 may be about batches.
+func (b *batcher) distrust() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.blunt = time.Time{}
+	b.trusted = time.Time{}
 }

@@ -25,9 +25,10 @@ type batchCall struct {
 	Method string `json:"method"`
 }
 
-// batchServer answers single calls with their method, and gives batches to h.
-// It counts both. Without h it hangs.
-func batchServer(t *testing.T, h func(w http.ResponseWriter, calls []batchCall)) (url string, single, batches *atomic.Int64) {
+// batchServer answers single calls with their method and gives batches to h. It
+// counts both. With h nil it does not answer.
+func batchServer(t *testing.T, h func(w http.ResponseWriter, calls []batchCall)) (url string, single,
+	batches *atomic.Int64) {
 	single, batches = new(atomic.Int64), new(atomic.Int64)
 	return serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -91,7 +92,10 @@ func openBatch(t *testing.T, url string) (source.Func, *atomic.Int64) {
 }
 
 func TestBatch(t *testing.T) {
-	url, single, batches := batchServer(t, func(w http.ResponseWriter, calls []batchCall) { _, _ = io.WriteString(w, results(calls)) })
+	url, single, batches := batchServer(t, func(w http.ResponseWriter, calls []batchCall) {
+		_,
+			_ = io.WriteString(w, results(calls))
+	})
 	call, notices := openBatch(t, url)
 	const n = 2*maxBatch + 30
 	values, failures := askAll(t, call, n, 20*time.Second)
@@ -100,7 +104,8 @@ func TestBatch(t *testing.T) {
 			t.Errorf("call %d: %s, %v", i, v, failures[i])
 		}
 	}
-	// How many calls meet depends on the machine; each batch holds two at least.
+	// How many calls share a batch depends on the machine. Each batch holds at
+	// least two.
 	if have := batches.Load(); have < 3 || have+single.Load() > n/2 {
 		t.Errorf("%d batches and %d single calls for %d calls", have, single.Load(), n)
 	}
@@ -113,9 +118,9 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// Every call gets its own outcome.
+// TestBatchParts checks that every call gets its own outcome.
 func TestBatchParts(t *testing.T) {
-	p := &party{}
+	p := &batch{}
 	a := &web.Answer{Status: 200, Body: []byte(`[
 		{"jsonrpc":"2.0","id":3,"error":{"code":-32000,"message":"busy"}}, 17,
 		{"jsonrpc":"2.0","id":1,"result":"a"}, {"jsonrpc":"2.0","id":99,"result":"stray"},
@@ -126,10 +131,11 @@ func TestBatchParts(t *testing.T) {
 	}
 	b := &batcher{upstream: &upstream{Client: web.New(source.Endpoint{MaxAnswer: 100})}}
 	for id, want := range map[uint64]string{
-		1: `"a"`, 2: "request_rejected: JSON-RPC error -32601: no such method", 3: "upstream_error: JSON-RPC error -32000: busy",
+		1: `"a"`, 2: "request_rejected: JSON-RPC error -32601: no such method",
+		3: "upstream_error: JSON-RPC error -32000: busy",
 		4: "bad_response: answer to the batch lacks id 4", 5: "bad_response: answer is longer than 100 bytes",
 	} {
-		o := b.pick(a, answers, &member{id: id, party: p})
+		o := b.pick(a, answers, &member{id: id, batch: p})
 		have := string(o.value)
 		if o.err != nil {
 			have = o.err.Error()
@@ -150,7 +156,8 @@ func TestBatchRefused(t *testing.T) {
 	for name, h := range map[string]func(http.ResponseWriter, []batchCall){
 		"object":     reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batches are not supported"}}`),
 		"one answer": reply(200, `{"jsonrpc":"2.0","id":1,"result":1}`),
-		"401":        reply(401, ""), "403": reply(403, `{"jsonrpc":"2.0","error":{"code":-32403,"message":"batches are for paid plans"}}`), "404": reply(404, ""),
+		"401":        reply(401, ""), "403": reply(403,
+			`{"jsonrpc":"2.0","error":{"code":-32403,"message":"batches are for paid plans"}}`), "404": reply(404, ""),
 		"400": reply(400, ""), "413": reply(413, ""), "501": reply(501, "<html>"),
 		"all invalid": func(w http.ResponseWriter, calls []batchCall) {
 			_, _ = io.WriteString(w, `[{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch too large"}}]`)
@@ -160,7 +167,7 @@ func TestBatchRefused(t *testing.T) {
 			url, single, batches := batchServer(t, h)
 			call, notices := openBatch(t, url)
 			const n = 8
-			var first int64 // batches, before the refusal is remembered
+			var first int64 // batches before the refusal was remembered
 			for range 3 {
 				first = max(first, batches.Load())
 				values, failures := askAll(t, call, n, 20*time.Second)
@@ -170,16 +177,17 @@ func TestBatchRefused(t *testing.T) {
 					}
 				}
 			}
-			// Calls that did not meet at first may have made several batches.
-			if have := batches.Load(); have < 1 || have > n/2 || have != first || single.Load() != 3*n || notices.Load() != have {
+			// Several batches may have been sent before the first refusal.
+			if have := batches.Load(); have < 1 || have > n/2 || have != first || single.Load() != 3*n ||
+				notices.Load() != have {
 				t.Errorf("%d batches, %d at first, %d single calls, %d notices", have, first, single.Load(), notices.Load())
 			}
 		})
 	}
 }
 
-// An upstream that rejects batches as it rejects everything is not asked twice
-// for long; until it answers a batch again.
+// An upstream that rejects batches and single calls alike is not asked twice for
+// each call, until it answers a batch again.
 func TestBatchRejectedAsAll(t *testing.T) {
 	for _, status := range []int{401, 403, 404} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
@@ -200,12 +208,14 @@ func TestBatchRejectedAsAll(t *testing.T) {
 				_, _ = io.WriteString(w, results(calls))
 			})
 			call, notices := openBatch(t, url)
-			// One call may miss its party; what is counted are calls of batches.
+			// A call may come too late for its batch. The test counts calls of
+			// batches.
 			round := func() (singly int64) {
 				before, had := single.Load(), batches.Load()
 				_, failures := askAll(t, call, 8, 20*time.Second)
 				for i, f := range failures {
-					if !well.Load() && (f == nil || f.Reason != event.RequestRejected || !strings.Contains(f.Detail, fmt.Sprint("HTTP ", status))) {
+					if !well.Load() && (f == nil || f.Reason != event.RequestRejected ||
+						!strings.Contains(f.Detail, fmt.Sprint("HTTP ", status))) {
 						t.Errorf("call %d: %v", i, f)
 					}
 				}
@@ -233,8 +243,7 @@ func TestBatchRejectedAsAll(t *testing.T) {
 	}
 }
 
-// A text is cut between characters.
-// A failed request is one failure of the upstream, whatever it took along.
+// A failed request is one failure of the upstream, however many calls it held.
 func TestBatchFails(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -245,7 +254,8 @@ func TestBatchFails(t *testing.T) {
 		{"429", func(w http.ResponseWriter, _ []batchCall) { w.WriteHeader(429) }, event.UpstreamError},
 		{"HTML", func(w http.ResponseWriter, _ []batchCall) { _, _ = io.WriteString(w, "<html>") }, event.BadResponse},
 		{"empty", func(http.ResponseWriter, []batchCall) {}, event.BadResponse},
-		{"odd object", func(w http.ResponseWriter, _ []batchCall) { _, _ = io.WriteString(w, `{"ok":true}`) }, event.BadResponse},
+		{"odd object", func(w http.ResponseWriter, _ []batchCall) { _, _ = io.WriteString(w, `{"ok":true}`) },
+			event.BadResponse},
 		{"hang", nil, event.Timeout},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -258,7 +268,7 @@ func TestBatchFails(t *testing.T) {
 			_, failures := askAll(t, call, 8, allowed)
 			first := 0
 			for i, f := range failures {
-				if f == nil { // it came too late for the others
+				if f == nil { // the call came too late for the batch
 					continue
 				}
 				if f.Reason != tt.reason || !f.Counts {
@@ -269,7 +279,8 @@ func TestBatchFails(t *testing.T) {
 				}
 			}
 			if int64(first) != batches.Load() || first == 0 || notices.Load() != 0 {
-				t.Errorf("%d failures count for %d batches and %d single calls; %d notices", first, batches.Load(), single.Load(), notices.Load())
+				t.Errorf("%d failures count for %d batches and %d single calls; %d notices", first, batches.Load(), single.Load(),
+					notices.Load())
 			}
 		})
 	}

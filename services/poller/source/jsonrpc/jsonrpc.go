@@ -22,7 +22,8 @@ var Driver = source.Driver{
 	Open: open, Schemes: web.Schemes, Path: "/path", Batches: true, Check: source.CheckCalls(check),
 }
 
-// Error codes that mean that the request is wrong (section 5.1).
+// codeInvalidRequest to codeInvalidParams are the error codes that mean that the
+// request is wrong (section 5.1).
 const (
 	codeInvalidRequest = -32600
 	codeInvalidParams  = -32602

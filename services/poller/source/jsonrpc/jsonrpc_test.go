@@ -72,7 +72,7 @@ func TestValue(t *testing.T) {
 		if r.Header["Idempotency-Key"] != nil {
 			t.Error("Idempotency-Key was sent")
 		}
-		// Compressed, without a version and with a null error, as some do.
+		// Some servers compress, leave out the version, and send a null error.
 		w.Header().Set("Content-Encoding", "gzip")
 		z := gzip.NewWriter(w)
 		_, _ = io.WriteString(z, ` {"id":1, "error":null, "result": {"a" : 1.50} } `)
@@ -83,12 +83,13 @@ func TestValue(t *testing.T) {
 	if err != nil || string(v) != `{"a" : 1.50}` {
 		t.Fatalf("value %s, error %v", v, err)
 	}
-	if have, want := *got.Load(), `POST application/json Bearer x {"jsonrpc":"2.0","id":1,"method":"a\u003cb","params":["token:x",{}]}`; have != want {
+	const want = `POST application/json Bearer x {"jsonrpc":"2.0","id":1,"method":"a\u003cb","params":["token:x",{}]}`
+	if have := *got.Load(); have != want {
 		t.Errorf("request\n%s, want\n%s", have, want)
 	}
 }
 
-// Parameters go as they are: by position, by name, or none.
+// Parameters are sent as they are: by position, by name, or none.
 func TestParams(t *testing.T) {
 	call := openAt(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
 		var q struct {
@@ -126,19 +127,22 @@ func TestFailures(t *testing.T) {
 		}, bad, true, "answer is HTML, not JSON"},
 		{"html 502", reply(502, "<html>"), up, true, "HTTP 502 Bad Gateway"},
 		{"xml", reply(200, "<?xml version='1.0'?>"), bad, true, "answer is XML, not JSON"},
-		{"half", reply(200, `{"jsonrpc":"2.0","id":%d,"resu`), bad, true, "answer is cut off: its JSON ends early, after 29 bytes"},
+		{"half", reply(200, `{"jsonrpc":"2.0","id":%d,"resu`), bad, true,
+			"answer is cut off: its JSON ends early, after 29 bytes"},
 		{"text", reply(200, `pong`), bad, true, "answer is not JSON: invalid character 'p' looking for beginning of value"},
 		{"empty", reply(200, ``), bad, true, "answer is empty"},
 		{"204", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, bad, true, "answer is empty"},
 		{"list", reply(200, `[]`), bad, true, "answer is a JSON array, an object was expected"},
 		{"number", reply(200, `17`), bad, true, "answer is a JSON number, an object was expected"},
-		{"two", reply(200, `{"id":%d,"result":1}{}`), bad, true, "answer is not JSON: invalid character '{' after top-level value"},
+		{"two", reply(200, `{"id":%d,"result":1}{}`), bad, true,
+			"answer is not JSON: invalid character '{' after top-level value"},
 		{"wrong id", reply(200, `{"jsonrpc":"2.0","id":7,"result":1}`), bad, true, "id 7 answered, 1 expected"},
 		{"text id", reply(200, `{"jsonrpc":"2.0","id":"%d","result":1}`), bad, true, `id "1" answered, 1 expected`},
 		{"no id", reply(200, `{"jsonrpc":"2.0","result":1}`), bad, true, "answer has no id, 1 expected"},
 		{"version", reply(200, `{"jsonrpc":"3.0","id":%d,"result":1}`), bad, true, `answer says jsonrpc "3.0", not 2.0`},
 		{"neither", reply(200, `{"jsonrpc":"2.0","id":%d}`), bad, true, "answer has neither result nor error"},
-		{"odd error", reply(200, `{"jsonrpc":"2.0","id":%d,"error":"no"}`), bad, true, "answer's error is no JSON-RPC error object"},
+		{"odd error", reply(200, `{"jsonrpc":"2.0","id":%d,"error":"no"}`), bad, true,
+			"answer's error is no JSON-RPC error object"},
 		{"not UTF-8", reply(200, "{\"jsonrpc\":\"2.0\",\"id\":%d,\"result\":\"\xff\"}"), bad, true, "answer is not UTF-8"},
 		{"encoding", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "br")
@@ -159,28 +163,38 @@ func TestFailures(t *testing.T) {
 			_ = z.Close()
 		}, bad, true, "answer is longer than 64 KiB"},
 
-		{"-32600", reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Invalid Request"}}`), rej, false, "JSON-RPC error -32600: Invalid Request"},
-		{"-32601", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32601,"message":"Method not found"}}`), rej, false, "JSON-RPC error -32601: Method not found"},
-		{"-32602 as 500", reply(500, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32602,"message":"Invalid params"}}`), rej, false, "JSON-RPC error -32602: Invalid params"},
-		{"-32603", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32603,"message":"Internal error"}}`), up, true, "JSON-RPC error -32603: Internal error"},
-		{"-32700", reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}`), up, true, "JSON-RPC error -32700: Parse error"},
-		{"-32000", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32000,"message":"header\nnot found"}}`), up, true, "JSON-RPC error -32000: header not found"},
-		{"application", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":1,"message":"busy"}}`), up, true, "JSON-RPC error 1: busy"},
-		{"1 as 400", reply(400, `{"jsonrpc":"2.0","id":%d,"error":{"code":1,"message":"Unauthorized"}}`), rej, false, "HTTP 400 Bad Request, JSON-RPC error 1: Unauthorized"},
+		{"-32600", reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Invalid Request"}}`), rej, false,
+			"JSON-RPC error -32600: Invalid Request"},
+		{"-32601", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32601,"message":"Method not found"}}`), rej, false,
+			"JSON-RPC error -32601: Method not found"},
+		{"-32602 as 500", reply(500, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32602,"message":"Invalid params"}}`), rej,
+			false, "JSON-RPC error -32602: Invalid params"},
+		{"-32603", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32603,"message":"Internal error"}}`), up, true,
+			"JSON-RPC error -32603: Internal error"},
+		{"-32700", reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}`), up, true,
+			"JSON-RPC error -32700: Parse error"},
+		{"-32000", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32000,"message":"header\nnot found"}}`), up, true,
+			"JSON-RPC error -32000: header not found"},
+		{"application", reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":1,"message":"busy"}}`), up, true,
+			"JSON-RPC error 1: busy"},
+		{"1 as 400", reply(400, `{"jsonrpc":"2.0","id":%d,"error":{"code":1,"message":"Unauthorized"}}`), rej, false,
+			"HTTP 400 Bad Request, JSON-RPC error 1: Unauthorized"},
 
 		{"401", reply(401, ``), rej, false, "HTTP 401 Unauthorized"},
 		{"404", reply(404, `not found`), rej, false, "HTTP 404 Not Found"},
 		{"408", reply(408, ``), up, true, "HTTP 408 Request Timeout"},
-		{"429", reply(429, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32005,"message":"limit"}}`), up, true, "HTTP 429 Too Many Requests, JSON-RPC error -32005: limit"},
+		{"429", reply(429, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32005,"message":"limit"}}`), up, true,
+			"HTTP 429 Too Many Requests, JSON-RPC error -32005: limit"},
 		{"500", reply(500, ``), up, true, "HTTP 500 Internal Server Error"},
 		{"503", reply(503, `{"status":"down"}`), up, true, "HTTP 503 Service Unavailable"},
 		{"599", reply(599, ``), up, true, "HTTP 599"},
 		{"value with 500", reply(500, `{"jsonrpc":"2.0","id":%d,"result":1}`), up, true, "HTTP 500 Internal Server Error"},
-		{"redirect loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, bad, true,
+		{"redirect loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },
+			bad, true,
 			"HTTP 302 Found: redirects are not followed"},
 
 		{"hang", func(_ http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that the client goes
+			_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that the client has gone
 			<-r.Context().Done()
 		}, out, true, "no answer within "},
 		{"drip", func(w http.ResponseWriter, r *http.Request) {
@@ -194,7 +208,8 @@ func TestFailures(t *testing.T) {
 		{"broken off", hijack(func(c net.Conn) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"id\"")
 		}), up, true, "connection broke off after 5 bytes of the answer"},
-		{"not HTTP", hijack(func(c net.Conn) { _, _ = io.WriteString(c, "220 smtp.example ESMTP\r\n") }), bad, true, "answer is not HTTP"},
+		{"not HTTP", hijack(func(c net.Conn) { _, _ = io.WriteString(c, "220 smtp.example ESMTP\r\n") }), bad, true,
+			"answer is not HTTP"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			call := openAt(t, serve(t, tt.h))
@@ -209,7 +224,8 @@ func TestFailures(t *testing.T) {
 				t.Fatalf("value %s, error %v, want a failure", v, err)
 			}
 			if f.Reason != tt.reason || f.Counts != tt.counts || !strings.HasPrefix(f.Detail, tt.detail) {
-				t.Errorf("have %s counts=%v %q\nwant %s counts=%v %q", f.Reason, f.Counts, f.Detail, tt.reason, tt.counts, tt.detail)
+				t.Errorf("have %s counts=%v %q\nwant %s counts=%v %q", f.Reason, f.Counts, f.Detail, tt.reason, tt.counts,
+					tt.detail)
 			}
 		})
 	}
@@ -227,7 +243,7 @@ func hijack(f func(net.Conn)) http.HandlerFunc {
 	}
 }
 
-// 100 MB are not read: the upstream cannot get rid of more than sockets hold.
+// Of 100 MB the upstream can send no more than sockets hold.
 func TestStreamWithoutEnd(t *testing.T) {
 	sent := make(chan int, 1)
 	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -242,7 +258,8 @@ func TestStreamWithoutEnd(t *testing.T) {
 		sent <- n
 	})
 	_, err := ask(t, openAt(t, url))
-	if f, ok := errors.AsType[*source.Failure](err); !ok || f.Reason != event.BadResponse || f.Detail != "answer is longer than 64 KiB" {
+	if f, ok := errors.AsType[*source.Failure](err); !ok || f.Reason != event.BadResponse ||
+		f.Detail != "answer is longer than 64 KiB" {
 		t.Errorf("error %v", err)
 	}
 	if n := <-sent; n >= 100<<20 {
@@ -272,7 +289,8 @@ func TestNobodyThere(t *testing.T) {
 	s.StartTLS()
 	defer s.Close()
 	_, err = ask(t, openAt(t, s.URL))
-	if f, ok := errors.AsType[*source.Failure](err); !ok || !strings.HasPrefix(f.Detail, "TLS: the upstream's certificate is signed by an unknown authority, \"O=Acme Co\"") {
+	if f, ok := errors.AsType[*source.Failure](err); !ok ||
+		!strings.HasPrefix(f.Detail, "TLS: the upstream's certificate is signed by an unknown authority, \"O=Acme Co\"") {
 		t.Errorf("unknown certificate: %v", err)
 	}
 }
@@ -292,11 +310,14 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestSecretsStayHidden(t *testing.T) {
-	call := openAt(t, serve(t, reply(200, `{"jsonrpc":"2.0","id":%d,"error":{"code":-32602,"message":"bad token:hunter22 and `+strings.Repeat("x", 999)+`"}}`)),
+	call := openAt(t, serve(t, reply(200,
+		`{"jsonrpc":"2.0","id":%d,"error":{"code":-32602,"message":"bad token:hunter22 and `+strings.Repeat("x", 999)+
+			`"}}`)),
 		func(e *source.Endpoint) { e.Secrets = []string{"token:hunter22", "hunter22"} })
 	_, err := ask(t, call)
 	f, _ := errors.AsType[*source.Failure](err)
-	if f == nil || strings.Contains(f.Detail, "hunter22") || !strings.Contains(f.Detail, "[redacted]") || len(f.Detail) > event.MaxDetail {
+	if f == nil || strings.Contains(f.Detail, "hunter22") || !strings.Contains(f.Detail, "[redacted]") ||
+		len(f.Detail) > event.MaxDetail {
 		t.Errorf("error %v", err)
 	}
 }
@@ -311,8 +332,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// An upstream that drops a kept connection just when it is used again must not
-// make a healthy value look stale.
+// An upstream that closes a kept connection just when it is used again must not
+// make a good value stale.
 func TestKeptConnectionDropped(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -326,7 +347,8 @@ func TestKeptConnectionDropped(t *testing.T) {
 			if err != nil {
 				return
 			}
-			// Answers the first request; reads a second one and drops it.
+			// The server answers the first request, reads a second one and closes
+			// the connection.
 			r := bufio.NewReader(c)
 			for i := range 2 {
 				req, err := http.ReadRequest(r)
@@ -343,7 +365,7 @@ func TestKeptConnectionDropped(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	t.Cleanup(func() { // after the endpoint has let its connection go
+	t.Cleanup(func() { // runs after the endpoint has closed its connection
 		_ = ln.Close()
 		<-done
 	})
@@ -357,7 +379,8 @@ func TestKeptConnectionDropped(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	have := ""
-	check(source.Call{Method: "m", Path: "x", Query: url.Values{"a": nil}, Header: http.Header{"A": nil}, Body: json.RawMessage("1")},
+	check(source.Call{Method: "m", Path: "x", Query: url.Values{"a": nil}, Header: http.Header{"A": nil},
+		Body: json.RawMessage("1")},
 		func(key, problem, fix string) { have += key + " " })
 	if have != "path query headers body " {
 		t.Errorf("mistakes at %q", have)

@@ -56,7 +56,7 @@ func open(e source.Endpoint) (source.Func, func(), error) {
 		return nil, nil, errors.New("it is no URL") // the error would quote it
 	}
 	if base.Path == "" {
-		base.Path = "/" // or JoinPath makes a path that does not begin with one
+		base.Path = "/" // without it JoinPath would return a path without a leading slash
 	}
 	u := &upstream{Client: web.New(e), base: base}
 	return e.Scrub(u.call), u.Close, nil

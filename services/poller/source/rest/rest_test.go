@@ -37,7 +37,8 @@ func TestRequest(t *testing.T) {
 	var got atomic.Pointer[string]
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		s := fmt.Sprintf("%s %s %q %q %q %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Accept"), r.Header.Get("X"), body)
+		s := fmt.Sprintf("%s %s %q %q %q %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Accept"),
+			r.Header.Get("X"), body)
 		got.Store(&s)
 		_, _ = io.WriteString(w, ` {"a" : 1.50} `)
 	})
@@ -48,9 +49,11 @@ func TestRequest(t *testing.T) {
 	}{
 		{"", source.Call{}, `GET / "" "application/json" "1" `},
 		{"/v1?k=x", source.Call{}, `GET /v1?k=x "" "application/json" "1" `},
-		{"/v1?k=x", source.Call{Path: "a/b%20c", Query: url.Values{"q": {"1&2"}, "p": {""}}}, `GET /v1/a/b%20c?k=x&p=&q=1%262 "" "application/json" "1" `},
+		{"/v1?k=x", source.Call{Path: "a/b%20c", Query: url.Values{"q": {"1&2"}, "p": {""}}},
+			`GET /v1/a/b%20c?k=x&p=&q=1%262 "" "application/json" "1" `},
 		{"/v1/", source.Call{Path: "/a", Query: url.Values{"q": {"1"}}}, `GET /v1/a?q=1 "" "application/json" "1" `},
-		{"/", source.Call{Method: "POST", Path: "q", Body: json.RawMessage(`{"x":1}`)}, `POST /q "application/json" "application/json" "1" {"x":1}`},
+		{"/", source.Call{Method: "POST", Path: "q", Body: json.RawMessage(`{"x":1}`)},
+			`POST /q "application/json" "application/json" "1" {"x":1}`},
 		{"/", source.Call{Header: http.Header{"X": {"2"}, "Accept": {"text/plain"}}}, `GET / "" "text/plain" "2" `},
 	} {
 		v, err := openAt(t, base+tt.url, http.Header{"X": {"1"}})(t.Context(), tt.c)
@@ -67,7 +70,7 @@ func TestValues(t *testing.T) {
 	for _, tt := range []struct {
 		status int
 		body   string
-		want   string // or part of the failure
+		want   string // the value, or part of the failure
 	}{
 		{204, "", "null"}, {200, "17", "17"}, {201, `"x"`, `"x"`}, {200, "[]", "[]"}, {200, "null", "null"},
 		{200, "", "answer is empty"}, {200, "1 2", "answer is not JSON"}, {304, "", "HTTP 304 Not Modified"},
@@ -88,7 +91,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// An answer with an ETag is confirmed by 304, call by call.
+// An answer with an entity tag is confirmed by 304, call by call.
 func TestETag(t *testing.T) {
 	var version, whole, confirmed atomic.Int64
 	version.Store(1)
@@ -138,7 +141,7 @@ func TestETagsAreBounded(t *testing.T) {
 	if n := len(e.calls); n != 1 {
 		t.Errorf("%d answers remembered, want 1", n)
 	}
-	e.put("", "0", remembered{etag: `"x"`, value: big}) // instead of itself
+	e.put("", "0", remembered{etag: `"x"`, value: big}) // replaces itself
 	e.put("", "1", remembered{})
 	if e.get("", "0").etag == "" || e.get("", "1").etag != "" {
 		t.Error("the first answer was forgotten")
@@ -147,7 +150,7 @@ func TestETagsAreBounded(t *testing.T) {
 	if e.size != 0 {
 		t.Errorf("%d bytes of nothing", e.size)
 	}
-	// Who asks another thing every time leaves one answer behind.
+	// A poll whose call differs every time leaves one answer behind.
 	for i := range 10 {
 		e.put("poll", fmt.Sprint(i), remembered{etag: `"x"`, value: big[:10]})
 	}

@@ -47,7 +47,7 @@ func NewAuthority(t testing.TB, name string) *Authority {
 	return a
 }
 
-// Pool holds the authority.
+// Pool returns a pool that holds the authority.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
@@ -78,7 +78,8 @@ func (a *Authority) Issue(from, until time.Time, hosts ...string) Issued {
 	}
 	c := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "pollcast test"}, NotBefore: from, NotAfter: until,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth,
+			x509.ExtKeyUsageClientAuth},
 	}
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {
@@ -105,7 +106,7 @@ func (a *Authority) Issue(from, until time.Time, hosts ...string) Issued {
 	return i
 }
 
-// Now is a certificate that is valid now.
+// Now issues a certificate that is valid now.
 func (a *Authority) Now(hosts ...string) Issued {
 	return a.Issue(time.Now().Add(-time.Hour), time.Now().Add(time.Hour), hosts...)
 }

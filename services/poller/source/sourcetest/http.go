@@ -29,9 +29,10 @@ type HTTP struct {
 	WrongType string
 }
 
-// RunHTTP runs the suite, and what is particular to HTTP.
+// RunHTTP runs the suite and the tests that only HTTP has.
 func RunHTTP(t *testing.T, h HTTP) {
-	p := Protocol{Driver: h.Driver, Call: h.Call, Batch: h.Batch, Serve: h.serve, Named: func(address string) string { return "http://" + address + "/" }}
+	p := Protocol{Driver: h.Driver, Call: h.Call, Batch: h.Batch, Serve: h.serve,
+		Named: func(address string) string { return "http://" + address + "/" }}
 	Run(t, p)
 	t.Run("compressed", func(t *testing.T) { h.compressed(t, p) })
 	t.Run("redirect", func(t *testing.T) { redirect(t, p) })
@@ -127,7 +128,8 @@ func (h HTTP) compressed(t *testing.T, p Protocol) {
 	}
 }
 
-// redirect: the credentials do not go where nobody sent them.
+// redirect checks that a redirect is not followed and the credentials are not
+// sent elsewhere.
 func redirect(t *testing.T, p Protocol) {
 	var visited atomic.Bool
 	other := serve(func(http.ResponseWriter, *http.Request) { visited.Store(true) })(t)
@@ -147,7 +149,7 @@ func redirect(t *testing.T, p Protocol) {
 
 const most = 100 << 20
 
-// flood writes an answer of most bytes, as far as it is taken.
+// flood writes an answer of at most most bytes, as many as the client takes.
 func flood(w http.ResponseWriter, r *http.Request) (sent int) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	for chunk := []byte(strings.Repeat(" ", 64<<10)); sent < most; {
@@ -160,7 +162,8 @@ func flood(w http.ResponseWriter, r *http.Request) (sent int) {
 	return sent
 }
 
-// endless: an answer without end is not taken, announced or not.
+// endless checks that an answer without end is not read, with and without a
+// Content-Length.
 func endless(t *testing.T, p Protocol) {
 	for _, announced := range []bool{false, true} {
 		sent := make(chan int, 1)
@@ -171,7 +174,8 @@ func endless(t *testing.T, p Protocol) {
 			sent <- flood(w, r)
 		})(t)
 		_, err := p.ask(t, p.open(t, url), ample)
-		if f, ok := errors.AsType[*source.Failure](err); !ok || f.Reason != event.BadResponse || !f.Counts || !strings.Contains(f.Detail, "64 KiB") {
+		if f, ok := errors.AsType[*source.Failure](err); !ok || f.Reason != event.BadResponse || !f.Counts ||
+			!strings.Contains(f.Detail, "64 KiB") {
 			t.Errorf("announced %v: %v", announced, err)
 		}
 		if n := <-sent; n >= most {
@@ -204,10 +208,10 @@ func later(status int) http.HandlerFunc {
 	}
 }
 
-// hang sends the beginning of an answer, if any, and then nothing.
+// hang sends the beginning of an answer, if any, and then nothing more.
 func hang(beginning string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that the client goes
+		_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that the client has gone
 		if beginning != "" {
 			_, _ = io.WriteString(w, beginning)
 			w.(http.Flusher).Flush()

@@ -18,16 +18,16 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// SecureServer answers every JSON-RPC call, over TLS, with the protocol it came
-// by and the name of the client's certificate.
+// SecureServer answers every JSON-RPC call, over TLS, with the HTTP version of
+// the request and the name of the client's certificate.
 type SecureServer struct {
 	*httptest.Server
 	show  atomic.Pointer[tls.Certificate]
 	conns atomic.Int64
 }
 
-// NewSecureServer starts a server that shows a certificate; change, if set, may
-// change its settings. It is closed when the test ends.
+// NewSecureServer starts a server with a certificate. change, if set, may change
+// its settings. It is closed when the test ends.
 func NewSecureServer(t testing.TB, cert Issued, change func(*tls.Config)) *SecureServer {
 	t.Helper()
 	s := new(SecureServer)
@@ -52,7 +52,7 @@ func NewSecureServer(t testing.TB, cert Issued, change func(*tls.Config)) *Secur
 // Show changes the certificate for connections from now on.
 func (s *SecureServer) Show(cert Issued) { s.show.Store(&cert.Certificate) }
 
-// Conns is how many connections began.
+// Conns returns the number of connections so far.
 func (s *SecureServer) Conns() int64 { return s.conns.Load() }
 
 func answerSecure(w http.ResponseWriter, r *http.Request) {

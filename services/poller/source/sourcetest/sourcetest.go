@@ -1,9 +1,9 @@
-// Package sourcetest holds what every driver must pass, whatever its protocol:
-// the poller relies on these outcomes, and on nothing else of a driver.
+// Package sourcetest holds the tests that every driver must pass, whatever its
+// protocol. The poller relies on these outcomes and on nothing else of a driver.
 //
-// The upstreams are real servers on loopback sockets. A driver's own test says
-// how its protocol answers (Protocol, or HTTP for those over HTTP) and calls Run.
-// authority.go and secure.go are for tests of TLS.
+// The upstreams are real servers on loopback sockets. The test of a driver
+// describes how its protocol answers (Protocol, or HTTP for a driver over HTTP)
+// and calls Run. authority.go and secure.go are for tests of TLS.
 package sourcetest
 
 import (
@@ -29,31 +29,31 @@ type Protocol struct {
 	Driver source.Driver
 	Call   source.Call
 	Batch  bool // the endpoints' setting
-	// Serve starts an upstream that does with each call what act says, for as
-	// long as the test runs. It returns the URL to open, and how many connections
-	// were made to it so far.
+	// Serve starts an upstream that treats each call as act returns, for as long
+	// as the test runs. It returns the URL to open, and a function that counts
+	// the connections so far.
 	Serve func(t *testing.T, act func(authorization string) Act) (url string, conns func() int)
-	// Named is the URL of an address, "host:port".
+	// Named returns the URL of an address, "host:port".
 	Named func(address string) string
 }
 
 // Act is what an upstream does with a call.
 type Act int
 
-// What upstreams do.
+// The acts of an upstream.
 const (
-	Answer    Act = iota // with Value
-	Slow                 // the same, after Brief
-	Hang                 // nothing, for ever
-	Huge                 // an answer that has no end, or none within 100 MiB
-	WrongType            // an answer that is not what the protocol says
-	Fail                 // say, with Secret, that something broke
-	Busy                 // ask to be left alone for RetryAfter
-	Reject               // say, with Secret, that the request is wrong
+	Answer    Act = iota // answer with Value
+	Slow                 // answer with Value after Brief
+	Hang                 // do not answer
+	Huge                 // send an answer that does not end within 100 MiB
+	WrongType            // answer what the protocol does not allow
+	Fail                 // report an error of the upstream, with Secret in its text
+	Busy                 // ask for a pause of RetryAfter
+	Reject               // report that the request is wrong, with Secret in its text
 )
 
-// Value is what upstreams answer; RetryAfter how long those that are busy want
-// to be left alone.
+// Value is the value of every answer. RetryAfter is the pause that a busy
+// upstream asks for.
 const (
 	Value      = `{"n":[1.50,"ü"]}`
 	RetryAfter = 7 * time.Second
@@ -62,11 +62,11 @@ const (
 const (
 	// maxAnswer is the limit of the endpoints under test.
 	maxAnswer = 64 << 10
-	// Brief is the time for calls that are to run out of it, ample that of all
-	// others: nothing depends on how fast the machine is.
+	// Brief is the time for calls that must run out of it. ample is the time for
+	// all others: no test depends on the speed of the machine.
 	Brief = 300 * time.Millisecond
 	ample = 20 * time.Second
-	// Secret must come back in no error.
+	// Secret must not appear in any error.
 	Secret = "hunter22-sesame"
 )
 
@@ -77,11 +77,13 @@ func Run(t *testing.T, p Protocol) {
 	t.Run("cancelled", func(t *testing.T) { cancelled(t, p) })
 	for _, tt := range []failureCase{
 		{name: "hang", url: p.always(Hang), reason: event.Timeout, counts: true},
-		{name: "refuse", url: func(*testing.T) string { return p.Named(nobody()) }, reason: event.UpstreamError, counts: true, detail: "connection refused"},
+		{name: "refuse", url: func(*testing.T) string { return p.Named(nobody()) }, reason: event.UpstreamError,
+			counts: true, detail: "connection refused"},
 		{name: "reset", url: p.raw(func(c *net.TCPConn) { _ = c.SetLinger(0) }), reason: event.UpstreamError, counts: true},
 		{name: "close", url: p.raw(func(*net.TCPConn) {}), reason: event.UpstreamError, counts: true},
 		{name: "garbage", url: p.raw(garbage), reason: event.BadResponse, counts: true},
-		{name: "silence", url: p.raw(func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }), reason: event.Timeout, counts: true},
+		{name: "silence", url: p.raw(func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }), reason: event.Timeout,
+			counts: true},
 		{name: "huge", url: p.always(Huge), reason: event.BadResponse, counts: true, detail: "answer is longer than 64 KiB"},
 		{name: "wrong type", url: p.always(WrongType), reason: event.BadResponse, counts: true},
 		{name: "fail", url: p.always(Fail), reason: event.UpstreamError, counts: true},
@@ -98,7 +100,7 @@ type failureCase struct {
 	reason     event.Reason
 	counts     bool
 	retryAfter time.Duration
-	detail     string // its beginning
+	detail     string // the beginning of the failure's detail
 }
 
 // fails makes a call and compares its failure.
@@ -115,12 +117,14 @@ func (p Protocol) fails(t *testing.T, tt failureCase) {
 		t.Fatalf("value %s, error %v; want a failure", v, err)
 	}
 	if f.Reason != tt.reason || f.Counts != tt.counts || !strings.HasPrefix(f.Detail, tt.detail) {
-		t.Errorf("have %s, counts %v (%s); want %s, counts %v (%s)", f.Reason, f.Counts, f.Detail, tt.reason, tt.counts, tt.detail)
+		t.Errorf("have %s, counts %v (%s); want %s, counts %v (%s)", f.Reason, f.Counts, f.Detail, tt.reason, tt.counts,
+			tt.detail)
 	}
 	if f.RetryAfter != tt.retryAfter {
 		t.Errorf("retry after %v, want %v", f.RetryAfter, tt.retryAfter)
 	}
-	if f.Detail == "" || len(f.Detail) > event.MaxDetail || strings.ContainsAny(f.Detail, "\r\n") || strings.Contains(f.Detail, Secret) {
+	if f.Detail == "" || len(f.Detail) > event.MaxDetail || strings.ContainsAny(f.Detail, "\r\n") ||
+		strings.Contains(f.Detail, Secret) {
 		t.Errorf("detail %q: one line of at most %d bytes without secrets is wanted", f.Detail, event.MaxDetail)
 	}
 	if took := time.Since(start); tt.reason == event.Timeout && took > ample/2 {
@@ -128,8 +132,8 @@ func (p Protocol) fails(t *testing.T, tt failureCase) {
 	}
 }
 
-// success: plain and slow answers, over a kept connection, with the endpoint's
-// headers.
+// success checks plain and slow answers over a kept connection, with the
+// endpoint's headers.
 func success(t *testing.T, p Protocol) {
 	var n atomic.Int64
 	url, conns := p.Serve(t, func(authorization string) Act {
@@ -161,7 +165,7 @@ func success(t *testing.T, p Protocol) {
 	}
 }
 
-// together: calls of several goroutines do not meet.
+// together checks that calls of several goroutines do not disturb each other.
 func together(t *testing.T, p Protocol) {
 	url, _ := p.Serve(t, func(string) Act { return Answer })
 	call := p.open(t, url)
@@ -178,7 +182,8 @@ func together(t *testing.T, p Protocol) {
 	wg.Wait()
 }
 
-// cancelled: before the call and during it; neither is the upstream's failure.
+// cancelled checks a cancellation before and during the call. Neither is a
+// failure of the upstream.
 func cancelled(t *testing.T, p Protocol) {
 	began := make(chan struct{}, 1)
 	url, _ := p.Serve(t, func(string) Act {
@@ -206,8 +211,8 @@ func (p Protocol) always(a Act) func(*testing.T) string {
 	}
 }
 
-// raw is an upstream that reads the beginning of what comes, lets f do with the
-// connection what it likes, and closes it.
+// raw starts an upstream that reads the beginning of a request, calls f with the
+// connection, and closes it.
 func (p Protocol) raw(f func(*net.TCPConn)) func(*testing.T) string {
 	return func(t *testing.T) string {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -236,8 +241,8 @@ func (p Protocol) raw(f func(*net.TCPConn)) func(*testing.T) string {
 	}
 }
 
-// garbage speaks another protocol, and is not the first to hang up, which would
-// take back what it said.
+// garbage answers in another protocol. It waits for the client to close first,
+// because closing could discard the answer.
 func garbage(c *net.TCPConn) {
 	_, _ = io.WriteString(c, "220 smtp.example ESMTP "+Secret+"\r\n")
 	_ = c.CloseWrite()
@@ -266,7 +271,7 @@ func (p Protocol) ask(t *testing.T, call source.Func, allowed time.Duration) (st
 	return string(v), err
 }
 
-// nobody is an address at which nobody listens.
+// nobody returns an address at which nothing listens.
 func nobody() string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

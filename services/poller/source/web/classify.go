@@ -16,7 +16,7 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// Which failure an outcome is:
+// This file decides which failure an outcome is:
 //
 //	outcome                                   reason             counts
 //	cannot connect, reset, closed, TLS        upstream_error     yes
@@ -28,12 +28,12 @@ import (
 //	JSON-RPC error -32600 to -32602           request_rejected   no
 //	HTTP 4xx other than 408, 429              request_rejected   no
 //
-// JSON-RPC servers differ in the HTTP status of an error object. The error
-// object decides between 200 and 5xx; a 4xx says by itself that the request is
-// wrong, and the object only says how.
+// JSON-RPC servers differ in the HTTP status of an error object. With 200 and 5xx
+// the error object decides. A 4xx means that the request is wrong; the object
+// only explains it.
 
-// Classify classifies an error of sending the request or of waiting
-// for the head of the answer.
+// Classify returns the failure of sending the request or of waiting for the head
+// of the answer; or ctx's cancellation.
 func Classify(ctx context.Context, err error, start time.Time) error {
 	if Cancelled(ctx) {
 		return ctx.Err()
@@ -47,7 +47,8 @@ func Classify(ctx context.Context, err error, start time.Time) error {
 	return source.UpstreamError(connectionDetail(err))
 }
 
-// bodyFailure classifies an error of reading the answer's body.
+// bodyFailure returns the failure of reading the answer's body, of which got
+// bytes arrived.
 func bodyFailure(ctx context.Context, err error, start time.Time, got int) error {
 	switch {
 	case Cancelled(ctx):
@@ -65,7 +66,7 @@ func bodyFailure(ctx context.Context, err error, start time.Time, got int) error
 	return source.UpstreamError("reading the answer failed: " + connectionDetail(err))
 }
 
-// statusFailure classifies an answer by its HTTP status alone; nil for 2xx.
+// Failure returns the failure that the HTTP status alone means; nil for 2xx.
 func (a *Answer) Failure() *source.Failure {
 	var f *source.Failure
 	switch {
@@ -97,13 +98,14 @@ func IsTimeout(err error) bool {
 
 const plainHTTP = "upstream speaks plain HTTP, not HTTPS"
 
-// notHTTP says in words that whoever answered does not speak HTTP, or "".
+// notHTTP returns why an answer is not HTTP, or "".
 func notHTTP(err error) string {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
 		return plainHTTP
-	case errors.Is(err, errAlien), strings.Contains(text, "http2: frame too large"), strings.Contains(text, "http2: failed reading the frame payload"):
+	case errors.Is(err, errAlien), strings.Contains(text, "http2: frame too large"),
+		strings.Contains(text, "http2: failed reading the frame payload"):
 		return errAlien.Error()
 	case strings.Contains(text, "malformed HTTP"), strings.Contains(text, "malformed MIME"):
 		return "answer is not HTTP"
@@ -119,7 +121,7 @@ func notHTTP(err error) string {
 	return ""
 }
 
-// connectionDetail says a connection error in an operator's words.
+// connectionDetail returns a connection error in an operator's words.
 func connectionDetail(err error) string {
 	if d := proxyDetail(err); d != "" {
 		return d
@@ -155,7 +157,7 @@ func connectionDetail(err error) string {
 			return known.text
 		}
 	}
-	// net.OpError repeats addresses; what it wraps says what happened.
+	// net.OpError repeats addresses. The error in it is enough.
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
 		err = op.Err
 	}
@@ -170,7 +172,7 @@ func Timeout(ctx context.Context, start time.Time) *source.Failure {
 	return &source.Failure{Reason: event.Timeout, Detail: "no answer within " + allowed(ctx, start), Counts: true}
 }
 
-// allowed is how long the call could take, readable: three digits or so.
+// allowed returns how long the call could take, with about three digits.
 func allowed(ctx context.Context, start time.Time) string {
 	d := time.Since(start)
 	if deadline, ok := ctx.Deadline(); ok {

@@ -54,10 +54,10 @@ func (c *Client) Made() int64 { return c.conns.made.Load() }
 func (c *Client) Renew(now time.Time) { c.conns.renew(now) }
 
 // Failed must be called after a request of RoundTrip, begun at start, that failed
-// for the connection's sake: the next one uses another connection.
+// because of the connection. The next request uses another connection.
 func (c *Client) Failed(start time.Time) { c.conns.failed(start) }
 
-// RoundTrip sends a request as it is. Of its error, Classify makes a failure.
+// RoundTrip sends a request as it is. Classify makes a failure of its error.
 func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := c.conns.transport.RoundTrip(req)
 	if err != nil {

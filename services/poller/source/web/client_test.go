@@ -20,7 +20,8 @@ func TestParseRetryAfter(t *testing.T) {
 
 func TestShort(t *testing.T) {
 	for in, want := range map[string]string{
-		"ä": "ä", strings.Repeat("ä", 40): strings.Repeat("ä", 40), strings.Repeat("ä", 41): strings.Repeat("ä", 40) + "…",
+		"ä": "ä", strings.Repeat("ä", 40): strings.Repeat("ä", 40), strings.Repeat("ä", 41): strings.Repeat("ä", 40) +
+			"…",
 	} {
 		if have := Short(in); have != want {
 			t.Errorf("%s: %s", in, have)

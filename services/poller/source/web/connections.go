@@ -19,52 +19,52 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// connAge is how long at most connections are used again before new ones are
-// made: an upstream that is asked every second would otherwise stay for ever
-// with an address that its name has long left, and with a certificate that has
-// expired meanwhile.
+// connAge is the age at which kept connections are replaced. Without it, an
+// upstream that is asked every second would keep a connection for ever: to an
+// address that its name has left, with a certificate that has expired.
 const connAge = 5 * time.Minute
 
-// connections are those to one upstream. They are made when a call needs one,
-// never before, so that an open circuit is silent.
+// connections are the connections to one upstream. They are made when a call
+// needs one and never before: an upstream whose circuit is open receives nothing.
 type connections struct {
 	endpoint  source.Endpoint
 	transport *http.Transport
 	dialer    net.Dialer
 	made      atomic.Int64 // connections so far
-	turn      atomic.Int64 // of the certificates
-	renewAt   atomic.Int64 // Unix time, ns
+	changes   atomic.Int64 // of the certificates when the connections were made
+	renewAt   atomic.Int64 // when the kept connections are old; Unix time, ns
 	age       time.Duration
 	plain2    bool        // speaks HTTP/2 without TLS
-	alien     atomic.Bool // the other end of the last connection does not
+	alien     atomic.Bool // the other end of the last connection does not speak HTTP/2
 	last      atomic.Pointer[secureConn]
 
 	mu       sync.Mutex
 	open     map[*tracked]struct{}
-	suspects atomic.Bool // there is one in open
+	suspects atomic.Bool // open holds a suspect
 }
 
 // secureConn is a connection over TLS on which nothing was answered yet.
 type secureConn struct {
 	*tls.Conn
 	raw   *tracked
-	asked bool // for a client certificate
-	shown bool
+	asked bool // the upstream asked for a client certificate
+	shown bool // and got one
 }
 
-// tracked is a connection that knows when the other end was last heard of.
+// tracked is a connection that knows when it last received something.
 type tracked struct {
 	net.Conn
-	of      *connections
-	begun   bool         // to read; its one reader's
-	heard   atomic.Int64 // Unix time, ns
-	closed  atomic.Bool
-	shared  bool  // by several calls at once, as in HTTP/2; this and
-	suspect int64 // since when it is one: under the mutex of of
+	owner  *connections
+	begun  bool         // the reader has received something; only the reader uses it
+	heard  atomic.Int64 // when something was last received; Unix time, ns
+	closed atomic.Bool
+	// The mutex of owner guards these two.
+	shared  bool  // several calls use it at once, as in HTTP/2
+	suspect int64 // since when it is suspected to be dead; Unix time, ns; 0: it is not
 }
 
-// frameSettings is the type of the frame that begins HTTP/2 (RFC 9113, 3.4), in
-// its fourth byte.
+// frameSettings is the type of the frame that begins HTTP/2 (RFC 9113, 3.4). It
+// is in the frame's fourth byte.
 const frameSettings = 4
 
 func (c *tracked) Read(p []byte) (int, error) {
@@ -73,7 +73,7 @@ func (c *tracked) Read(p []byte) (int, error) {
 		c.heard.Store(time.Now().UnixNano())
 		if !c.begun {
 			c.begun = true
-			c.of.alien.Store(c.of.plain2 && (n < 4 || p[3] != frameSettings))
+			c.owner.alien.Store(c.owner.plain2 && (n < 4 || p[3] != frameSettings))
 		}
 	}
 	return n, err
@@ -81,23 +81,23 @@ func (c *tracked) Read(p []byte) (int, error) {
 
 func (c *tracked) Close() error {
 	if !c.closed.Swap(true) {
-		c.of.mu.Lock()
-		delete(c.of.open, c)
-		c.of.mu.Unlock()
+		c.owner.mu.Lock()
+		delete(c.owner.open, c)
+		c.owner.mu.Unlock()
 	}
 	return c.Conn.Close()
 }
 
-// newConnections takes the protocols to speak; nil for HTTP/1.1 and, over TLS,
+// newConnections takes the protocols to speak; nil: HTTP/1.1 and, over TLS,
 // HTTP/2.
 func newConnections(e source.Endpoint, protocols *http.Protocols) *connections {
 	c := &connections{
 		endpoint: e, age: connAge, open: map[*tracked]struct{}{},
-		// Timeouts are the call's: its context bounds every phase.
+		// The call's context bounds every phase.
 		dialer: net.Dialer{KeepAlive: 15 * time.Second, Resolver: e.Resolver},
 	}
-	settings, turn := e.TLS.Current()
-	c.turn.Store(int64(turn))
+	settings, changes := e.TLS.Current()
+	c.changes.Store(int64(changes))
 	c.renewAt.Store(time.Now().Add(c.age).UnixNano())
 	c.plain2 = protocols != nil && protocols.UnencryptedHTTP2()
 	next := []string{"h2", "http/1.1"}
@@ -110,7 +110,8 @@ func newConnections(e source.Endpoint, protocols *http.Protocols) *connections {
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return c.dialTLS(ctx, network, address, next)
 		},
-		// For connections through a proxy: DialTLSContext is for the others.
+		// TLSClientConfig is for connections through a proxy, DialTLSContext for
+		// the others.
 		TLSClientConfig: &tls.Config{
 			MinVersion: settings.MinVersion, ServerName: settings.ServerName, RootCAs: settings.RootCAs,
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -151,7 +152,7 @@ func (c *connections) connect(ctx context.Context, network, address string) (*tr
 	}
 	c.made.Add(1)
 	c.alien.Store(false)
-	t := &tracked{Conn: conn, of: c}
+	t := &tracked{Conn: conn, owner: c}
 	t.heard.Store(time.Now().UnixNano())
 	c.mu.Lock()
 	c.open[t] = struct{}{}
@@ -165,7 +166,7 @@ func (c *connections) share(t *tracked, shared bool) {
 	t.shared = shared
 }
 
-// dialTLS connects with the certificates as they are now.
+// dialTLS connects with the present certificates.
 func (c *connections) dialTLS(ctx context.Context, network, address string, next []string) (net.Conn, error) {
 	current, _ := c.endpoint.TLS.Current()
 	settings := current.Clone()
@@ -202,22 +203,22 @@ func (c *connections) dialTLS(ctx context.Context, network, address string, next
 	return last.Conn, nil
 }
 
-// answered says that the upstream talks to us.
+// answered must be called when the upstream has answered.
 func (c *connections) answered() {
 	if c.last.Load() != nil {
 		c.last.Store(nil)
 	}
 }
 
-// verdict is err, and what the upstream said of our certificate if that may be
-// why. With TLS 1.3 the client has ended its handshake before the upstream
-// judges, so that a refusal looks like any broken connection; net/http does
-// not tell, a closed tls.Conn may.
+// verdict returns err, or what the upstream answered to the client certificate if
+// that may be the reason. With TLS 1.3 the client ends its handshake before the
+// upstream checks the certificate, so that a refusal looks like any broken
+// connection. net/http does not report it; a read from the closed tls.Conn may.
 func (c *connections) verdict(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err // that quotes the URL, which may hold a key
+		err = u.Err // *url.Error quotes the URL, which may hold a key
 	}
-	// Which of them it is depends on who was faster, unless one knows better.
+	// Which error comes first is chance. The checks below may find a better one.
 	if strings.Contains(err.Error(), "http2: client conn could not be established") {
 		err = io.EOF
 	}
@@ -236,8 +237,8 @@ func (c *connections) verdict(err error) error {
 	return &afterAsking{err, last.shown}
 }
 
-// afterAsking is the end of a connection on which nothing was answered after
-// the upstream had asked for a client certificate.
+// afterAsking is the end of a connection on which nothing was answered after the
+// upstream had asked for a client certificate.
 type afterAsking struct {
 	error
 	shown bool
@@ -253,14 +254,14 @@ func (e *afterAsking) detail() string {
 	return connectionDetail(e.error) + ", after the upstream had asked for a client certificate and got " + got
 }
 
-// errAlien is an answer in another language.
+// errAlien is an answer in another protocol.
 var errAlien = errors.New("answer is not HTTP/2")
 
-// renew lets kept connections go when they are old, were made with other
-// certificates than those of now, or are dead.
+// renew closes kept connections that are old, were made with other certificates,
+// or are dead.
 func (c *connections) renew(now time.Time) {
-	_, turn := c.endpoint.TLS.Current()
-	old, due := c.turn.Swap(int64(turn)) != int64(turn), c.renewAt.Load()
+	_, changes := c.endpoint.TLS.Current()
+	old, due := c.changes.Swap(int64(changes)) != int64(changes), c.renewAt.Load()
 	if old || now.UnixNano() >= due && c.renewAt.CompareAndSwap(due, now.Add(c.age).UnixNano()) {
 		c.transport.CloseIdleConnections()
 	}
@@ -269,10 +270,10 @@ func (c *connections) renew(now time.Time) {
 	}
 }
 
-// failed lets kept connections go after a failure: the next call looks the name
-// up again, and does not meet the other end of a broken connection. A shared
-// one stays, for others may wait for answers on it; net/http has sent a ping
-// with the end of the call, and what does not answer that is cut.
+// failed closes kept connections after a failure: the next call looks the name up
+// again and uses a new connection. A shared connection stays open, because other
+// calls may wait for answers on it. net/http has sent a ping when the call ended;
+// renew closes the connection if nothing answers that.
 func (c *connections) failed(start time.Time) {
 	c.transport.CloseIdleConnections()
 	c.mu.Lock()
@@ -285,14 +286,14 @@ func (c *connections) failed(start time.Time) {
 	}
 }
 
-// pingTime is how long a ping may take.
+// pingTime is how long the answer to a ping may take.
 const pingTime = time.Second
 
 // cut closes connections that are dead.
 func (c *connections) cut(now time.Time) {
 	c.mu.Lock()
 	var dead []*tracked
-	left := false
+	more := false
 	for t := range c.open {
 		switch {
 		case t.suspect == 0:
@@ -301,17 +302,17 @@ func (c *connections) cut(now time.Time) {
 		case now.UnixNano()-t.suspect >= int64(pingTime):
 			dead = append(dead, t)
 		default:
-			left = true
+			more = true
 		}
 	}
-	c.suspects.Store(left)
+	c.suspects.Store(more)
 	c.mu.Unlock()
 	for _, t := range dead {
 		_ = t.Close()
 	}
 }
 
-// close ends all connections.
+// close closes all connections.
 func (c *connections) close() {
 	c.transport.CloseIdleConnections()
 	c.mu.Lock()

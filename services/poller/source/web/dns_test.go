@@ -19,14 +19,14 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// nameServer is a real name server that knows one address for every name.
+// nameServer is a real name server that has one address for every name.
 type nameServer struct {
 	address atomic.Pointer[[4]byte] // nil: no such name
 	broken  atomic.Bool
 	asked   atomic.Int64
 }
 
-// resolver starts the server and returns who asks it.
+// resolver starts the server and returns a resolver that asks it.
 func (s *nameServer) resolver(t *testing.T) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -68,20 +68,22 @@ func (s *nameServer) answer(query []byte) ([]byte, error) {
 	case q.Type == dnsmessage.TypeA:
 		s.asked.Add(1)
 		m.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1}, Body: &dnsmessage.AResource{A: *a},
+			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
+			Body:   &dnsmessage.AResource{A: *a},
 		}}
 	}
 	return m.Pack()
 }
 
-// named are two upstreams that listen at the same port of two addresses, and say
-// which they are.
+// named starts two upstreams at the same port of two addresses. Each answers with
+// its own name.
 func named(t *testing.T) (port string, first *httptest.Server) {
 	t.Helper()
 	start := func(ln net.Listener, name string) *httptest.Server {
-		s := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = fmt.Fprintf(w, "%q", name)
-		})}}
+		s := &httptest.Server{Listener: ln,
+			Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = fmt.Fprintf(w, "%q", name)
+			})}}
 		s.Start()
 		t.Cleanup(s.Close)
 		return s
@@ -94,7 +96,7 @@ func named(t *testing.T) (port string, first *httptest.Server) {
 		_, port, _ = net.SplitHostPort(one.Addr().String())
 		two, err := net.Listen("tcp", "127.0.0.2:"+port)
 		if err != nil {
-			_ = one.Close() // somebody has that port
+			_ = one.Close() // the port is in use
 			continue
 		}
 		start(two, "two")
@@ -115,8 +117,8 @@ func get(ctx context.Context, h *Client) (string, error) {
 	return string(a.Body), nil
 }
 
-// A name that leads elsewhere is followed when the old address fails, and in any
-// case when the connections are old.
+// A changed address is used when the old one fails, and in any case when the
+// connections are old.
 func TestDNSChanges(t *testing.T) {
 	var names nameServer
 	names.address.Store(&[4]byte{127, 0, 0, 1})
@@ -177,16 +179,18 @@ func TestDNSFails(t *testing.T) {
 	for _, tt := range []struct {
 		broken bool
 		want   string
-	}{{false, `host name "upstream.test" does not exist`}, {true, `host name "upstream.test" cannot be resolved: server misbehaving`}} {
+	}{{false, `host name "upstream.test" does not exist`},
+		{true, `host name "upstream.test" cannot be resolved: server misbehaving`}} {
 		names.broken.Store(tt.broken)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		_, err := get(ctx, h)
 		cancel()
-		if f, ok := errors.AsType[*source.Failure](err); !ok || f.Detail != tt.want || f.Reason != event.UpstreamError || !f.Counts {
+		if f, ok := errors.AsType[*source.Failure](err); !ok || f.Detail != tt.want || f.Reason != event.UpstreamError ||
+			!f.Counts {
 			t.Errorf("have %v, want %s", err, tt.want)
 		}
 	}
-	// A name server that is silent is a timeout like any other.
+	// The silence of a name server is a timeout like any other.
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// Through is through.
+// Through is through, for the external tests.
 var Through = through
 
 // GetThrough makes a GET of an endpoint through a proxy.

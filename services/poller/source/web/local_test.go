@@ -12,8 +12,8 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// A poller that may open no more files says that it is its own fault. (This test
-// is not parallel: nothing else may open a file meanwhile.)
+// A poller that may open no more files reports its own fault. (This test is not
+// parallel: nothing else may open a file meanwhile.)
 func TestTooManyFiles(t *testing.T) {
 	u := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(u.Close)

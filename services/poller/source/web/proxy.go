@@ -8,13 +8,13 @@ import (
 	"net/url"
 )
 
-// Upstreams may be asked through a proxy, which HTTP_PROXY and HTTPS_PROXY name.
-// What goes wrong there is said of the proxy, and not of the upstream.
+// Upstreams may be behind a proxy, which HTTP_PROXY and HTTPS_PROXY name. A
+// failure at the proxy is reported as the proxy's and not as the upstream's.
 
-// errProxyAddress says nothing of the address, which may hold a password.
+// errProxyAddress does not quote the address, which may hold a password.
 var errProxyAddress = errors.New("HTTP_PROXY or HTTPS_PROXY is no URL")
 
-// through is the choice of a proxy without the words of its errors.
+// through returns choose without the texts of its errors.
 func through(choose func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
 	return func(r *http.Request) (*url.URL, error) {
 		u, err := choose(r)
@@ -25,8 +25,8 @@ func through(choose func(*http.Request) (*url.URL, error)) func(*http.Request) (
 	}
 }
 
-// proxyAnswered turns what a proxy says to CONNECT into an error, with the
-// standard words for it.
+// proxyAnswered makes an error of a proxy's answer to CONNECT, with the standard
+// words for the status.
 func proxyAnswered(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode == http.StatusOK {
 		return nil
@@ -34,8 +34,8 @@ func proxyAnswered(_ context.Context, _ *url.URL, _ *http.Request, answer *http.
 	return errors.New("the proxy answers HTTP " + statusText(answer))
 }
 
-// proxyDetail says why there is no connection to a proxy; "" if that is not what
-// err is about.
+// proxyDetail returns why there is no connection to a proxy; "" if err is about
+// something else.
 func proxyDetail(err error) string {
 	op, ok := errors.AsType[*net.OpError](err)
 	if !ok || op.Op != "proxyconnect" || op.Err == nil {

@@ -18,8 +18,7 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source/web"
 )
 
-// Through a proxy, too, the certificates are those of the settings, and HTTP/2 is
-// spoken.
+// Connections through a proxy use the certificates of the settings and HTTP/2.
 func TestProxy(t *testing.T) {
 	authority := sourcetest.NewAuthority(t, "test authority")
 	s := sourcetest.NewSecureServer(t, authority.Now("upstream.test"), func(c *tls.Config) {
@@ -62,12 +61,15 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// What goes wrong at the proxy is said of the proxy, without what its address
-// holds.
+// A failure at the proxy is reported as the proxy's, without the parts of its
+// address.
 func TestProxyFails(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
-	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
+	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(http.StatusProxyAuthRequired)
+	}))
 	t.Cleanup(closed.Close)
 	for _, tt := range []struct{ proxy, upstream, want string }{
 		{gone.URL, "http://upstream.test/", "the proxy: connection refused"},

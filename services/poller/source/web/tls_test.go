@@ -36,15 +36,16 @@ func openRPC(t *testing.T, e source.Endpoint) func() (string, error) {
 	}
 }
 
-// HTTP/2 is spoken where the upstream can, and a client certificate shown where
-// it is asked for.
+// HTTP/2 is used where the upstream can, and a client certificate is sent where
+// the upstream asks for one.
 func TestMutualTLS(t *testing.T) {
 	authority := sourcetest.NewAuthority(t, "test authority")
 	s := sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"), func(c *tls.Config) {
 		c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, authority.Pool()
 	})
 	cert, key := authority.Now("poller-1").Files()
-	ask := openRPC(t, source.Endpoint{URL: s.URL, TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File(), Cert: cert, Key: key})})
+	ask := openRPC(t, source.Endpoint{URL: s.URL,
+		TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File(), Cert: cert, Key: key})})
 	for range 3 {
 		if v, err := ask(); v != `"HTTP/2.0 poller-1"` {
 			t.Errorf("%s, %v", v, err)
@@ -54,21 +55,25 @@ func TestMutualTLS(t *testing.T) {
 		t.Errorf("%d connections, want 1", n)
 	}
 
-	// A certificate of an authority that the upstream does not name is not shown.
+	// A certificate of an authority that the upstream does not name is not sent.
 	cert, key = sourcetest.NewAuthority(t, "another").Now("poller-1").Files()
-	for _, files := range []source.CertificateFiles{{CA: authority.File()}, {CA: authority.File(), Cert: cert, Key: key}} {
+	for _, files := range []source.CertificateFiles{{CA: authority.File()},
+		{CA: authority.File(), Cert: cert, Key: key}} {
 		_, err := openRPC(t, source.Endpoint{URL: s.URL, TLS: sourcetest.Certificates(t, files)})()
-		sourcetest.WantFailure(t, err, event.UpstreamError, "TLS: the upstream wants a client certificate of an authority that it trusts|a client certificate and got none")
+		sourcetest.WantFailure(t, err, event.UpstreamError,
+			"TLS: the upstream wants a client certificate of an authority that it trusts|a client certificate and got none")
 	}
 	s = sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"), func(c *tls.Config) {
 		c.ClientAuth = tls.RequireAnyClientCert
 		c.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { return errors.New("not you") }
 	})
-	_, err := openRPC(t, source.Endpoint{URL: s.URL, TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File(), Cert: cert, Key: key})})()
-	sourcetest.WantFailure(t, err, event.UpstreamError, "TLS: the upstream does not accept our certificate (bad certificate)|asked for a client certificate and got ours")
+	_, err := openRPC(t, source.Endpoint{URL: s.URL,
+		TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File(), Cert: cert, Key: key})})()
+	sourcetest.WantFailure(t, err, event.UpstreamError,
+		"TLS: the upstream does not accept our certificate (bad certificate)|asked for a client certificate and got ours")
 }
 
-// What is wrong with an upstream's certificate is said, with its date.
+// The failure names what is wrong with an upstream's certificate, with its date.
 func TestBadServerCertificates(t *testing.T) {
 	authority := sourcetest.NewAuthority(t, "test authority")
 	day := 24 * time.Hour
@@ -81,17 +86,23 @@ func TestBadServerCertificates(t *testing.T) {
 		want   string
 	}{
 		{"good", authority.Now("127.0.0.1"), "", ""},
-		{"expired", authority.Issue(ended.Add(-day), ended, "127.0.0.1"), "", "TLS: the upstream's certificate expired on " + ended.UTC().Format(written)},
-		{"not yet", authority.Issue(begins, begins.Add(day), "127.0.0.1"), "", "TLS: the upstream's certificate is not valid before " + begins.UTC().Format(written)},
-		{"another host", authority.Now("a.example", "b.example"), "", "TLS: the upstream's certificate is for a.example, b.example, not for 127.0.0.1"},
-		{"another address", authority.Now("127.0.0.2"), "", "TLS: the upstream's certificate is for 127.0.0.2, not for 127.0.0.1"},
+		{"expired", authority.Issue(ended.Add(-day), ended, "127.0.0.1"), "", "TLS: the upstream's certificate expired on " +
+			ended.UTC().Format(written)},
+		{"not yet", authority.Issue(begins, begins.Add(day), "127.0.0.1"), "",
+			"TLS: the upstream's certificate is not valid before " + begins.UTC().Format(written)},
+		{"another host", authority.Now("a.example", "b.example"), "",
+			"TLS: the upstream's certificate is for a.example, b.example, not for 127.0.0.1"},
+		{"another address", authority.Now("127.0.0.2"), "",
+			"TLS: the upstream's certificate is for 127.0.0.2, not for 127.0.0.1"},
 		{"another name", authority.Now("a.example"), "b.example", "is for a.example, not for b.example"},
 		{"the name", authority.Now("a.example"), "a.example", ""},
-		{"unknown", sourcetest.NewAuthority(t, "somebody").Now("127.0.0.1"), "", `TLS: the upstream's certificate is signed by an unknown authority, "CN=somebody"`},
+		{"unknown", sourcetest.NewAuthority(t, "somebody").Now("127.0.0.1"), "",
+			`TLS: the upstream's certificate is signed by an unknown authority, "CN=somebody"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := sourcetest.NewSecureServer(t, tt.cert, nil)
-			v, err := openRPC(t, source.Endpoint{URL: s.URL, TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File(), ServerName: tt.server})})()
+			v, err := openRPC(t, source.Endpoint{URL: s.URL,
+				TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File(), ServerName: tt.server})})()
 			if tt.want == "" {
 				if err != nil {
 					t.Errorf("%s, %v", v, err)
@@ -101,13 +112,15 @@ func TestBadServerCertificates(t *testing.T) {
 			sourcetest.WantFailure(t, err, event.UpstreamError, tt.want)
 		})
 	}
-	s := sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"), func(c *tls.Config) { c.MaxVersion = tls.VersionTLS11; c.MinVersion = tls.VersionTLS10 })
-	_, err := openRPC(t, source.Endpoint{URL: s.URL, TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File()})})()
+	s := sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"),
+		func(c *tls.Config) { c.MaxVersion = tls.VersionTLS11; c.MinVersion = tls.VersionTLS10 })
+	_, err := openRPC(t, source.Endpoint{URL: s.URL,
+		TLS: sourcetest.Certificates(t, source.CertificateFiles{CA: authority.File()})})()
 	sourcetest.WantFailure(t, err, event.UpstreamError, "TLS: the upstream refuses: protocol version not supported")
 }
 
-// Certificates are exchanged under a running poller: our own, whom we trust, and
-// a file that is only half there.
+// Certificates are replaced under a running poller: the client certificate, the
+// authority, and a file that is only half written.
 func TestRotation(t *testing.T) {
 	old, young := sourcetest.NewAuthority(t, "old"), sourcetest.NewAuthority(t, "young")
 	s := sourcetest.NewSecureServer(t, old.Now("127.0.0.1"), func(c *tls.Config) {
@@ -116,7 +129,8 @@ func TestRotation(t *testing.T) {
 	ca := old.File()
 	cert, key := old.Now("first").Files()
 	var notices atomic.Int64
-	certs, err := source.NewCertificates(source.CertificateFiles{CA: ca, Cert: cert, Key: key}, func(string, error) { notices.Add(1) })
+	certs, err := source.NewCertificates(source.CertificateFiles{CA: ca, Cert: cert, Key: key},
+		func(string, error) { notices.Add(1) })
 	if err != nil {
 		t.Fatal(err)
 	}

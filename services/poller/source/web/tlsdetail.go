@@ -11,8 +11,8 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// certificateDetail says in an operator's words why two ends do not trust each
-// other; "" if that is not what err is about.
+// certificateDetail returns in an operator's words why the two ends do not trust
+// each other; "" if err is about something else.
 func certificateDetail(err error) string {
 	if c, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
 		return invalidDetail(c, time.Now())
@@ -26,7 +26,7 @@ func certificateDetail(err error) string {
 		}
 		return fmt.Sprintf("the upstream's certificate is signed by an unknown authority, %q", u.Cert.Issuer.String())
 	}
-	// The type of an alert is crypto/tls's own.
+	// An alert has a type that crypto/tls does not export.
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
 		return alertDetail(strings.TrimPrefix(op.Err.Error(), "tls: "))
 	}
@@ -62,8 +62,8 @@ func owners(c *x509.Certificate) string {
 	return strings.Join(names, ", ")
 }
 
-// alertDetail is for the alert by which a server ends a handshake (RFC 8446,
-// 6.2), in crypto/tls's words.
+// alertDetail describes the alert by which a server ends a handshake (RFC 8446,
+// 6.2). alert is crypto/tls's text for it.
 func alertDetail(alert string) string {
 	switch {
 	case alert == "certificate required":

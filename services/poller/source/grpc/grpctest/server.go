@@ -74,7 +74,8 @@ func ParseFile(t testing.TB, text string) *descriptorpb.FileDescriptorProto {
 func Link(t testing.TB, texts ...string) *protoregistry.Files {
 	t.Helper()
 	set := new(descriptorpb.FileDescriptorSet)
-	for _, name := range []string{"google/protobuf/struct.proto", "google/protobuf/any.proto", "google/protobuf/timestamp.proto"} {
+	for _, name := range []string{"google/protobuf/struct.proto", "google/protobuf/any.proto",
+		"google/protobuf/timestamp.proto"} {
 		f, err := protoregistry.GlobalFiles.FindFileByPath(name)
 		if err != nil {
 			t.Fatal(err)
@@ -135,7 +136,8 @@ func (s *Server) Start() {
 	s.Addr = ln.Addr().String()
 	s.GRPC = grpc.NewServer(append(s.Options,
 		grpc.UnknownServiceHandler(s.handle),
-		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo,
+			next grpc.StreamHandler) error {
 			if info.IsClientStream && info.FullMethod != "" && srv != nil {
 				s.Reflected.Add(1)
 			}
