@@ -54,13 +54,19 @@ type permit struct {
 	start      time.Time
 }
 
+// Rule says when a circuit opens and for how long.
+type Rule struct {
+	Failures int           // in a row, that open it; 1 or more
+	OpenFor  time.Duration // before one probe is let through
+}
+
 // circuit is the breaker of one upstream of one source. Its methods may be
 // called from several goroutines.
 type circuit struct {
 	name     string // hystrix's, unique in the process
 	source   string
 	upstream string
-	config   Breaker
+	rule     Rule
 	base     hystrix.CommandConfig
 	hystrix  *hystrix.CircuitBreaker
 	// changed is told every transition, in order, under the circuit's mutex: it
@@ -80,9 +86,9 @@ type circuit struct {
 }
 
 // newCircuit takes a circuit out of hystrix's global table; free gives it back.
-func newCircuit(source, upstream string, b Breaker, changed func(event.Breaker)) (*circuit, error) {
+func newCircuit(source, upstream string, b Rule, changed func(event.Breaker)) (*circuit, error) {
 	c := &circuit{
-		source: source, upstream: upstream, config: b, changed: changed, state: event.Closed,
+		source: source, upstream: upstream, rule: b, changed: changed, state: event.Closed,
 		base: hystrix.CommandConfig{
 			RequestVolumeThreshold: -1, // as unsigned, beyond reach: never opens by rate
 			ErrorPercentThreshold:  100,
@@ -102,10 +108,10 @@ func newCircuit(source, upstream string, b Breaker, changed func(event.Breaker))
 
 // rebind gives the circuit to another runner, with other settings. An open one
 // does not wait longer than they say.
-func (c *circuit) rebind(b Breaker, changed func(event.Breaker)) {
+func (c *circuit) rebind(b Rule, changed func(event.Breaker)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.changed, c.config = changed, b
+	c.changed, c.rule = changed, b
 	c.base.SleepWindow = int(b.OpenFor.Milliseconds())
 	hystrix.ConfigureCommand(c.name, c.base)
 	if soonest := time.Now().Add(b.OpenFor + probeMargin); c.probeAt.After(soonest) && !c.notBefore.After(soonest) {
@@ -164,14 +170,10 @@ func (c *circuit) allowProbe() bool {
 // end tells how a permitted call ended; cause is the failure in words. A call
 // that began before the circuit last changed is of another time: it must not
 // close a circuit that opened meanwhile, and no longer counts.
-func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAfter time.Duration) {
+func (c *circuit) end(p permit, v verdict, timedOut bool, cause string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := clock()
-	if retryAfter > 0 {
-		c.notBefore = now.Add(min(retryAfter, maxRetryAfter))
-		c.touch(now)
-	}
 	if p.generation != c.generation {
 		return
 	}
@@ -194,10 +196,10 @@ func (c *circuit) end(p permit, v verdict, timedOut bool, cause string, retryAft
 			kind = "timeout"
 		}
 		c.report(kind, p.start)
-		if !p.probe && (c.streak < c.config.Failures || !c.trip()) {
+		if !p.probe && (c.streak < c.rule.Failures || !c.trip()) {
 			return
 		}
-		c.open(now.Add(c.config.OpenFor+probeMargin), cause)
+		c.open(now.Add(c.rule.OpenFor+probeMargin), cause)
 	case abandoned:
 		if p.probe { // nothing was learnt: the next call may be the probe
 			c.open(now, "probe was cut short")

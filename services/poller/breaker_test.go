@@ -21,7 +21,7 @@ type bench struct {
 
 // newBench must be called outside a synctest bubble: hystrix's goroutines of a
 // circuit never end.
-func newBench(t *testing.T, b Breaker) *bench {
+func newBench(t *testing.T, b Rule) *bench {
 	bn := &bench{T: t}
 	c, err := newCircuit(t.Name(), "http://x", b, func(tr event.Breaker) {
 		bn.turns = append(bn.turns, fmt.Sprintf("%s>%s %s", tr.From, tr.To, tr.Cause))
@@ -41,7 +41,7 @@ func (b *bench) poll(v verdict) bool {
 		return false
 	}
 	b.calls++
-	b.c.end(p, v, false, "HTTP 503", 0)
+	b.c.end(p, v, false, "HTTP 503")
 	return true
 }
 
@@ -62,7 +62,7 @@ func TestCircuit(t *testing.T) {
 	for _, interval := range []time.Duration{250 * time.Millisecond, 3 * time.Second, 12 * time.Second, time.Hour} {
 		t.Run(interval.String(), func(t *testing.T) {
 			const openFor = 5 * time.Minute
-			b := newBench(t, Breaker{Failures: 5, OpenFor: openFor})
+			b := newBench(t, Rule{Failures: 5, OpenFor: openFor})
 			synctest.Test(t, func(t *testing.T) {
 				b.T = t
 				polls := func(n int, v verdict) {
@@ -123,7 +123,7 @@ func TestCircuit(t *testing.T) {
 // Calls of several polls overlap: those that began before the circuit opened
 // end later and must change nothing.
 func TestCircuitLateEnd(t *testing.T) {
-	b := newBench(t, Breaker{Failures: 2, OpenFor: time.Minute})
+	b := newBench(t, Rule{Failures: 2, OpenFor: time.Minute})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
 		early, err := b.c.begin()
@@ -134,7 +134,7 @@ func TestCircuitLateEnd(t *testing.T) {
 		b.poll(failure)
 		b.poll(failure)
 		b.wantState("2 failures", event.Open, 2)
-		b.c.end(early, success, false, "", 0)
+		b.c.end(early, success, false, "")
 		b.wantState("late success", event.Open, 2)
 
 		time.Sleep(time.Minute + probeMargin)
@@ -145,9 +145,9 @@ func TestCircuitLateEnd(t *testing.T) {
 		if _, err := b.c.begin(); err == nil {
 			t.Fatal("a second call beside the probe")
 		}
-		b.c.end(other, failure, true, "late", 0)
+		b.c.end(other, failure, true, "late")
 		b.wantState("late failure during the probe", event.HalfOpen, 2)
-		b.c.end(probe, abandoned, false, "", 0)
+		b.c.end(probe, abandoned, false, "")
 		b.wantState("abandoned probe", event.Open, 2)
 		b.poll(success)
 		b.wantState("the next call is the probe", event.Closed, 3)
@@ -155,7 +155,7 @@ func TestCircuitLateEnd(t *testing.T) {
 }
 
 func TestCircuitExactlyOneProbe(t *testing.T) {
-	b := newBench(t, Breaker{Failures: 1, OpenFor: time.Second})
+	b := newBench(t, Rule{Failures: 1, OpenFor: time.Second})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
 		b.poll(failure)
@@ -177,7 +177,7 @@ func TestCircuitExactlyOneProbe(t *testing.T) {
 }
 
 func TestCircuitRetryAfter(t *testing.T) {
-	b := newBench(t, Breaker{Failures: 2, OpenFor: time.Minute})
+	b := newBench(t, Rule{Failures: 2, OpenFor: time.Minute})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
 		fail := func(after time.Duration) {
@@ -186,7 +186,8 @@ func TestCircuitRetryAfter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.c.end(p, failure, false, "HTTP 429", after)
+			b.c.wait(after)
+			b.c.end(p, failure, false, "HTTP 429")
 		}
 		fail(30 * time.Second)
 		if _, err := b.c.begin(); err != errWait {
@@ -206,7 +207,7 @@ func TestCircuitRetryAfter(t *testing.T) {
 }
 
 func TestCircuitRestore(t *testing.T) {
-	b := newBench(t, Breaker{Failures: 5, OpenFor: 5 * time.Minute})
+	b := newBench(t, Rule{Failures: 5, OpenFor: 5 * time.Minute})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
 		now := time.Now()
@@ -243,8 +244,8 @@ func TestCircuitRestore(t *testing.T) {
 // A process has as many circuits as it ever had at once.
 func TestCircuitNames(t *testing.T) {
 	make2 := func() (a, b *circuit) {
-		a, errA := newCircuit(t.Name(), "u", Breaker{Failures: 1, OpenFor: time.Hour}, func(event.Breaker) {})
-		b, errB := newCircuit(t.Name(), "u", Breaker{Failures: 1, OpenFor: time.Hour}, func(event.Breaker) {})
+		a, errA := newCircuit(t.Name(), "u", Rule{Failures: 1, OpenFor: time.Hour}, func(event.Breaker) {})
+		b, errB := newCircuit(t.Name(), "u", Rule{Failures: 1, OpenFor: time.Hour}, func(event.Breaker) {})
 		if errA != nil || errB != nil {
 			t.Fatal(errA, errB)
 		}
@@ -252,7 +253,7 @@ func TestCircuitNames(t *testing.T) {
 	}
 	a, b := make2()
 	p, _ := a.begin()
-	a.end(p, failure, false, "x", 0)
+	a.end(p, failure, false, "x")
 	if a.hystrix == b.hystrix || !a.hystrix.IsOpen() || b.hystrix.IsOpen() {
 		t.Fatal("two circuits are one")
 	}

@@ -146,7 +146,7 @@ func (c *circuit) adopt(m event.Circuit, told time.Time) {
 			c.turn(event.Closed, "recovered")
 		}
 		// As many may be enough by now to open it; the next failure does.
-		c.streak, c.cause, c.touched, c.changes = min(m.Failures, c.config.Failures-1), m.Cause, at, m.Changes
+		c.streak, c.cause, c.touched, c.changes = min(m.Failures, c.rule.Failures-1), m.Cause, at, m.Changes
 		return
 	}
 	c.report("failure", now)
@@ -158,7 +158,7 @@ func (c *circuit) adopt(m event.Circuit, told time.Time) {
 	c.probeAt = now
 	if m.State == event.Open && m.NextProbeAt.After(now) {
 		c.probeAt = left(m.NextProbeAt)
-		if latest := now.Add(max(c.config.OpenFor+2*probeMargin, maxRetryAfter)); c.probeAt.After(latest) {
+		if latest := now.Add(max(c.rule.OpenFor+2*probeMargin, maxRetryAfter)); c.probeAt.After(latest) {
 			c.probeAt = latest // it was opened under another configuration
 		}
 	}

@@ -144,7 +144,7 @@ func TestRestartKeepsEndOfStreak(t *testing.T) {
 
 // What was told last counts, whatever order it is read in.
 func TestCircuitAdopt(t *testing.T) {
-	b := newBench(t, Breaker{Failures: 5, OpenFor: time.Minute})
+	b := newBench(t, Rule{Failures: 5, OpenFor: time.Minute})
 	now := time.Now()
 	closed := func(n int, ago time.Duration) event.Circuit {
 		return event.Circuit{Upstream: "http://x", State: event.Closed, Failures: n, Cause: "HTTP 500", At: now.Add(-ago), Changes: 1}

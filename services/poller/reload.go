@@ -229,7 +229,7 @@ func (r *runner) inherit(old *runner) {
 				u.circuit, was.moved = was.circuit, true
 				u.quota = was.quota
 				u.quota.bound(r.config.MaxCallsPerMinute)
-				u.circuit.rebind(r.config.Breaker, r.announce)
+				u.circuit.rebind(Rule(r.config.Breaker), r.announce)
 			}
 		}
 	}

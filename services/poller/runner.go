@@ -80,7 +80,7 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 			r.close()
 			return nil, fmt.Errorf("open upstream %s of source %s: %w", u.name, name, err)
 		}
-		if u.circuit, err = newCircuit(name, u.name, c.Breaker, r.announce); err != nil {
+		if u.circuit, err = newCircuit(name, u.name, Rule(c.Breaker), r.announce); err != nil {
 			u.free()
 			r.close()
 			return nil, fmt.Errorf("make circuit of source %s: %w", name, err)

@@ -366,15 +366,15 @@ func (g *guest) tell() {
 	c := g.up.circuit
 	switch f := g.failure; {
 	case g.good:
-		c.end(g.leave, success, false, "", 0)
+		c.end(g.leave, success, false, "")
 	case !g.done, f == nil, f.Again:
-		c.end(g.leave, abandoned, false, "", 0)
+		c.end(g.leave, abandoned, false, "")
 	case f.Counts:
-		c.end(g.leave, failure, f.Reason == event.Timeout, f.Detail, 0)
+		c.end(g.leave, failure, f.Reason == event.Timeout, f.Detail)
 	default:
 		// The request is wrong, or the value too long for NATS, but the upstream
 		// is there and answers: for the circuit that is a success.
-		c.end(g.leave, success, false, "", 0)
+		c.end(g.leave, success, false, "")
 	}
 }
 
