@@ -140,7 +140,7 @@ func runFeasibility(t *testing.T, c Source) {
 						pending--
 						worst[i].Stale = max(worst[i].Stale, time.Since(died))
 					}
-					if b, _, _ := s.r.breaker(); opened.IsZero() && b != event.Closed {
+					if b, _, _ := s.r.upstreams.breaker(); opened.IsZero() && b != event.Closed {
 						opened = time.Now()
 						worst[i].Open = max(worst[i].Open, opened.Sub(died))
 					}
@@ -150,8 +150,8 @@ func runFeasibility(t *testing.T, c Source) {
 				}
 				time.Sleep(step)
 			}
-			probes := s.r.probes.Load()
-			wait("a probe", timings[0].Probe, func() bool { return s.r.probes.Load() > probes })
+			probes := s.r.upstreams.probes.Load()
+			wait("a probe", timings[0].Probe, func() bool { return s.r.upstreams.probes.Load() > probes })
 			if len(c.Upstreams) < 2 { // otherwise the probes of several
 				worst[0].Probe = max(worst[0].Probe, time.Since(opened))
 			}

@@ -3,7 +3,6 @@ package poller
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -22,13 +21,7 @@ import (
 
 // follower is what a poll that follows needs beside a poll.
 type follower struct {
-	config   Follow
-	first    int64     // to begin with; -1: the head
-	question *question // for a position; the poll's own is for the head
-	head     *expression
-	id       *expression // nil: positions have none
-	parent   *expression
-	limit    time.Duration
+	*sequence
 
 	// Guarded by the poll's mu.
 	at    cursor  // stored
@@ -43,53 +36,6 @@ type follower struct {
 	lowSince time.Time // when the head was first below the position; zero: it is not
 }
 
-func newFollower(p Poll) (*follower, *question, error) {
-	f := &follower{config: p.Follow.withDefaults(), limit: p.jqLimit()}
-	var err error
-	if f.first, err = f.config.first(); err != nil {
-		return nil, nil, fmt.Errorf("follow.start: %w", err)
-	}
-	for _, e := range []struct {
-		name, text string
-		to         **expression
-	}{{"follow.head.select", f.config.Head.Select, &f.head}, {"follow.id", f.config.ID, &f.id}, {"follow.parent", f.config.Parent, &f.parent}} {
-		if e.text == "" {
-			continue
-		}
-		if *e.to, err = compile(e.name, e.text); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", e.name, err)
-		}
-	}
-	var bad []keyError
-	if f.question, bad = p.question(); len(bad) > 0 {
-		return nil, nil, fmt.Errorf("%s: %w", bad[0].key, bad[0].err)
-	}
-	head, bad := p.headQuestion()
-	if len(bad) > 0 {
-		return nil, nil, fmt.Errorf("follow.head.%s: %w", bad[0].key, bad[0].err)
-	}
-	return f, head, nil
-}
-
-// cursorOf is where an event stands.
-func (f *follower) cursorOf(ctx context.Context, e *event.Event) cursor {
-	if e == nil || e.Position == nil {
-		return cursor{}
-	}
-	c := cursor{known: true, position: *e.Position, version: e.Version}
-	switch {
-	case f.id == nil:
-	case e.Reorganised:
-		var v event.Reorganisation
-		if json.Unmarshal(e.Data, &v) == nil {
-			c.id = string(v.Reorganised.ID)
-		}
-	default:
-		c.id, _ = f.idOf(ctx, f.id, e.Data) // published by another configuration
-	}
-	return c
-}
-
 // resume takes the walk up under a new tenure. What was read and not stored is
 // read again.
 func (f *follower) resume(r remains, now time.Time) {
@@ -101,7 +47,7 @@ func (f *follower) resume(r remains, now time.Time) {
 	f.learn(r.event)
 	if at := r.place; at != nil && (!f.at.known || at.Version > f.at.version) {
 		f.at = cursor{known: true, position: at.Position, version: at.Version}
-		if at.By == f.config.ID {
+		if at.By == f.follow.ID {
 			f.at.id = string(at.ID)
 		}
 	}
@@ -114,7 +60,7 @@ func (f *follower) place() *event.Place {
 	}
 	at := &event.Place{Position: f.at.position, Version: f.at.version}
 	if f.at.id != "" {
-		at.ID, at.By = json.RawMessage(f.at.id), f.config.ID
+		at.ID, at.By = json.RawMessage(f.at.id), f.follow.ID
 	}
 	return at
 }
@@ -122,7 +68,7 @@ func (f *follower) place() *event.Place {
 // inherit takes over where a walk with another configuration is.
 func (f *follower) inherit(old *follower) {
 	f.at, f.out, f.asked, f.reached = old.at, old.out, old.asked, old.reached
-	if f.config.ID != old.config.ID {
+	if f.follow.ID != old.follow.ID {
 		f.at.id = ""
 	}
 }
@@ -163,7 +109,7 @@ func (p *poll) walkFrom(now time.Time) walkFrom {
 	case len(f.queue) > 0:
 		from.why = "what was found before is not stored yet"
 	case p.stored.alone:
-		from.room = f.config.MaxPerTick
+		from.room = f.follow.MaxPerTick
 	}
 	if !f.lowSince.IsZero() {
 		from.low = now.Sub(f.lowSince)
@@ -173,27 +119,27 @@ func (p *poll) walkFrom(now time.Time) walkFrom {
 
 // takeWalk keeps what a tick has found, also one that failed at a later
 // position.
-func (p *poll) takeWalk(r reading, now time.Time) {
+func (p *poll) takeWalk(r reading, w walked, now time.Time) {
 	f := p.follow
-	if r.walked.from != f.at { // the stream turned out to hold something else
+	if w.from != f.at { // the stream turned out to hold something else
 		return
 	}
-	f.out, f.headAt, f.asked = r.walked, time.Time{}, f.asked || r.failure == nil
-	f.queue = append(f.queue, r.walked.steps...)
+	f.out, f.headAt, f.asked = w, time.Time{}, f.asked || r.failure == nil
+	f.queue = append(f.queue, w.steps...)
 	f.out.steps = nil
 	if r.failure != nil {
 		return
 	}
 	switch {
-	case !r.walked.low:
+	case !w.low:
 		f.lowSince = time.Time{}
 	case f.lowSince.IsZero():
 		f.lowSince = now
 	}
-	if r.walked.whole {
+	if w.whole {
 		f.headAt = r.sent
 	}
-	for _, s := range r.walked.steps {
+	for _, s := range w.steps {
 		if s.event.Reorganised {
 			p.log.Warn("positions taken back: the sequence was reorganised or has shrunk", "to", *s.event.Position, "head", r.head)
 		}
@@ -208,7 +154,7 @@ func (p *poll) reflectWalk(now time.Time) {
 	if len(f.queue) == 0 && !f.headAt.IsZero() {
 		p.good.asOf, f.reached, f.headAt = f.headAt, f.headAt, time.Time{}
 	}
-	if breaker, _, _ := p.source.breaker(); breaker != event.Closed || p.failures > 0 {
+	if breaker, _, _ := p.upstreams.breaker(); breaker != event.Closed || p.failures > 0 {
 		return
 	}
 	switch behind := now.Sub(f.reached) > p.config.MaxAge; {
@@ -255,7 +201,7 @@ func (p *poll) nextWalk(j *job, now time.Time) {
 	case !p.stored.alone:
 		if j.fresh == nil {
 			fresh := p.record(now)
-			j.fresh, j.circuits = &fresh, p.source.circuits()
+			j.fresh, j.circuits = &fresh, p.upstreams.circuits()
 		}
 		j.fence = j.fresh
 	case len(f.queue) > 0:

@@ -33,22 +33,22 @@ func (p *poll) markFresh(now time.Time) {
 // the value, so that it is stale even before its own next tick; when one closes
 // the poll need not wait for that tick; and somebody has to probe.
 func (p *poll) reflect(now time.Time) {
-	breaker, _, _ := p.source.breaker()
+	breaker, _, _ := p.upstreams.breaker()
 	switch {
 	case breaker != event.Closed && p.known && !p.stale && !p.calling:
 		p.markStale(event.BreakerOpen, p.whyOpen(), now)
 	case breaker == event.Closed && p.stale && p.reason == event.BreakerOpen && p.extraAt.IsZero():
 		p.extraAt = now.Add(p.schedule.start())
 	}
-	if p.probeAt = p.source.nextProbe(); !p.probeAt.IsZero() {
-		p.probeAt = p.probeAt.Add(p.source.probeTurn(p.index))
+	if p.probeAt = p.upstreams.nextProbe(); !p.probeAt.IsZero() {
+		p.probeAt = p.probeAt.Add(p.upstreams.probeTurn(p.index, len(p.source.Polls)))
 		// What was due and could not be is not tried in a loop.
 		if soon := p.triedAt.Add(50 * time.Millisecond); p.probeAt.Before(soon) {
 			p.probeAt = soon
 		}
 		// While another upstream answers, a probe that hangs must not take the time
 		// of the poll's own tick; that one is then the probe, and fails over.
-		if breaker == event.Closed && later(p.probeAt, now).Add(newPace(p.source.config, p.config).tick()).After(p.tickAt) {
+		if breaker == event.Closed && later(p.probeAt, now).Add(newPace(p.source, p.config).tick()).After(p.tickAt) {
 			p.probeAt = time.Time{}
 		}
 	}
@@ -56,7 +56,7 @@ func (p *poll) reflect(now time.Time) {
 
 // record is the poll's freshness now.
 func (p *poll) record(now time.Time) event.Freshness {
-	breaker, probeAt, _ := p.source.breaker()
+	breaker, probeAt, _ := p.upstreams.breaker()
 	f := event.Freshness{
 		Poll: p.topic, AsOf: told(p.good.asOf, now), CheckedAt: stamp(now),
 		Stale: p.stale, Reason: p.reason, Detail: p.detail,
@@ -88,9 +88,9 @@ func (p *poll) next(now time.Time, t *tenure) (job, bool) {
 			ChangedAt: p.good.changedAt, AsOf: told(p.good.asOf, now),
 		}
 	}
-	if f := p.record(now); p.renew || !sameState(&f, p.stored.fresh, t.fence) || p.source.eased(p.stored.circuits) {
+	if f := p.record(now); p.renew || !sameState(&f, p.stored.fresh, t.fence) || p.upstreams.eased(p.stored.circuits) {
 		said := f // most of the time there is nothing to say, and nothing to allocate
-		j.fresh, j.circuits = &said, p.source.circuits()
+		j.fresh, j.circuits = &said, p.upstreams.circuits()
 	}
 	if p.follow != nil {
 		p.nextWalk(&j, now)
@@ -119,7 +119,7 @@ func (p *poll) settle(d putDone) {
 	now := clock()
 	p.stored = d.stored
 	if f := p.stored.found; f != nil && f.freshSeq == 0 && d.job.known.guard != 0 {
-		p.source.streamAnew()
+		p.host.streamAnew()
 	}
 	// If it is stored all the same, it is not the last word.
 	p.renew = p.renew || d.err != nil && d.job.fresh != nil
@@ -157,11 +157,11 @@ func (p *poll) settle(d putDone) {
 		p.good.slot = stamp(now)
 		p.retry.stumble(now)
 	case errors.Is(d.err, errFenced), errors.Is(d.err, errExpired):
-		p.source.lose(d.err)
+		p.host.lose(d.err)
 	case errors.Is(d.err, context.Canceled): // the tenure is over
 	default:
 		p.retry.fail(now)
-		p.source.complain(d.err)
+		p.host.complain(d.err)
 	}
 }
 

@@ -30,26 +30,26 @@ func (c *circuit) memo() (event.Circuit, bool) {
 }
 
 // circuits are all that have something to say.
-func (r *runner) circuits() (all []event.Circuit) {
-	for _, u := range r.upstreams {
+func (all *upstreams) circuits() (memos []event.Circuit) {
+	for _, u := range all.list {
 		m, ok := u.circuit.memo()
 		m.Calls = u.quota.spent(clock())
 		if ok || len(m.Calls) > 0 {
-			all = append(all, m)
+			memos = append(memos, m)
 		}
 	}
-	return all
+	return memos
 }
 
 // eased says that a streak which a record told of is over, without which the
 // record would open a circuit too early one day. (That a streak grew is told by
 // the poll whose call failed.)
-func (r *runner) eased(told []event.Circuit) bool {
+func (all *upstreams) eased(told []event.Circuit) bool {
 	for _, m := range told {
 		if m.State != event.Closed || m.Failures == 0 {
 			continue
 		}
-		for _, u := range r.upstreams {
+		for _, u := range all.list {
 			if u.name == m.Upstream && u.circuit.look().streak < m.Failures {
 				return true
 			}
@@ -59,14 +59,14 @@ func (r *runner) eased(told []event.Circuit) bool {
 }
 
 // restoreCircuits takes up what the last owner left in the stream.
-func (r *runner) restoreCircuits(polls map[string]remains, breaker bus.Message) {
-	for _, u := range r.upstreams {
+func (all *upstreams) restoreCircuits(polls map[string]remains, breaker bus.Message) {
+	for _, u := range all.list {
 		// Not by time: the clock may have been set between two owners.
 		var last event.Circuit
 		var fence uint64
 		var told time.Time
-		look := func(all []event.Circuit, of uint64, at time.Time) {
-			for _, m := range all {
+		look := func(memos []event.Circuit, of uint64, at time.Time) {
+			for _, m := range memos {
 				if m.Upstream != u.name || of < fence || of == fence && m.Changes < last.Changes {
 					continue
 				}

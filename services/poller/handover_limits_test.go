@@ -132,7 +132,7 @@ func TestRemovedPollKeepsQuota(t *testing.T) {
 	s := newStage(t, Source{MaxCallsPerMinute: 30, Polls: map[string]Poll{"a": {Interval: 10 * time.Second, Method: "a"}}},
 		func(context.Context, string, string) (string, error) { return `1`, nil })
 	now := time.Now()
-	u := s.r.upstreams[0]
+	u := s.r.upstreams.list[0]
 	u.restoreQuota(map[string]remains{
 		"a": {
 			fresh:    &event.Freshness{Fence: 7, CheckedAt: now.Add(-2 * time.Second)},

@@ -34,13 +34,6 @@ type keyed struct {
 // the poll had no keys in an earlier configuration. No key has an empty token.
 const own = ""
 
-func (p *poll) keyTopic(token string) string {
-	if token == own {
-		return p.topic
-	}
-	return p.topic + "." + token
-}
-
 // keyToken is the last token of the topic of a key's event.
 func keyToken(e *event.Event) (string, bool) { return strings.CutPrefix(e.Topic, e.Poll+".") }
 

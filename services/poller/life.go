@@ -19,10 +19,8 @@ type life struct {
 
 // errand is a call to make.
 type errand struct {
-	up    *upstream
-	leave permit
+	tickInfo
 	kind  tickKind
-	slot  time.Time
 	prev  before
 	begin time.Time
 	from  walkFrom // of a poll that follows
@@ -154,13 +152,16 @@ func (p *poll) errand(now time.Time, t *tenure) *errand {
 	if k == noTick || !t.valid() {
 		return nil
 	}
-	up, leave, err := p.source.pick(k == probeTick)
+	up, leave, err := p.upstreams.pick(k == probeTick)
 	if err != nil {
 		p.refused(k, err, now)
 		return nil
 	}
 	p.calling = true
-	a := &errand{up: up, leave: leave, kind: k, slot: slot, prev: p.before(), begin: now}
+	a := &errand{
+		kind: k, prev: p.before(), begin: now,
+		tickInfo: tickInfo{up: up, leave: leave, probeOnly: k == probeTick, forgive: !p.starved, slot: slot},
+	}
 	if p.follow != nil {
 		a.from = p.walkFrom(now)
 	}
@@ -171,9 +172,11 @@ func (p *poll) errand(now time.Time, t *tenure) *errand {
 func (p *poll) call(a *errand) {
 	hard := p.life.Load().hard
 	p.mu.Unlock()
-	r := p.read(hard, a.up, a.leave, a.kind, a.slot, a.prev)
+	r := p.read(hard, a.tickInfo, a.prev)
+	var found walked
 	if p.follow != nil && r.failure == nil && !r.abandoned {
-		p.walk(hard, &r, a.from, a.begin)
+		w := walker{asker: p.asker, sequence: p.follow.sequence, stream: p.host.stream().past}
+		found = w.walk(hard, &r, a.from, a.tickInfo, a.begin)
 	}
 	p.mu.Lock()
 	p.calling = false
@@ -181,15 +184,15 @@ func (p *poll) call(a *errand) {
 		r.tellCircuits()
 		return
 	}
-	p.take(r)
+	p.take(r, found, a.kind)
 }
 
 // publish does a job and learns how it went. Meanwhile it lets mu go.
 func (p *poll) publish(j *job) {
 	l := p.life.Load()
 	p.mu.Unlock()
-	at := p.source.places
-	waited, in := at.take(l.hard)
+	stream := p.host.stream()
+	waited, in := stream.enter(l.hard)
 	p.mu.Lock()
 	p.putting = false
 	if waited && in { // there may be something newer to say, or nothing any more
@@ -199,7 +202,7 @@ func (p *poll) publish(j *job) {
 			j = &next
 			p.renew = p.renew && j.fresh == nil
 		} else {
-			at.give()
+			stream.leave()
 		}
 	}
 	if !in {
@@ -207,8 +210,8 @@ func (p *poll) publish(j *job) {
 	}
 	p.putting = true
 	p.mu.Unlock()
-	st, err := p.source.put(l.hard, *j)
-	at.give()
+	st, err := stream.put(l.hard, *j)
+	stream.leave()
 	p.mu.Lock()
 	p.putting = false
 	if l.hard.Err() == nil {

@@ -152,7 +152,7 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 		if !owned {
 			continue
 		}
-		for _, u := range r.upstreams {
+		for _, u := range r.upstreams.list {
 			gauge(stateDesc, stateNumber[u.circuit.look().state], r.name, u.name)
 		}
 		for _, p := range r.polls {

@@ -1,8 +1,8 @@
 package poller
 
 import (
+	"context"
 	"errors"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -17,26 +17,15 @@ import (
 // held while somebody waits: at most one call and one publish are on their way,
 // and are made without it.
 type poll struct {
-	topic    string
-	index    int // in its source
-	source   *runner
-	config   Poll
-	question *question
-	ignore   []path
-	bands    []band
-	shape    *shape
+	*asker
+	host     host
 	follow   *follower // nil: it walks no sequence
 	always   bool      // every reading is an event
 	schedule schedule
-	log      *slog.Logger
 	counts   *counts
-	calls    sync.WaitGroup // to upstreams; those that lost a race outlive their tick
-	panicked sync.Once
 	same     bool                 // as before a reload, in a source that changed otherwise
 	life     atomic.Pointer[life] // the last; nil before the first
 	woken    atomic.Bool          // a breaker changed, or NATS came back
-	stood    atomic.Bool          // the process stood still during a call of this tick, which failed
-	excused  atomic.Bool          // so it was in the tick before
 
 	mu    sync.Mutex // guards all that follows
 	begun bool       // there was a tenure
@@ -71,12 +60,38 @@ type poll struct {
 
 	// When to ask.
 	calling bool
+	starved bool      // the process stood still during the last tick's call, which counted as none
 	slot    time.Time // of the next aligned tick, by the wall clock
 	tickAt  time.Time // when that is, by the monotonic clock
 	extraAt time.Time // an unaligned tick: the first, or after a recovery; may be zero
 	probeAt time.Time // a tick for the next probe only; may be zero
 	triedAt time.Time // when that was last
 	skipped uint64
+}
+
+// host is what a poll needs of the source that it is part of.
+type host interface {
+	stream() stream
+	// lose ends the tenure at once.
+	lose(error)
+	// complain says that the stream does not take records.
+	complain(error)
+	// wakePolls has all polls of the source look around.
+	wakePolls()
+	// streamAnew says that the stream holds nothing any more of what it held.
+	streamAnew()
+}
+
+// stream is where records go, and what was published is read back.
+type stream interface {
+	put(context.Context, job) (stored, error)
+	// enter waits for a place among the publishes that are under way; in is false
+	// if ctx ended before there was one. Each is given back by leave.
+	enter(ctx context.Context) (waited, in bool)
+	leave()
+	// maxPayload is the longest value that NATS takes, in bytes; 0: not known.
+	maxPayload() int64
+	past(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error
 }
 
 // attempt is the last tick, for the status.
@@ -125,7 +140,7 @@ func (p *poll) resume(r remains) {
 	if p.follow != nil && !p.known { // for the record that shuts others out
 		p.known, p.stale, p.reason, p.staleSince = true, true, event.PollerSilent, now
 	}
-	if breaker, _, _ := p.source.breaker(); p.stale && p.reason == event.BreakerOpen && breaker == event.Closed {
+	if breaker, _, _ := p.upstreams.breaker(); p.stale && p.reason == event.BreakerOpen && breaker == event.Closed {
 		p.reason = event.UpstreamError // the circuit's memory is gone, as with a new URL
 	}
 	// Readers take the value for stale since maxAge has passed without a record:
@@ -228,12 +243,15 @@ func (p *poll) skip(n uint64) {
 
 // take learns from a reading. A tick for a probe that failed while another
 // upstream's circuit is closed says nothing about the value.
-func (p *poll) take(r reading) {
+func (p *poll) take(r reading, w walked, k tickKind) {
 	if r.tellCircuits() { // the records of other polls may tell of it
-		p.source.wakePolls()
+		p.host.wakePolls()
 	}
 	now := clock()
-	if p.excuse(r, now); r.abandoned {
+	if p.starved = r.starved && r.abandoned; p.starved && k != probeTick {
+		p.extraAt = now.Add(p.schedule.start())
+	}
+	if r.abandoned {
 		return
 	}
 	p.renew = p.renew || r.failure == nil && r.failedOver() // for the next owner
@@ -255,11 +273,11 @@ func (p *poll) take(r reading) {
 	p.counts.duration(r.took)
 	if p.follow != nil {
 		p.follow.still = still
-		p.takeWalk(r, now)
+		p.takeWalk(r, w, now)
 	}
-	breaker, _, _ := p.source.breaker()
+	breaker, _, _ := p.upstreams.breaker()
 	switch f := r.failure; {
-	case f != nil && r.kind == probeTick && f.Counts && breaker == event.Closed:
+	case f != nil && k == probeTick && f.Counts && breaker == event.Closed:
 		return
 	case f != nil:
 		p.failures++
@@ -318,13 +336,13 @@ func (p *poll) whyOpen() string {
 	if p.stale && p.detail != "" {
 		return p.detail
 	}
-	_, _, cause := p.source.breaker()
+	_, _, cause := p.upstreams.breaker()
 	return cause
 }
 
 // count keeps a tick's outcome; up is nil if no upstream was asked.
 func (p *poll) count(outcome string, now time.Time, took time.Duration, up *upstream) {
-	p.attempts.add(outcome, now.Add(-took), took, slices.Index(p.source.upstreams, up))
+	p.attempts.add(outcome, now.Add(-took), took, slices.Index(p.upstreams.list, up))
 	p.counts.outcome(outcome)
 	p.last = attempt{outcome, now, took}
 	p.checkedAt, p.renew = stamp(now), p.renew || p.renewalDue(now)

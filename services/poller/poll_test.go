@@ -31,6 +31,7 @@ type stage struct {
 	logs   strings.Builder
 	down   bool // the stream
 	onPut  func(job)
+	places places
 	stop   context.CancelFunc
 	cut    context.CancelFunc
 	wg     sync.WaitGroup
@@ -60,7 +61,7 @@ func newNamedStage(t *testing.T, name string, c Source, answer func(ctx context.
 		t.Fatal(err)
 	}
 	t.Cleanup(s.r.close)
-	for _, u := range s.r.upstreams {
+	for _, u := range s.r.upstreams.list {
 		u.call = func(ctx context.Context, c source.Call) (json.RawMessage, error) {
 			s.mu.Lock()
 			s.calls[u.name] = append(s.calls[u.name], time.Now())
@@ -77,8 +78,7 @@ func newNamedStage(t *testing.T, name string, c Source, answer func(ctx context.
 			return json.RawMessage(v), err
 		}
 	}
-	s.r.maxPayload = func() int64 { return 1 << 20 }
-	s.r.put = s.put
+	s.r.to = s
 	return s
 }
 
@@ -126,6 +126,12 @@ func (s *stage) put(_ context.Context, j job) (stored, error) {
 	return st, nil
 }
 
+func (s *stage) enter(ctx context.Context) (waited, in bool) { return s.places.take(ctx) }
+func (s *stage) leave()                                      { s.places.give() }
+func (s *stage) maxPayload() int64                           { return 1 << 20 }
+
+func (s *stage) past(context.Context, string, uint64, func(*event.Event)) error { return errStream }
+
 // start begins a tenure, in the bubble.
 func (s *stage) start() { s.startFrom(7, nil, bus.Message{}) }
 
@@ -136,7 +142,7 @@ func (s *stage) startFrom(fence uint64, left map[string]remains, breaker bus.Mes
 	stop, cancel := context.WithCancel(context.Background())
 	hard, cut := context.WithCancel(context.Background())
 	s.stop, s.cut = cancel, cut
-	s.r.restoreCircuits(left, breaker)
+	s.r.upstreams.restoreCircuits(left, breaker)
 	for _, p := range s.r.polls {
 		p.resume(left[p.topic])
 	}

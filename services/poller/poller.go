@@ -118,7 +118,7 @@ func New(_ context.Context, o Options) (*Poller, error) {
 			p.Close()
 			return nil, err
 		}
-		r.complain, r.pulse = p.complain, &p.pulse
+		r.complainTo, r.pulse = p.complain, &p.pulse
 		p.sources = append(p.sources, r)
 	}
 	return p, nil

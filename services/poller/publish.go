@@ -354,3 +354,8 @@ func (p *publisher) readSource(ctx context.Context, source string) (polls map[st
 	}
 	return polls, breaker, nil
 }
+
+// enter waits for a place; in is false if ctx ended before there was one.
+func (p *publisher) enter(ctx context.Context) (waited, in bool) { return p.places.take(ctx) }
+
+func (p *publisher) leave() { p.places.give() }

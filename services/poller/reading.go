@@ -20,13 +20,12 @@ type reading struct {
 	up         *upstream // that answered, or failed last
 	probe      bool      // its call was the probe
 	guests     []*guest  // all that were asked
-	kind       tickKind
 	slot, sent time.Time
 	took       time.Duration
 	finished                   // nothing after a failure
-	walked     walked          // of a poll that follows
 	failure    *source.Failure // nil for a value
 	abandoned  bool
+	starved    bool // abandoned, because the process stood still meanwhile
 }
 
 // finished is an answer as it can be published.
@@ -63,31 +62,40 @@ func (p *poll) before() before {
 	return b
 }
 
-// attempt calls the driver. A panic in it is this poll's failure.
-func (p *poll) attempt(ctx context.Context, up *upstream, ask source.Call) (value json.RawMessage, f *source.Failure, abandoned bool) {
+// answer is what one attempt brought.
+type answer struct {
+	value     json.RawMessage
+	failure   *source.Failure // nil for a value
+	abandoned bool            // cut short by the poller: no word about the upstream
+	starved   bool            // abandoned, because the process stood still meanwhile
+}
+
+// attempt calls the driver. A panic in it is this poll's failure. With forgive, a
+// failure during a standstill of the process is no failure.
+func (a *asker) attempt(ctx context.Context, up *upstream, call source.Call, forgive bool) (out answer) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.panics(v)
-			f = &source.Failure{Reason: event.BadResponse, Detail: up.detail(panicText(v)), Counts: true}
+			a.panics(v)
+			out = answer{failure: &source.Failure{Reason: event.BadResponse, Detail: up.detail(panicText(v)), Counts: true}}
 		}
 	}()
-	start, stood := time.Now(), p.source.pulse.stood()
-	value, err := up.call(ctx, ask)
+	start, stood := time.Now(), a.stood()
+	value, err := up.call(ctx, call)
 	if err == nil {
-		return value, nil, false
+		return answer{value: value}
 	}
 	f, ok := errors.AsType[*source.Failure](err)
 	switch {
 	case ok:
 	case errors.Is(ctx.Err(), context.Canceled):
-		return nil, nil, true
+		return answer{abandoned: true}
 	default:
 		f = &source.Failure{Reason: event.UpstreamError, Detail: up.detail(err.Error()), Counts: true}
 	}
-	if deadline, ok := ctx.Deadline(); ok && p.robbed(f, start, deadline, stood) {
-		return nil, nil, true
+	if deadline, ok := ctx.Deadline(); ok && forgive && f.Counts && a.stood()-stood >= deadline.Sub(start)/4 {
+		return answer{abandoned: true, starved: true}
 	}
-	return nil, f, false
+	return answer{failure: f}
 }
 
 // panicText says what panicked without the value, which may be anybody's.
@@ -99,61 +107,61 @@ func panicText(v any) string {
 }
 
 // panics logs the first panic of a driver or an expression.
-func (p *poll) panics(v any) {
-	p.panicked.Do(func() {
-		p.log.Error("driver or expression panicked; further panics of this poll show as failures only", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+func (a *asker) panics(v any) {
+	a.panicked.Do(func() {
+		a.log.Error("driver or expression panicked; further panics of this poll show as failures only", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 	})
 }
 
 // judge shapes an answer and decides whether it can be published. If not, that
 // is a failure of the poll and not of the upstream, which did answer.
-func (p *poll) judge(ctx context.Context, raw json.RawMessage, prev before, up *upstream) (out finished, f *source.Failure) {
+func (a *asker) judge(ctx context.Context, raw json.RawMessage, prev before, up *upstream) (out finished, f *source.Failure) {
 	bad := func(err error) (finished, *source.Failure) {
 		return finished{}, up.blame(event.BadResponse, "", err)
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			p.panics(v)
+			a.panics(v)
 			out, f = bad(errors.New(panicText(v)))
 		}
 	}()
 	var err error
-	if p.follow != nil {
-		if out.head, err = p.follow.headOf(ctx, raw); err != nil {
+	if a.readHead != nil {
+		if out.head, err = a.readHead(ctx, raw); err != nil {
 			return bad(err)
 		}
 		return out, nil
 	}
-	if p.shape.idle() {
-		if out.value, out.digest, err = p.finish(raw, prev.good); err != nil {
+	if a.shape.idle() {
+		if out.value, out.digest, err = a.finish(raw, prev.good); err != nil {
 			return bad(err)
 		}
 		return out, nil
 	}
-	s, err := p.shape.apply(ctx, raw)
+	s, err := a.shape.apply(ctx, raw)
 	if err != nil {
 		return bad(err)
 	}
 	out.mark = s.mark
-	if !p.shape.keyed() {
-		if out.value, out.digest, err = p.finish(s.value, prev.good); err != nil {
+	if !a.shape.keyed() {
+		if out.value, out.digest, err = a.finish(s.value, prev.good); err != nil {
 			return bad(err)
 		}
 		if prev.seed && s.mark != nil && prev.good.value != nil {
 			// Of an earlier process, and perhaps of another configuration.
 			if v, err := decode(prev.good.value); err == nil {
-				out.seed, _ = p.shape.markOf(ctx, v)
+				out.seed, _ = a.shape.markOf(ctx, v)
 			}
 		}
 		return out, nil
 	}
 	out.items = make([]finishedItem, len(s.items))
 	for i, it := range s.items {
-		if err := topic.Check(p.keyTopic(it.token)); err != nil {
+		if err := topic.Check(a.keyTopic(it.token)); err != nil {
 			return bad(ofKey(i, it, &discreet{"the key makes no topic", err.Error()}))
 		}
 		o := finishedItem{item: it}
-		if o.value, o.digest, err = p.finish(it.value, prev.keys[it.token]); err != nil {
+		if o.value, o.digest, err = a.finish(it.value, prev.keys[it.token]); err != nil {
 			return bad(ofKey(i, it, err))
 		}
 		out.items[i] = o
@@ -168,7 +176,7 @@ func ofKey(i int, it item, err error) error {
 
 // finish makes a value compact and its digest. What changed too little to be
 // another value becomes the old one.
-func (p *poll) finish(raw json.RawMessage, prev lastGood) (json.RawMessage, digest, error) {
+func (a *asker) finish(raw json.RawMessage, prev lastGood) (json.RawMessage, digest, error) {
 	if prev.value != nil && bytes.Equal(prev.value, raw) { // compact, as most upstreams write
 		return prev.value, prev.digest, nil
 	}
@@ -180,15 +188,51 @@ func (p *poll) finish(raw json.RawMessage, prev lastGood) (json.RawMessage, dige
 	if prev.value != nil && bytes.Equal(prev.value, value) {
 		return prev.value, prev.digest, nil
 	}
-	if most := p.source.maxPayload(); most > 0 && int64(len(value)) > most {
+	if most := a.maxPayload(); most > 0 && int64(len(value)) > most {
 		return nil, digest{}, fmt.Errorf("the value has %d bytes, NATS takes %d (max_payload)", len(value), most)
 	}
-	d, err := digestOf(value, p.ignore)
+	d, err := digestOf(value, a.ignore)
 	if err != nil {
 		return nil, digest{}, fmt.Errorf("the value is not JSON: %w", err)
 	}
-	if len(p.bands) > 0 && prev.value != nil && d != prev.digest && within(value, prev.value, p.bands, p.ignore) {
+	if len(a.bands) > 0 && prev.value != nil && d != prev.digest && within(value, prev.value, a.bands, a.ignore) {
 		return prev.value, prev.digest, nil
 	}
 	return value, d, nil
+}
+
+// ask makes the poll's call of a moment. That it cannot be made is the
+// request's fault, and no word about the upstream, which was not asked.
+func (a *asker) ask(ctx context.Context, q *question, m moment, up *upstream) (c source.Call, f *source.Failure) {
+	if q.constant() {
+		return q.plain, nil
+	}
+	bad := func(err error) (source.Call, *source.Failure) {
+		f := up.blame(event.RequestRejected, "the request cannot be made: ", err)
+		f.Again = true
+		return source.Call{}, f
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			a.panics(v)
+			c, f = bad(errors.New(panicText(v)))
+		}
+	}()
+	c, err := q.call(ctx, m)
+	if err != nil {
+		return bad(err)
+	}
+	c.For = a.topic
+	return c, nil
+}
+
+// blame makes the failure of a position that of the upstream that gave the
+// head: of a tick it is one success or one failure.
+func (r *reading) blame(f *source.Failure) {
+	r.up.circuit.wait(f.RetryAfter)
+	for _, g := range r.guests {
+		if g.up == r.up {
+			g.good, g.failure = false, f
+		}
+	}
 }

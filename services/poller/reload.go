@@ -102,7 +102,7 @@ func (p *Poller) reload(c Config) (done Changes, err error) {
 			}
 			return Changes{}, err
 		}
-		r.complain, r.pulse = p.complain, &p.pulse
+		r.complainTo, r.pulse = p.complain, &p.pulse
 		made[name] = r
 	}
 	return done, p.rearrange(old, made, done)
@@ -182,7 +182,7 @@ func (p *Poller) has(r *runner) bool { return slices.Contains(p.list(), r) }
 func (m *metrics) forget(old, next *runner) {
 	keep := map[string]bool{}
 	if next != nil {
-		for _, u := range next.upstreams {
+		for _, u := range next.upstreams.list {
 			keep["upstream "+u.name] = true
 		}
 		for _, p := range next.polls {
@@ -199,7 +199,7 @@ func (m *metrics) forget(old, next *runner) {
 			away(prometheus.Labels{"poll": p.topic})
 		}
 	}
-	for _, u := range old.upstreams {
+	for _, u := range old.upstreams.list {
 		if !keep["upstream "+u.name] {
 			away(prometheus.Labels{"source": old.name, "upstream": u.name})
 		}
@@ -222,8 +222,8 @@ func (r *runner) sayPolling(t *tenure, restored int) {
 // inherit takes over what a former runner of the same source knows and the
 // stream perhaps does not: neither of them runs.
 func (r *runner) inherit(old *runner) {
-	for _, u := range r.upstreams {
-		for _, was := range old.upstreams {
+	for _, u := range r.upstreams.list {
+		for _, was := range old.upstreams.list {
 			if was.name == u.name {
 				u.circuit.free()
 				u.circuit, was.moved = was.circuit, true
@@ -233,7 +233,7 @@ func (r *runner) inherit(old *runner) {
 			}
 		}
 	}
-	r.probes.Store(old.probes.Load())
+	r.upstreams.probes.Store(old.upstreams.probes.Load())
 	r.breakers.inherit(&old.breakers)
 	r.turns.inherit(&old.turns)
 	r.lines.inherit(&old.lines)
@@ -250,11 +250,11 @@ func (r *runner) inherit(old *runner) {
 func (p *poll) inherit(old *poll) {
 	p.begun = old.begun
 	p.attempts.inherit(old.attempts, func(i int8) int8 {
-		if i < 0 || int(i) >= len(old.source.upstreams) {
+		if i < 0 || int(i) >= len(old.upstreams.list) {
 			return -1
 		}
-		name := old.source.upstreams[i].name
-		return int8(slices.IndexFunc(p.source.upstreams, func(u *upstream) bool { return u.name == name }))
+		name := old.upstreams.list[i].name
+		return int8(slices.IndexFunc(p.upstreams.list, func(u *upstream) bool { return u.name == name }))
 	})
 	p.lines.inherit(old.lines)
 	p.skipped, p.slot = old.skipped, old.slot

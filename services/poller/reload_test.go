@@ -54,11 +54,11 @@ func TestReload(t *testing.T) {
 	p := run(t, c, s.Config())
 	w.events("same.status", "other.status", "other.old", "away.status")
 	eventually(t, "the first upstream's circuit opens", func() bool {
-		return p.source("other").upstreams[0].circuit.look().state == event.Open
+		return p.source("other").upstreams.list[0].circuit.look().state == event.Open
 	})
 	same, tenure := p.source("same"), p.source("same").tenure.Load()
 	other := p.source("other").tenure.Load()
-	circuit, calls := p.source("other").upstreams[0].circuit, down.count()
+	circuit, calls := p.source("other").upstreams.list[0].circuit, down.count()
 
 	now := several(u.URL, 100*time.Millisecond, "same", "other", "new")
 	changed := now.Sources["other"]
@@ -80,7 +80,7 @@ func TestReload(t *testing.T) {
 	w.events("other.more", "new.status")
 	if r := p.source("other"); r.tenure.Load() != other || p.changes("other", "released") != 0 {
 		t.Error("the changed source lost its lease")
-	} else if r.upstreams[0].circuit != circuit || circuit.look().state != event.Open || down.count() != calls {
+	} else if r.upstreams.list[0].circuit != circuit || circuit.look().state != event.Open || down.count() != calls {
 		t.Errorf("the changed source's circuit is %+v, %d calls went through", circuit.look(), down.count()-calls)
 	}
 	if d := p.source("other").polls[1]; d.topic != "other.status" || d.look().Version != 1 || d.look().Stale {

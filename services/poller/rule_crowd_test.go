@@ -170,7 +170,7 @@ func (w *crowd) pass(d time.Duration) {
 	defer w.mu.Unlock()
 	now := time.Now()
 	for i, u := range w.ups {
-		c := w.stage().r.upstreams[i].circuit
+		c := w.stage().r.upstreams.list[i].circuit
 		if have := c.look(); have.state != u.rule.state || have.streak != u.rule.streak {
 			w.t.Fatalf("%s is %s after %d failures, the rule says %s after %d", u.name, have.state, have.streak, u.rule.state, u.rule.streak)
 		}
@@ -393,7 +393,7 @@ func (w *crowd) tellTurns(s *stage, fence uint64, quiet <-chan struct{}) {
 				return
 			}
 		}
-		memos := s.r.circuits()
+		memos := s.r.upstreams.circuits()
 		w.mu.Lock()
 		b.Fence = fence
 		w.breaker, w.memos = &b, memos

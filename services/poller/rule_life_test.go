@@ -183,7 +183,7 @@ func (w *world) pass(d time.Duration) {
 	if now := time.Now(); now.After(w.by) {
 		w.t.Fatalf("no call after %v, one was due by %v; the rule says %s", now.Sub(w.from), w.by.Sub(w.from), w.rule.state)
 	}
-	c := w.stages[w.life].r.upstreams[0].circuit
+	c := w.stages[w.life].r.upstreams.list[0].circuit
 	if have := c.look(); have.state != w.rule.state || have.streak != w.rule.streak {
 		w.t.Fatalf("the circuit is %s after %d failures, the rule says %s after %d", have.state, have.streak, w.rule.state, w.rule.streak)
 	}
@@ -346,7 +346,7 @@ func (w *world) tellTurns(s *stage, fence uint64, quiet <-chan struct{}) {
 				return
 			}
 		}
-		circuits := s.r.circuits()
+		circuits := s.r.upstreams.circuits()
 		w.mu.Lock()
 		b.Fence = fence
 		w.breaker, w.breakerCircuits, w.streak, w.until = &b, circuits, w.rule.streak, w.rule.until

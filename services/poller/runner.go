@@ -23,24 +23,20 @@ type runner struct {
 	name      string
 	config    Source
 	files     [sha256.Size]byte // digest of those that config names
-	upstreams []*upstream
+	upstreams *upstreams
 	polls     []*poll
 	log       *slog.Logger
 	metrics   *metrics
 
 	// What a tenure needs of the poller; tests of a runner bring their own.
-	put        func(context.Context, job) (stored, error)
-	places     places
-	maxPayload func() int64
-	past       func(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error
-	complain   func(error)
+	to         stream // where its records go; nil before the first tenure
+	complainTo func(error)
 	pulse      *pulse
 
 	lease    atomic.Pointer[lease] // nil until NATS was there
 	tenure   atomic.Pointer[tenure]
 	lost     atomic.Pointer[context.CancelCauseFunc] // ends the tenure
 	yield    atomic.Pointer[context.CancelCauseFunc] // ends it as a stop does
-	probes   atomic.Int64
 	breakers breakerQueue
 	orphans  map[string]remains // polls in the stream that the configuration lacks
 	closed   sync.Once
@@ -57,7 +53,7 @@ const probeStagger = 20 * time.Millisecond
 // newRunner makes a source of a checked configuration. close frees it.
 func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, error) {
 	c = c.withDefaults()
-	r := &runner{name: name, config: c, files: c.filesDigest(), metrics: m, complain: func(error) {}}
+	r := &runner{name: name, config: c, files: c.filesDigest(), upstreams: new(upstreams), metrics: m, complainTo: func(error) {}}
 	r.lines.most = sourceLines
 	r.log = remember(log.With("source", name), &r.lines)
 	header, _ := c.credentials()
@@ -93,14 +89,17 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		for _, to := range []event.State{event.Closed, event.HalfOpen, event.Open} {
 			m.transitions.WithLabelValues(name, u.name, string(to))
 		}
-		r.upstreams = append(r.upstreams, u)
+		r.upstreams.list = append(r.upstreams.list, u)
 	}
 	for i, pollName := range sortedKeys(c.Polls) {
 		pc := c.Polls[pollName].withDefaults(c)
 		topic := name + "." + pollName
 		p := &poll{
-			topic: topic, index: i, source: r, config: pc,
-			schedule: newSchedule(topic, pc.Interval), attempts: new(attempts), lines: &lines{most: pollLines},
+			asker: &asker{
+				topic: topic, index: i, config: pc, source: c, upstreams: r.upstreams,
+				maxPayload: r.maxPayload, stood: func() time.Duration { return r.pulse.stood() },
+			},
+			host: r, schedule: newSchedule(topic, pc.Interval), attempts: new(attempts), lines: &lines{most: pollLines},
 			counts: m.polls.of(topic),
 			keys:   map[string]*keyed{}, always: pc.Emit == emitAlways,
 		}
@@ -112,10 +111,12 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 		var bad []keyError
 		if pc.Follow != nil {
 			var err error
-			if p.follow, p.question, err = newFollower(pc); err != nil {
+			p.follow = new(follower)
+			if p.follow.sequence, p.question, err = newSequence(pc); err != nil {
 				r.close()
 				return nil, fmt.Errorf("poll %s: %w", topic, err)
 			}
+			p.readHead = p.follow.headOf
 		} else if p.question, bad = pc.question(); len(bad) > 0 {
 			r.close()
 			return nil, fmt.Errorf("poll %s: %s: %w", topic, bad[0].key, bad[0].err)
@@ -155,7 +156,7 @@ func (r *runner) noteCertificates(text string, err error) {
 
 func (r *runner) close() {
 	r.closed.Do(func() {
-		for _, u := range r.upstreams {
+		for _, u := range r.upstreams.list {
 			u.free()
 			if !u.moved {
 				u.circuit.free()
@@ -173,7 +174,7 @@ func (r *runner) owned() bool {
 // if that is not nil. If stop ends for errReplaced it returns the tenure that is
 // to go on.
 func (r *runner) run(stop context.Context, l *lease, t *tenure, pub *publisher) *tenure {
-	r.put, r.places, r.maxPayload, r.past = pub.put, pub.places, pub.maxPayload, pub.past
+	r.to = pub
 	r.lease.Store(l)
 	for {
 		if t == nil {
@@ -279,7 +280,7 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 			if breaker.Breaker != nil {
 				t.fence = max(t.fence, breaker.Breaker.Fence+1)
 			}
-			r.restoreCircuits(polls, breaker)
+			r.upstreams.restoreCircuits(polls, breaker)
 			if r.breakers.forget(breaker.Breaker); breaker.Breaker == nil {
 				r.streamAnew()
 			}
@@ -308,6 +309,17 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 	}
 }
 
+func (r *runner) stream() stream { return r.to }
+
+func (r *runner) maxPayload() int64 {
+	if r.to == nil {
+		return 0
+	}
+	return r.to.maxPayload()
+}
+
+func (r *runner) complain(err error) { r.complainTo(err) }
+
 // lose ends the tenure at once.
 func (r *runner) lose(why error) {
 	if f := r.lost.Load(); f != nil {
@@ -326,5 +338,25 @@ func (r *runner) natsBack() {
 	if l := r.lease.Load(); l != nil {
 		l.poke()
 	}
+	r.wakePolls()
+}
+
+// announce is told every transition of a circuit, under its mutex.
+func (r *runner) announce(b event.Breaker) {
+	log := r.log.With("upstream", b.Upstream)
+	switch {
+	case b.To == event.Closed:
+		log.Info("breaker closed: the upstream answers again")
+	case b.To == event.HalfOpen:
+		r.upstreams.probes.Add(1)
+		log.Info("breaker lets one probe through")
+	case b.From == event.HalfOpen:
+		log.Warn("probe failed, breaker stays open", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
+	default:
+		log.Warn("breaker opened", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
+	}
+	r.metrics.transitions.WithLabelValues(r.name, b.Upstream, string(b.To)).Inc()
+	r.turns.add(b)
+	r.breakers.push(b)
 	r.wakePolls()
 }

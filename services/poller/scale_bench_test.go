@@ -81,7 +81,7 @@ const (
 )
 
 func newScale(b *testing.B, polls int, maxAge time.Duration) *scale {
-	s := &scale{b: b, child: childReady{startScaleChild(b, upstreams), startScaleChild(b, b.TempDir()), startScaleChild(b, ticker)}, config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
+	s := &scale{b: b, child: childReady{startScaleChild(b, scaleUpstreams), startScaleChild(b, b.TempDir()), startScaleChild(b, ticker)}, config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
 	for n := range scaleSources {
 		name := fmt.Sprintf("s%d", n)
 		// A machine that stands still for a second shall cost seconds, not minutes.

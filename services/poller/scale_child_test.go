@@ -26,8 +26,8 @@ import (
 const scaleChild = "POLLCAST_SCALE_CHILD"
 
 const (
-	upstreams = "upstreams"
-	ticker    = "ticker" // it only waits for every beat, and says how late it was
+	scaleUpstreams = "upstreams"
+	ticker         = "ticker" // it only waits for every beat, and says how late it was
 )
 
 // childReady is what the children say.
@@ -38,7 +38,7 @@ type childReady struct{ Upstream, NATS, Ticker string }
 func runScaleChild(what string) error {
 	var serve func() (string, func(), error)
 	switch what {
-	case upstreams:
+	case scaleUpstreams:
 		serve = func() (string, func(), error) { return serveHTTP(&arrivals{by: map[string]int{}}) }
 	case ticker:
 		serve = serveTicker

@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/pollcast/pollcast/services/poller/source"
 )
 
 // A process may stand still: stopped by a signal, moved to another machine,
@@ -84,25 +82,4 @@ func (p *pulse) stood() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.still + p.since(time.Now())
-}
-
-// robbed says that a call which may take until deadline, of which the process
-// stood still for a quarter or more, failed for want of that time. The process
-// had stood still for stood in all when the call began, at start.
-func (p *poll) robbed(f *source.Failure, start, deadline time.Time, stood time.Duration) bool {
-	if !f.Counts || p.excused.Load() || p.source.pulse.stood()-stood < deadline.Sub(start)/4 {
-		return false
-	}
-	p.stood.Store(true)
-	return true
-}
-
-// excuse sees to it that a tick whose call was robbed of its time is made up
-// for, and that the next one is not excused.
-func (p *poll) excuse(r reading, now time.Time) {
-	made := p.stood.Swap(false) && r.abandoned
-	p.excused.Store(made)
-	if made && r.kind != probeTick {
-		p.extraAt = now.Add(p.schedule.start())
-	}
 }

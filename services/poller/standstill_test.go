@@ -57,7 +57,7 @@ func TestStandstill(t *testing.T) {
 				s.start()
 				defer s.end()
 				time.Sleep(100 * time.Second)
-				state := s.r.upstreams[0].circuit.look().state
+				state := s.r.upstreams.list[0].circuit.look().state
 				_, fresh := s.said()
 				stale := 0
 				for _, f := range fresh {

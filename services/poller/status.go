@@ -139,7 +139,7 @@ func (p *Poller) look() Status {
 
 // look is the source's status, of its polls all or without what they remember.
 func (r *runner) look(all bool) SourceStatus {
-	breaker, _, _ := r.breaker()
+	breaker, _, _ := r.upstreams.breaker()
 	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}, Log: r.lines.look()}
 	if t := r.tenure.Load(); t != nil && t.valid() {
 		s.Owned, s.Fence = true, t.fence
@@ -149,7 +149,7 @@ func (r *runner) look(all bool) SourceStatus {
 			s.Owner, s.OwnedSince, s.Why = h.Owner, h.Since, h.Why
 		}
 	}
-	for _, u := range r.upstreams {
+	for _, u := range r.upstreams.list {
 		c := u.circuit.look()
 		us := UpstreamStatus{Name: u.name, State: c.state, Failures: c.streak, ChangedAt: stamp(c.changedAt), History: r.turns.look(u.name)}
 		if c.streak > 0 {
@@ -166,7 +166,7 @@ func (r *runner) look(all bool) SourceStatus {
 	for _, p := range r.polls {
 		if st := p.look(); st != nil {
 			if all {
-				st.Attempts, st.Log = p.attempts.look(r.upstreams), p.lines.look()
+				st.Attempts, st.Log = p.attempts.look(r.upstreams.list), p.lines.look()
 			}
 			s.Polls = append(s.Polls, *st)
 		}

@@ -33,7 +33,7 @@ func (p *poll) shutOut(j *job, now time.Time) {
 	if p.renew = true; !f.Stale && now.Sub(p.left) > p.config.MaxAge {
 		f.Stale, f.Reason = true, event.PollerSilent
 	}
-	j.fence, j.circuits = &f, p.source.circuits()
+	j.fence, j.circuits = &f, p.upstreams.circuits()
 }
 
 // confirmed is when the last owner's value was last confirmed, as far as the

@@ -15,7 +15,6 @@ import (
 
 	"github.com/itchyny/gojq"
 	"github.com/pollcast/pollcast/pkg/config"
-	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
@@ -415,29 +414,4 @@ func inPath(s string) (string, error) {
 		return "", errors.New("gives an empty text, which a path cannot hold")
 	}
 	return url.PathEscape(s), nil
-}
-
-// ask makes the poll's call of a moment. That it cannot be made is the
-// request's fault, and no word about the upstream, which was not asked.
-func (p *poll) ask(ctx context.Context, q *question, m moment, up *upstream) (c source.Call, f *source.Failure) {
-	if q.constant() {
-		return q.plain, nil
-	}
-	bad := func(err error) (source.Call, *source.Failure) {
-		f := up.blame(event.RequestRejected, "the request cannot be made: ", err)
-		f.Again = true
-		return source.Call{}, f
-	}
-	defer func() {
-		if v := recover(); v != nil {
-			p.panics(v)
-			c, f = bad(errors.New(panicText(v)))
-		}
-	}()
-	c, err := q.call(ctx, m)
-	if err != nil {
-		return bad(err)
-	}
-	c.For = p.topic
-	return c, nil
 }

@@ -87,7 +87,7 @@ func (q *breakerQueue) again() {
 // streamAnew is called when the stream turns out to hold nothing of the source
 // that it once held: while a circuit is not closed its readers have to know.
 func (r *runner) streamAnew() {
-	for _, c := range r.circuits() {
+	for _, c := range r.upstreams.circuits() {
 		if c.State != event.Closed {
 			r.breakers.again()
 			return
@@ -123,7 +123,7 @@ func (r *runner) publishBreakers(hard context.Context, done <-chan struct{}, t *
 			}
 		}
 		var err error
-		guard, err = pub.putBreaker(hard, &b, guard, t, r.circuits()...)
+		guard, err = pub.putBreaker(hard, &b, guard, t, r.upstreams.circuits()...)
 		switch now := time.Now(); {
 		case err == nil:
 			r.breakers.drop(b)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -53,31 +54,37 @@ func displayName(address string, seen map[string]int) string {
 	return name
 }
 
+// upstreams are those of a source, in the order of the configuration.
+type upstreams struct {
+	list   []*upstream
+	probes atomic.Int64 // that all circuits have let through
+}
+
 // pick returns the upstream that a tick asks first and the leave to do so: one
 // whose probe is due, otherwise, unless only a probe is wanted, the first whose
 // circuit is closed. The error is errOpen, errWait or errQuota.
-func (r *runner) pick(probeOnly bool) (*upstream, permit, error) {
+func (all *upstreams) pick(probeOnly bool) (*upstream, permit, error) {
 	nobody := func(*upstream) bool { return false }
-	up, leave, err := r.pickProbe(nobody)
+	up, leave, err := all.pickProbe(nobody)
 	if err != nil && !probeOnly {
-		up, leave, err = r.pickClosed(nobody)
+		up, leave, err = all.pickClosed(nobody)
 	}
 	return up, leave, err
 }
 
 // pickNext returns the upstream to ask beside or after those that were: the
 // first whose circuit is closed or, unless it must be, whose probe is due.
-func (r *runner) pickNext(asked func(*upstream) bool, mustBeClosed bool) (*upstream, permit, error) {
-	up, leave, err := r.pickClosed(asked)
+func (all *upstreams) pickNext(asked func(*upstream) bool, mustBeClosed bool) (*upstream, permit, error) {
+	up, leave, err := all.pickClosed(asked)
 	if err != nil && !mustBeClosed {
-		up, leave, err = r.pickProbe(asked)
+		up, leave, err = all.pickProbe(asked)
 	}
 	return up, leave, err
 }
 
-func (r *runner) pickProbe(asked func(*upstream) bool) (*upstream, permit, error) {
+func (all *upstreams) pickProbe(asked func(*upstream) bool) (*upstream, permit, error) {
 	now := time.Now()
-	for _, u := range r.upstreams {
+	for _, u := range all.list {
 		if c := u.circuit.look(); !asked(u) && c.state == event.Open && !now.Before(c.probeAt) {
 			if leave, err := u.begin(now); err == nil {
 				return u, leave, nil
@@ -87,9 +94,9 @@ func (r *runner) pickProbe(asked func(*upstream) bool) (*upstream, permit, error
 	return nil, permit{}, errOpen
 }
 
-func (r *runner) pickClosed(asked func(*upstream) bool) (*upstream, permit, error) {
+func (all *upstreams) pickClosed(asked func(*upstream) bool) (*upstream, permit, error) {
 	refused := errOpen
-	for _, u := range r.upstreams {
+	for _, u := range all.list {
 		if asked(u) || u.circuit.look().state != event.Closed {
 			continue
 		}
@@ -118,9 +125,9 @@ func (u *upstream) begin(now time.Time) (permit, error) {
 }
 
 // unasked counts the upstreams that were not asked and may be.
-func (r *runner) unasked(asked func(*upstream) bool) (n int) {
+func (all *upstreams) unasked(asked func(*upstream) bool) (n int) {
 	now := time.Now()
-	for _, u := range r.upstreams {
+	for _, u := range all.list {
 		if c := u.circuit.look(); !asked(u) && c.state == event.Closed && !now.Before(c.notBefore) {
 			n++
 		}
@@ -130,8 +137,8 @@ func (r *runner) unasked(asked func(*upstream) bool) (n int) {
 
 // nextProbe is when the first of the open circuits wants its probe; zero when
 // none is open.
-func (r *runner) nextProbe() (at time.Time) {
-	for _, u := range r.upstreams {
+func (all *upstreams) nextProbe() (at time.Time) {
+	for _, u := range all.list {
 		if c := u.circuit.look(); c.state == event.Open && (at.IsZero() || c.probeAt.Before(at)) {
 			at = c.probeAt
 		}
@@ -141,9 +148,9 @@ func (r *runner) nextProbe() (at time.Time) {
 
 // breaker is the source's: closed while any circuit is, half open while a
 // probe is out, otherwise open, with the next probe and the last cause.
-func (r *runner) breaker() (state event.State, probeAt time.Time, cause string) {
+func (all *upstreams) breaker() (state event.State, probeAt time.Time, cause string) {
 	state = event.Open
-	for _, u := range r.upstreams {
+	for _, u := range all.list {
 		c := u.circuit.look()
 		switch c.state {
 		case event.Closed:
@@ -163,29 +170,9 @@ func (r *runner) breaker() (state event.State, probeAt time.Time, cause string) 
 // probeTurn delays all polls but one when a probe is due. The one changes from
 // probe to probe, so that a poll that fails for itself cannot keep the circuit
 // open for ever.
-func (r *runner) probeTurn(index int) time.Duration {
-	if int(r.probes.Load())%len(r.polls) == index {
+func (all *upstreams) probeTurn(index, polls int) time.Duration {
+	if int(all.probes.Load())%polls == index {
 		return 0
 	}
 	return probeStagger
-}
-
-// announce is told every transition of a circuit, under its mutex.
-func (r *runner) announce(b event.Breaker) {
-	log := r.log.With("upstream", b.Upstream)
-	switch {
-	case b.To == event.Closed:
-		log.Info("breaker closed: the upstream answers again")
-	case b.To == event.HalfOpen:
-		r.probes.Add(1)
-		log.Info("breaker lets one probe through")
-	case b.From == event.HalfOpen:
-		log.Warn("probe failed, breaker stays open", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
-	default:
-		log.Warn("breaker opened", "cause", b.Cause, "failures", b.Failures, "next_probe", b.NextProbeAt)
-	}
-	r.metrics.transitions.WithLabelValues(r.name, b.Upstream, string(b.To)).Inc()
-	r.turns.add(b)
-	r.breakers.push(b)
-	r.wakePolls()
 }

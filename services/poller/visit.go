@@ -3,7 +3,6 @@ package poller
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -21,8 +20,9 @@ import (
 // Of an upstream a tick makes one success or one failure for its circuit, that
 // of its last call, however many there were. It belongs to one goroutine.
 type visit struct {
-	p        *poll
-	kind     tickKind
+	a        *asker
+	probe    bool        // the tick is for a probe only
+	forgive  bool        // a failure during a standstill of the process is none
 	question source.Call // the same for all
 	pace     pace
 	deadline time.Time
@@ -49,11 +49,9 @@ type guest struct {
 
 // callDone is one call's end.
 type callDone struct {
-	guest     *guest
-	sent      time.Time
-	value     json.RawMessage
-	failure   *source.Failure
-	abandoned bool
+	guest *guest
+	sent  time.Time
+	answer
 }
 
 // callKind is why a call is made, for the metrics.
@@ -70,15 +68,25 @@ const (
 
 var callKinds = []callKind{firstCall, failOverCall, retryCall, hedgeCall, probeCall, positionCall}
 
+// tickInfo is a tick that may ask.
+type tickInfo struct {
+	up        *upstream // to begin with
+	leave     permit    // for the first call to it
+	probeOnly bool      // nothing else is asked for
+	forgive   bool      // a failure during a standstill of the process is none
+	slot      time.Time
+}
+
 // read makes a tick's calls, beginning with the upstream that was picked.
 // Whoever gets the reading must tell the circuits.
-func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind, slot time.Time, prev before) reading {
+func (a *asker) read(ctx context.Context, t tickInfo, prev before) reading {
+	up, leave := t.up, t.leave
 	start := clock()
-	v := &visit{p: p, kind: k, pace: newPace(p.source.config, p.config), deadline: start.Add(p.config.Timeout)}
-	r := reading{up: up, probe: leave.probe, kind: k, slot: slot, sent: start}
+	v := &visit{a: a, probe: t.probeOnly, forgive: t.forgive, pace: newPace(a.source, a.config), deadline: start.Add(a.config.Timeout)}
+	r := reading{up: up, probe: leave.probe, slot: t.slot, sent: start}
 	tick := ctx
 	var hedge, again <-chan time.Time
-	if d := p.source.config.Hedge; d > 0 && k != probeTick && !leave.probe {
+	if d := a.source.Hedge; d > 0 && !t.probeOnly && !leave.probe {
 		var cancel context.CancelFunc
 		tick, cancel = context.WithCancel(ctx)
 		defer cancel()
@@ -89,7 +97,7 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 	}
 	v.alone = hedge == nil
 
-	if f := v.compose(tick, moment{now: start, slot: slot, prev: prev.good.value}, up, leave); f != nil {
+	if f := v.compose(tick, moment{now: start, slot: t.slot, prev: prev.good.value}, up, leave); f != nil {
 		return v.close(r, start)
 	}
 	var pause *time.Timer
@@ -135,13 +143,13 @@ func (p *poll) read(ctx context.Context, up *upstream, leave permit, k tickKind,
 
 // compose makes the request. That there is none is a failure of the poll.
 func (v *visit) compose(ctx context.Context, m moment, up *upstream, leave permit) *source.Failure {
-	if v.p.question.constant() {
-		v.question = v.p.question.plain
+	if v.a.question.constant() {
+		v.question = v.a.question.plain
 		return nil
 	}
 	ctx, cancel := context.WithDeadline(ctx, v.deadline)
 	defer cancel()
-	v.question, v.last = v.p.ask(ctx, v.p.question, m, up)
+	v.question, v.last = v.a.ask(ctx, v.a.question, m, up)
 	if f := v.last; f != nil {
 		if leave.probe { // the next one comes a period later, not at once
 			f.Counts, f.Again = true, false
@@ -171,7 +179,7 @@ func (v *visit) call(ctx context.Context, g *guest, why callKind) {
 	if v.alone {
 		v.landed = v.fly(ctx, g, limit)
 	} else {
-		v.p.calls.Go(func() { v.done <- v.fly(ctx, g, limit) }) // there is room
+		v.a.calls.Go(func() { v.done <- v.fly(ctx, g, limit) }) // there is room
 	}
 }
 
@@ -179,7 +187,7 @@ func (v *visit) fly(ctx context.Context, g *guest, limit time.Duration) callDone
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	d := callDone{guest: g, sent: clock()}
-	d.value, d.failure, d.abandoned = v.p.attempt(ctx, g.up, v.question)
+	d.answer = v.a.attempt(ctx, g.up, v.question, v.forgive)
 	return d
 }
 
@@ -188,8 +196,8 @@ func (v *visit) fly(ctx context.Context, g *guest, limit time.Duration) callDone
 func (v *visit) limit(g *guest) time.Duration {
 	left := time.Until(v.deadline)
 	others := 0
-	if v.kind != probeTick {
-		others = v.p.source.unasked(v.asked)
+	if !v.probe {
+		others = v.a.upstreams.unasked(v.asked)
 	}
 	if !g.leave.probe || others > 0 { // a probe alone is not repeated
 		others += v.pace.retries - v.retried
@@ -219,12 +227,12 @@ func (v *visit) end(ctx context.Context, d callDone, prev before, r *reading) bo
 	v.flying--
 	g.done, g.failure = true, d.failure
 	if d.abandoned {
-		r.abandoned = true
+		r.abandoned, r.starved = true, r.starved || d.starved
 		return false
 	}
 	if g.failure == nil {
 		var out finished
-		if out, g.failure = v.p.judge(ctx, d.value, prev, g.up); g.failure == nil {
+		if out, g.failure = v.a.judge(ctx, d.value, prev, g.up); g.failure == nil {
 			g.good = true
 			r.up, r.probe, r.sent, r.finished, r.failure = g.up, g.leave.probe, d.sent, out, nil
 			return true
@@ -249,7 +257,7 @@ func (v *visit) goOn(ctx context.Context) (more bool, wait time.Duration) {
 	switch {
 	case v.flying > 0: // it may bring the value
 		return true, 0
-	case v.final, v.kind == probeTick, ctx.Err() != nil:
+	case v.final, v.probe, ctx.Err() != nil:
 		return false, 0
 	case v.askNext(ctx, failOverCall):
 		return true, 0
@@ -272,7 +280,7 @@ func (v *visit) askNext(ctx context.Context, why callKind) bool {
 	if time.Until(v.deadline) < MinTimeout {
 		return false
 	}
-	up, leave, err := v.p.source.pickNext(v.asked, why == hedgeCall)
+	up, leave, err := v.a.upstreams.pickNext(v.asked, why == hedgeCall)
 	if err != nil {
 		return false
 	}

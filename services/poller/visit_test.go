@@ -111,7 +111,7 @@ func (s *stage) tick() string {
 		at   time.Time
 	}
 	var calls []call
-	for _, u := range s.r.upstreams {
+	for _, u := range s.r.upstreams.list {
 		for _, at := range s.calls[u.name][made[u.name]:] {
 			calls = append(calls, call{strings.TrimPrefix(u.name, "http://"), at})
 		}
@@ -280,7 +280,7 @@ func TestRetriesAfterFailOver(t *testing.T) {
 				t.Fatalf("calls %q, want one, two, and one again", have)
 			}
 		}
-		one, two := s.r.upstreams[0].circuit.look(), s.r.upstreams[1].circuit.look()
+		one, two := s.r.upstreams.list[0].circuit.look(), s.r.upstreams.list[1].circuit.look()
 		if one.streak != 0 || two.streak != 4 {
 			t.Errorf("streaks %d and %d, want 0 and 4", one.streak, two.streak)
 		}
@@ -323,7 +323,7 @@ func TestHedge(t *testing.T) {
 	c.Polls["a"] = Poll{Interval: 10 * time.Second, Timeout: 8 * time.Second, Method: "a", Emit: emitAlways}
 	play(t, c, func(s *stage, up *script) {
 		streaks := func() [2]int {
-			return [2]int{s.r.upstreams[0].circuit.look().streak, s.r.upstreams[1].circuit.look().streak}
+			return [2]int{s.r.upstreams.list[0].circuit.look().streak, s.r.upstreams.list[1].circuit.look().streak}
 		}
 		last := func() event.Event { e, _ := s.said(); return e[len(e)-1] }
 		s.wantTick("fast enough", "one+0s")

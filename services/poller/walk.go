@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/big"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/itchyny/gojq"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
 )
@@ -61,19 +59,19 @@ type walked struct {
 
 // walking is one tick's walk.
 type walking struct {
-	p      *poll
-	f      *follower
-	hard   context.Context // of the tenure
-	ctx    context.Context // of the tick's time
-	cancel context.CancelFunc
-	up     *upstream
-	slot   time.Time
-	sent   time.Time // the call for the head: all that a tick finds is as of then
-	from   walkFrom
-	at     cursor
-	begin  time.Time
-	size   int // of what was found
-	out    walked
+	walker
+	forgive bool            // a failure during a standstill of the process is none
+	hard    context.Context // of the tenure
+	ctx     context.Context // of the tick's time
+	cancel  context.CancelFunc
+	up      *upstream
+	slot    time.Time
+	sent    time.Time // the call for the head: all that a tick finds is as of then
+	from    walkFrom
+	at      cursor
+	begin   time.Time
+	size    int // of what was found
+	out     walked
 }
 
 const (
@@ -89,40 +87,41 @@ const (
 type halt struct {
 	failure   *source.Failure
 	abandoned bool
+	starved   bool // abandoned, because the process stood still meanwhile
 	held      bool
 }
 
 // walk asks for the positions up to the head that the reading brought. A
 // position that fails makes the reading fail; those before it are kept.
-func (p *poll) walk(ctx context.Context, r *reading, from walkFrom, begin time.Time) {
-	w := &walking{
-		p: p, f: p.follow, hard: ctx, up: r.up, slot: r.slot, sent: r.sent, from: from, at: from.at, begin: begin,
-		out: walked{from: from.at, head: r.head},
+func (w walker) walk(ctx context.Context, r *reading, from walkFrom, t tickInfo, begin time.Time) walked {
+	now := &walking{
+		walker: w, hard: ctx, up: r.up, forgive: t.forgive, slot: r.slot, sent: r.sent, from: from, at: from.at,
+		begin: begin, out: walked{from: from.at, head: r.head},
 	}
-	w.ctx, w.cancel = context.WithDeadline(ctx, begin.Add(p.config.Timeout))
-	defer func() { w.cancel() }()
-	h := w.run()
-	r.walked, r.took = w.out, time.Since(begin)
+	now.ctx, now.cancel = context.WithDeadline(ctx, begin.Add(w.config.Timeout))
+	defer func() { now.cancel() }()
+	h := now.run()
+	r.took = time.Since(begin)
 	if r.abandoned = h.abandoned || ctx.Err() != nil; !r.abandoned && h.failure != nil {
 		r.failure = h.failure
 		r.blame(h.failure)
 	}
+	r.starved = h.starved
+	return now.out
 }
 
-// blame makes the failure of a position that of the upstream that gave the
-// head: of a tick it is one success or one failure.
-func (r *reading) blame(f *source.Failure) {
-	r.up.circuit.wait(f.RetryAfter)
-	for _, g := range r.guests {
-		if g.up == r.up {
-			g.good, g.failure = false, f
-		}
-	}
+// walker is what the walks of one poll have in common.
+type walker struct {
+	*asker
+	*sequence
+	// stream reads back what was published: the events of the topic among the last
+	// messages of the stream, oldest first; 0 is all messages.
+	stream func(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error
 }
 
 // mayAsk says that there is time for another call: it begins in the first half
 // of the tick's time, so that it has at least as long as that.
-func (w *walking) mayAsk() bool { return time.Since(w.begin) < w.p.config.Timeout/2 }
+func (w *walking) mayAsk() bool { return time.Since(w.begin) < w.config.Timeout/2 }
 
 func (w *walking) run() halt {
 	if w.from.room == 0 {
@@ -140,8 +139,8 @@ func (w *walking) run() halt {
 		switch {
 		case w.at.known:
 			next = w.at.position + 1
-		case w.f.first >= 0:
-			next = w.f.first
+		case w.first >= 0:
+			next = w.first
 		}
 		if next > head {
 			w.out.whole = true
@@ -152,7 +151,7 @@ func (w *walking) run() halt {
 		if n <= 0 || w.size > maxWalk || !w.mayAsk() {
 			return halt{}
 		}
-		if !w.p.source.config.Batch {
+		if !w.source.Batch {
 			n = 1
 		}
 		for _, a := range w.ask(next, int(n)) {
@@ -165,7 +164,7 @@ func (w *walking) run() halt {
 			case a.value == nil:
 				w.out.why = fmt.Sprintf("position %d is not there yet, the head is %d", a.position, head)
 				return halt{}
-			case w.f.parent != nil && w.at.known && w.at.id != "" && a.parent != w.at.id:
+			case w.parent != nil && w.at.known && w.at.id != "" && a.parent != w.at.id:
 				w.out.why = fmt.Sprintf("position %d does not follow the one before", a.position)
 				if len(w.out.steps) > 0 {
 					return halt{} // once these are stored, the stream knows them
@@ -184,7 +183,7 @@ func (w *walking) run() halt {
 
 // add makes an event the next step.
 func (w *walking) add(e *event.Event, id string) {
-	e.Topic, e.Poll, e.Upstream = w.p.topic, w.p.topic, w.up.name
+	e.Topic, e.Poll, e.Upstream = w.topic, w.topic, w.up.name
 	w.out.steps = append(w.out.steps, &step{event: e, sent: w.sent, id: id})
 	w.at = cursor{known: true, position: *e.Position, id: id}
 	w.size += len(e.Data)
@@ -196,7 +195,7 @@ func (w *walking) add(e *event.Event, id string) {
 func (w *walking) below() (h halt, turned bool) {
 	head := w.out.head
 	w.out.why = fmt.Sprintf("the head is %d, and position %d is published", head, w.at.position)
-	if w.f.id != nil {
+	if w.id != nil {
 		past, err := w.past(lately)
 		if err != nil {
 			return halt{}, false
@@ -212,7 +211,7 @@ func (w *walking) below() (h halt, turned bool) {
 			return w.turnBack()
 		}
 	}
-	if w.out.low = true; w.from.low <= w.p.config.MaxAge {
+	if w.out.low = true; w.from.low <= w.config.MaxAge {
 		return halt{}, false
 	}
 	w.takeBack(head, "")
@@ -274,7 +273,7 @@ const lately = 4096
 func (w *walking) renew() {
 	w.cancel()
 	w.begin = clock()
-	w.ctx, w.cancel = context.WithTimeout(w.hard, w.p.config.Timeout)
+	w.ctx, w.cancel = context.WithTimeout(w.hard, w.config.Timeout)
 }
 
 // takeBack makes it a step that what comes after to does not hold.
@@ -295,8 +294,8 @@ func (w *walking) past(messages uint64) (map[int64]string, error) {
 	ctx, cancel := context.WithTimeout(w.hard, publishTimeout)
 	defer cancel()
 	ids := map[int64]string{}
-	err := w.p.source.past(ctx, w.p.topic, messages, func(e *event.Event) {
-		c := w.f.cursorOf(ctx, e)
+	err := w.stream(ctx, w.topic, messages, func(e *event.Event) {
+		c := w.cursorOf(ctx, e)
 		if !c.known {
 			clear(ids)
 			return
@@ -352,33 +351,33 @@ func (w *walking) one(position int64) found {
 		return a
 	}
 	var ask source.Call
-	if ask, a.failure = w.p.ask(w.ctx, w.f.question, moment{now: now, slot: w.slot, position: position}, w.up); a.failure != nil {
+	if ask, a.failure = w.asker.ask(w.ctx, w.position, moment{now: now, slot: w.slot, position: position}, w.up); a.failure != nil {
 		return a
 	}
 	w.up.calls[positionCall].Inc()
-	var raw json.RawMessage
-	if raw, a.failure, a.abandoned = w.p.attempt(w.ctx, w.up, ask); a.failure != nil || a.abandoned {
+	got := w.attempt(w.ctx, w.up, ask, w.forgive)
+	if a.failure, a.abandoned, a.starved = got.failure, got.abandoned, got.starved; a.failure != nil || a.abandoned {
 		return a
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			w.p.panics(v)
+			w.panics(v)
 			a.failure = w.up.blame(event.BadResponse, "", errors.New(panicText(v)))
 		}
 	}()
-	if err := w.shape(&a, raw); err != nil {
+	if err := w.shapePosition(&a, got.value); err != nil {
 		a.failure = w.up.blame(event.BadResponse, "", err)
 	}
 	return a
 }
 
 // shape makes the value of an answer, and its ids.
-func (w *walking) shape(a *found, raw json.RawMessage) error {
+func (w *walking) shapePosition(a *found, raw json.RawMessage) error {
 	if isNull(raw) {
 		return nil
 	}
-	if !w.p.shape.idle() {
-		s, err := w.p.shape.apply(w.ctx, raw)
+	if !w.shape.idle() {
+		s, err := w.shape.apply(w.ctx, raw)
 		if err != nil {
 			return err
 		}
@@ -386,15 +385,15 @@ func (w *walking) shape(a *found, raw json.RawMessage) error {
 			return nil
 		}
 	}
-	value, _, err := w.p.finish(raw, lastGood{})
+	value, _, err := w.finish(raw, lastGood{})
 	if err != nil {
 		return err
 	}
-	if w.f.id != nil {
-		if a.id, err = w.f.idOf(w.ctx, w.f.id, value); err != nil {
+	if w.id != nil {
+		if a.id, err = w.idOf(w.ctx, w.id, value); err != nil {
 			return err
 		}
-		if a.parent, err = w.f.idOf(w.ctx, w.f.parent, value); err != nil {
+		if a.parent, err = w.idOf(w.ctx, w.parent, value); err != nil {
 			return err
 		}
 	}
@@ -404,63 +403,4 @@ func (w *walking) shape(a *found, raw json.RawMessage) error {
 
 func isNull(raw json.RawMessage) bool { return strings.TrimSpace(string(raw)) == "null" }
 
-// idOf is what an expression gives for a value, as JSON.
-func (f *follower) idOf(ctx context.Context, e *expression, value json.RawMessage) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.limit)
-	defer cancel()
-	v, err := decode(value)
-	if err != nil {
-		return "", err
-	}
-	if v, err = e.one(ctx, v); err != nil {
-		return "", err
-	}
-	if v == nil {
-		return "", fmt.Errorf("%s gives null", e.name)
-	}
-	id, err := gojq.Marshal(v)
-	if len(id) > maxID {
-		return "", fmt.Errorf("%s gives more than %d bytes", e.name, maxID)
-	}
-	return string(id), err
-}
-
 const maxID = 1 << 10
-
-// headOf reads the head out of an answer.
-func (f *follower) headOf(ctx context.Context, raw json.RawMessage) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.limit)
-	defer cancel()
-	v, err := decode(raw)
-	if err != nil {
-		return 0, err
-	}
-	if f.head != nil {
-		if v, err = f.head.one(ctx, v); err != nil {
-			return 0, err
-		}
-	}
-	n := new(big.Int)
-	switch v := v.(type) {
-	case int:
-		n.SetInt64(int64(v))
-	case json.Number:
-		if _, ok := n.SetString(v.String(), 10); !ok {
-			return 0, fmt.Errorf("the head is %s, which is no position", short(v.String()))
-		}
-	case *big.Int:
-		n = v
-	case float64:
-		if big.NewFloat(v).IsInt() {
-			big.NewFloat(v).Int(n)
-		} else {
-			return 0, fmt.Errorf("the head is %v, which is no position", v)
-		}
-	default:
-		return 0, fmt.Errorf("the head is %s; a number is needed (follow.head.select)", gojq.TypeOf(v))
-	}
-	if n.Sign() < 0 || !n.IsInt64() || n.Int64() > maxPosition {
-		return 0, fmt.Errorf("the head is %s, which is no position", short(n.String()))
-	}
-	return n.Int64(), nil
-}

@@ -56,19 +56,19 @@ func TestPlaces(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s.T = t
-		s.r.places = make(places, 1)
+		s.places = make(places, 1)
 		s.start()
 		defer s.end()
 		time.Sleep(4 * time.Second)
 		synctest.Wait()
-		s.r.places <- struct{}{}
+		s.places <- struct{}{}
 		before, _ := s.said()
 		from := asked.Load()
 		time.Sleep(5500 * time.Millisecond)
 		if events, _ := s.said(); len(events) > len(before) || asked.Load() < from+5 {
 			t.Fatalf("%d events while no place is free, %d polls", len(events)-len(before), asked.Load()-from)
 		}
-		<-s.r.places
+		<-s.places
 		synctest.Wait()
 		events, _ := s.said()
 		if len(events) != len(before)+1 {
@@ -87,9 +87,9 @@ func TestPlaces(t *testing.T) {
 		young("after several intervals")
 
 		time.Sleep(500 * time.Millisecond)
-		s.r.places <- struct{}{}
+		s.places <- struct{}{}
 		time.Sleep(950 * time.Millisecond) // in which the renewal of one tick waits
-		<-s.r.places
+		<-s.places
 		synctest.Wait()
 		young("after one interval")
 	})
