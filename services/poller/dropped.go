@@ -33,11 +33,11 @@ func (d *dropped) look(p *Poller, first uint64) {
 		return
 	}
 	d.looked = now
-	for _, r := range p.list() {
-		if !r.owned() {
+	for _, s := range p.list() {
+		if !s.Owned() {
 			continue
 		}
-		for _, poll := range r.polls {
+		for _, poll := range s.runner.Load().polls {
 			d.values += poll.storeAgain(first, now)
 		}
 	}

@@ -66,7 +66,7 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 	for limit := time.Now().Add(patience + time.Duration(atLeast)*2*time.Second); kills < atLeast && time.Now().Before(limit); {
 		time.Sleep(time.Duration(dice.IntN(200)) * time.Millisecond)
 		c.grow(dice.IntN(10))
-		i := slices.IndexFunc(pollers, func(p *running) bool { return p.sources[0].owned() })
+		i := slices.IndexFunc(pollers, func(p *running) bool { return p.sources[0].Owned() })
 		switch {
 		case i < 0:
 		case dice.IntN(3) == 0:

@@ -205,3 +205,23 @@ func (b *backoff) left(now time.Time) time.Duration {
 	}
 	return idle
 }
+
+// shutOut adds to a job the record that shuts out what is on its way. What
+// there is to say is it, unless that speaks of a value which the stream may not
+// hold: then the record says of it what was said last.
+func (p *poll) shutOut(j *job, now time.Time) {
+	if j.event == nil && j.fresh == nil && len(j.keys) == 0 && p.stored.fresh == nil {
+		return // there is nothing to say yet
+	}
+	j.keyed = p.shape.keyed() || len(p.keys) > 0
+	if j.event == nil && len(j.keys) == 0 && !p.good.own && j.fresh != nil {
+		j.fence = j.fresh
+		return
+	}
+	f := p.record(now)
+	f.AsOf = told(p.left, now)
+	if p.renew = true; !f.Stale && now.Sub(p.left) > p.config.MaxAge {
+		f.Stale, f.Reason = true, event.PollerSilent
+	}
+	j.fence, j.circuits = &f, p.upstreams.circuits()
+}

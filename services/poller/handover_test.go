@@ -136,7 +136,7 @@ func TestRestartKeepsEndOfStreak(t *testing.T) {
 	first.stop()
 	set("/once", false)
 	second := run(t, c, s.Config())
-	eventually(t, "the second owns it", func() bool { return second.sources[0].owned() })
+	eventually(t, "the second owns it", func() bool { return second.sources[0].Owned() })
 	if have := second.Status().Sources[0].Upstreams[0]; have.Failures != 0 || have.State != event.Closed {
 		t.Errorf("after the restart: %+v", have)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,19 @@ import (
 // renewed for the lease time: who could create the entry of a source polls it.
 // The bucket's TTL does that; a TTL of the single key would be lost at the
 // first renewal.
+
+// Why a lease is lost.
+var (
+	// errFenced: another poller has the lease, and has published under it.
+	errFenced = errors.New("another poller owns the source by now")
+	// errExpired: our own lease is over by our clock.
+	errExpired = errors.New("lease is over")
+	// errGiven: the lease was given back for the sake of even shares.
+	errGiven = errors.New("another poller has fewer sources")
+)
+
+// grace is how long a lease that is given back may take to reach NATS.
+const giveBackTimeout = 2 * time.Second
 
 // leaseValue is what an entry holds, for people who look.
 type leaseValue struct {
@@ -155,7 +169,7 @@ func (l *lease) acquire(ctx context.Context) (*tenure, error) {
 
 // withdraw gives back what an interrupted try may have got.
 func (l *lease) withdraw(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(grace, l.ttl/3))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(giveBackTimeout, l.ttl/3))
 	defer cancel()
 	if entry, err := l.kv.Get(ctx, l.key); err == nil && l.ours(entry.Value()) {
 		_ = l.kv.Delete(ctx, l.key, jetstream.LastRevision(entry.Revision())) // or it ends by itself
@@ -323,4 +337,15 @@ func (l *lease) release(ctx context.Context, t *tenure) error {
 		return fmt.Errorf("release lease of %s: %w", l.key, err)
 	}
 	return nil
+}
+
+// noRoom says that NATS refused a message because it has no storage left for
+// any message.
+func noRoom(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && slices.Contains([]jetstream.ErrorCode{
+		10002, // JSAccountResourcesExceededErr
+		10023, // JSInsufficientResourcesErr
+		10047, // JSStorageResourcesExceededErr
+	}, api.ErrorCode)
 }

@@ -111,7 +111,7 @@ func (m *metrics) published(kind string, took time.Duration) {
 
 // state is the collector of what is so at scrape time.
 type state struct {
-	list   func() []*runner
+	list   func() []*supervisor
 	others func() *replicas
 	stood  func() time.Duration
 }
@@ -146,9 +146,9 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(stoodDesc, prometheus.CounterValue, s.stood().Seconds())
 	now := clock()
-	for _, r := range s.list() {
-		owned := r.owned()
-		gauge(ownedDesc, number(owned), r.name)
+	for _, source := range s.list() {
+		owned, r := source.Owned(), source.runner.Load()
+		gauge(ownedDesc, number(owned), source.name)
 		if !owned {
 			continue
 		}
@@ -176,4 +176,36 @@ func number(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// forget takes the label values of a runner's sources, upstreams and polls away
+// that its successor, which may be nil, does not have.
+func (m *metrics) forget(old, next *runner) {
+	keep := map[string]bool{}
+	if next != nil {
+		for _, u := range next.upstreams.list {
+			keep["upstream "+u.name] = true
+		}
+		for _, p := range next.polls {
+			keep["poll "+p.topic] = true
+		}
+	}
+	away := func(labels prometheus.Labels) {
+		for _, v := range m.vecs {
+			v.DeletePartialMatch(labels)
+		}
+	}
+	for _, p := range old.polls {
+		if !keep["poll "+p.topic] {
+			away(prometheus.Labels{"poll": p.topic})
+		}
+	}
+	for _, u := range old.upstreams.list {
+		if !keep["upstream "+u.name] {
+			away(prometheus.Labels{"source": old.name, "upstream": u.name})
+		}
+	}
+	if next == nil {
+		away(prometheus.Labels{"source": old.name})
+	}
 }

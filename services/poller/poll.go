@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -356,3 +357,75 @@ func (p *poll) renewalDue(now time.Time) bool {
 }
 
 func age(now, then time.Time) time.Duration { return now.Sub(then).Round(time.Millisecond) }
+
+// spare leaves the first poll of a tenure out if the last owner, who gave the
+// lease back, has polled in this slot. Otherwise it is due now.
+func (p *poll) spare(now time.Time) {
+	f := p.stored.fresh
+	if f == nil {
+		return
+	}
+	asked := p.good.asOf
+	if f.Stale && f.CheckedAt.After(asked) {
+		asked = f.CheckedAt
+	}
+	p.extraAt = now
+	if slot := p.schedule.next(now).Add(-p.config.Interval); !asked.Before(slot) {
+		p.extraAt = time.Time{}
+	}
+}
+
+// sayLast makes the poll say, before it stops, when it was last confirmed, if
+// the stream does not know; once, as a stop must come to an end.
+func (p *poll) sayLast(now time.Time) {
+	f := p.stored.fresh
+	if f == nil || !p.known || p.stale || p.lastSaid.Equal(p.good.asOf) {
+		return
+	}
+	if p.lastSaid = p.good.asOf; told(p.good.asOf, now).After(f.AsOf) {
+		p.renew = true
+	}
+}
+
+// inherit takes over the memory of a poll with another configuration.
+func (p *poll) inherit(old *poll) {
+	p.begun = old.begun
+	p.attempts.inherit(old.attempts, func(i int8) int8 {
+		if i < 0 || int(i) >= len(old.upstreams.list) {
+			return -1
+		}
+		name := old.upstreams.list[i].name
+		return int8(slices.IndexFunc(p.upstreams.list, func(u *upstream) bool { return u.name == name }))
+	})
+	p.lines.inherit(old.lines)
+	p.skipped, p.slot = old.skipped, old.slot
+	if p.config.Interval != old.config.Interval {
+		p.slot = time.Time{}
+	}
+	if p.shape.keyed() != old.shape.keyed() || (p.follow == nil) != (old.follow == nil) {
+		return // the stream tells what there is
+	}
+	if p.follow != nil {
+		p.follow.inherit(old.follow)
+	}
+	p.stored, p.good, p.keys = old.stored, old.good, old.keys
+	// What counts as another value may have changed.
+	redo := func(g *lastGood) {
+		if g.value == nil {
+			return
+		}
+		if d, err := digestOf(g.value, p.ignore); err == nil {
+			g.digest = d
+		}
+	}
+	redo(&p.good)
+	for _, k := range p.keys {
+		redo(&k.good)
+	}
+	if reflect.DeepEqual(p.config.MustAdvance, old.config.MustAdvance) && p.config.Select == old.config.Select {
+		p.advanced = old.advanced
+	}
+	p.known, p.stale, p.staleSince, p.reason, p.detail = old.known, old.stale, old.staleSince, old.reason, old.detail
+	p.whole, p.failures, p.checkedAt, p.last = old.whole, old.failures, old.checkedAt, old.last
+	p.same = reflect.DeepEqual(p.config, old.config)
+}

@@ -35,7 +35,7 @@ func TestPollStreamDown(t *testing.T) {
 		s.mu.Lock()
 		s.down = false
 		s.mu.Unlock()
-		s.r.natsBack()
+		s.r.wakePolls()
 		synctest.Wait()
 		events, _ := s.said()
 		if len(events) != 1 || events[0].Version != 1 {

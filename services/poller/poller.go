@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,12 +48,10 @@ type Poller struct {
 
 	// Guarded by mu, as a reload changes them while others look.
 	mu      sync.Mutex
-	sources []*runner // by name
-	seats   map[string]*seat
-	ending  bool // no more seats
-	seated  sync.WaitGroup
-	ctx     context.Context // of Run, for seats that a reload adds
-	pub     *publisher      // these from before the first seat
+	sources []*supervisor   // by name
+	ctx     context.Context // of the sources, also of those that a reload adds; nil before they start
+	ending  bool            // no more sources
+	pub     *publisher      // these two from before the sources start
 	crew    *replicas
 
 	reloading sync.Mutex
@@ -113,21 +112,83 @@ func New(_ context.Context, o Options) (*Poller, error) {
 		return nil, err
 	}
 	for _, name := range sortedKeys(o.Config.Sources) {
-		r, err := newRunner(name, o.Config.Sources[name], p.log, p.metrics)
+		s := newSupervisor(name, p.log, p.metrics)
+		r, err := p.newRunner(s, o.Config.Sources[name])
 		if err != nil {
 			p.Close()
 			return nil, err
 		}
-		r.complainTo, r.pulse = p.complain, &p.pulse
-		p.sources = append(p.sources, r)
+		s.runner.Store(r)
+		p.sources = append(p.sources, s)
 	}
 	return p, nil
 }
 
 // Close frees a Poller that was never run; Run does it itself.
 func (p *Poller) Close() {
-	for _, r := range p.list() {
-		r.close()
+	for _, s := range p.list() {
+		s.runner.Load().close()
+	}
+}
+
+// newRunner makes a runner that reports to this poller.
+func (p *Poller) newRunner(s *supervisor, c Source) (*runner, error) {
+	r, err := newRunner(s.name, c, s.log, p.metrics)
+	if err != nil {
+		return nil, err
+	}
+	r.complainTo, r.pulse = p.complain, &p.pulse
+	return r, nil
+}
+
+// list is the sources by name, at this moment.
+func (p *Poller) list() []*supervisor {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.sources)
+}
+
+// claimants are the sources as the pollers share them.
+func (p *Poller) claimants() []claimant {
+	var all []claimant
+	for _, s := range p.list() {
+		all = append(all, s)
+	}
+	return all
+}
+
+// others is what is known of other pollers; nil before Run knows the bucket.
+func (p *Poller) others() *replicas {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.crew
+}
+
+// startSources starts every source.
+func (p *Poller) startSources(ctx context.Context) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ctx = ctx
+	for _, s := range p.sources {
+		p.startSource(s)
+	}
+}
+
+// startSource starts a source, with mu held.
+func (p *Poller) startSource(s *supervisor) {
+	l := newLease(p.kv, s.name, p.owner, p.host, p.options.NATS.LeaseTime, s.log, p.repair)
+	l.complain = p.complain
+	l.crew, l.sources = p.crew, func() int { return len(p.list()) }
+	s.start(p.ctx, l, p.pub)
+}
+
+// awaitSources waits for every source; no other is started any more.
+func (p *Poller) awaitSources() {
+	p.mu.Lock()
+	p.ending = true
+	p.mu.Unlock()
+	for _, s := range p.list() {
+		s.done.Wait()
 	}
 }
 
@@ -162,22 +223,22 @@ func (p *Poller) Run(ctx context.Context) error {
 		return nil
 	}
 	close(made)
-	crew := newReplicas(p.kv, p.owner, p.host, p.options.NATS.LeaseTime, p.log, p.list)
+	crew := newReplicas(p.kv, p.owner, p.host, p.options.NATS.LeaseTime, p.log, p.claimants)
 	p.mu.Lock()
 	p.crew = crew
 	p.mu.Unlock()
-	if err := p.hearLeases(nc, crew); err != nil {
+	if err := crew.listen(nc, p.names.LeaseBucket()); err != nil {
 		return err
 	}
 	p.pub = &publisher{
 		nc: nc, js: p.js, names: p.names, places: make(places, maxPuts), metrics: p.metrics,
 		repair: p.repair, timeout: p.timeout, keepDeleted: keepDeleted,
 	}
-	p.seatAll(ctx)
+	p.startSources(ctx)
 	p.ready.Store(true)
 	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.list()), "owner", p.owner)
 	crew.run(ctx)
-	p.unseat()
+	p.awaitSources()
 	p.ready.Store(false)
 	return nil
 }
@@ -267,8 +328,8 @@ func (p *Poller) onState(connected bool) {
 		c.onState(connected)
 	}
 	if connected {
-		for _, r := range p.list() {
-			r.natsBack()
+		for _, s := range p.list() {
+			s.natsBack()
 		}
 	}
 }

@@ -244,7 +244,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 	calls = u.count()
 	eventually(t, "polling goes on under the lease", func() bool { return u.count() > calls+3 })
 	u.change()
-	eventually(t, "the lease ends", func() bool { return !p.sources[0].owned() })
+	eventually(t, "the lease ends", func() bool { return !p.sources[0].Owned() })
 	u.set("503") // what was seen before must not be lost
 	s.Restart()
 	w = watch(t, s)
@@ -268,7 +268,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 		t.Errorf("event in the new stream: %+v", e3)
 	}
 	w.fresh("fresh", func(f *event.Freshness) bool { return !f.Stale })
-	eventually(t, "owned", func() bool { return p.sources[0].owned() })
+	eventually(t, "owned", func() bool { return p.sources[0].Owned() })
 }
 
 func TestStopIsClean(t *testing.T) {

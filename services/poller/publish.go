@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,10 +33,6 @@ const publishTimeout = 5 * time.Second
 
 // What came in between when a record could not be published.
 var (
-	// errFenced: another poller has published under a newer lease.
-	errFenced = errors.New("another poller owns the source by now")
-	// errExpired: our own lease is over by our clock.
-	errExpired = errors.New("lease is over")
 	// errAgain: the stream held something else than was known; what is returned
 	// with it is known now, and the record is to be made anew.
 	errAgain = errors.New("stream has moved on")
@@ -186,17 +181,6 @@ func (p *publisher) putBreaker(ctx context.Context, b *event.Breaker, guard uint
 		return guard, errFenced
 	}
 	return last.Seq, errAgain
-}
-
-// noRoom says that NATS refused a message because it has no storage left for
-// any message.
-func noRoom(err error) bool {
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && slices.Contains([]jetstream.ErrorCode{
-		10002, // JSAccountResourcesExceededErr
-		10023, // JSInsufficientResourcesErr
-		10047, // JSStorageResourcesExceededErr
-	}, api.ErrorCode)
 }
 
 // send puts one message into the stream, unless the lease is over. kind is for

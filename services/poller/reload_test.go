@@ -28,7 +28,7 @@ func several(url string, interval time.Duration, names ...string) Config {
 	return c
 }
 
-func (r *running) source(name string) *runner {
+func (r *running) source(name string) *supervisor {
 	for _, s := range r.list() {
 		if s.name == name {
 			return s
@@ -54,11 +54,11 @@ func TestReload(t *testing.T) {
 	p := run(t, c, s.Config())
 	w.events("same.status", "other.status", "other.old", "away.status")
 	eventually(t, "the first upstream's circuit opens", func() bool {
-		return p.source("other").upstreams.list[0].circuit.look().state == event.Open
+		return p.source("other").runner.Load().upstreams.list[0].circuit.look().state == event.Open
 	})
-	same, tenure := p.source("same"), p.source("same").tenure.Load()
+	same, runner, tenure := p.source("same"), p.source("same").runner.Load(), p.source("same").tenure.Load()
 	other := p.source("other").tenure.Load()
-	circuit, calls := p.source("other").upstreams.list[0].circuit, down.count()
+	circuit, calls := p.source("other").runner.Load().upstreams.list[0].circuit, down.count()
 
 	now := several(u.URL, 100*time.Millisecond, "same", "other", "new")
 	changed := now.Sources["other"]
@@ -73,17 +73,17 @@ func TestReload(t *testing.T) {
 	}
 
 	// What was not named was not touched.
-	if p.source("same") != same || same.tenure.Load() != tenure || p.changes("same", "acquired") != 1 {
+	if p.source("same") != same || same.runner.Load() != runner || same.tenure.Load() != tenure || p.changes("same", "acquired") != 1 {
 		t.Error("the same source was touched")
 	}
 	// What changed kept its lease, its circuits, and counts on.
 	w.events("other.more", "new.status")
 	if r := p.source("other"); r.tenure.Load() != other || p.changes("other", "released") != 0 {
 		t.Error("the changed source lost its lease")
-	} else if r.upstreams.list[0].circuit != circuit || circuit.look().state != event.Open || down.count() != calls {
+	} else if r.runner.Load().upstreams.list[0].circuit != circuit || circuit.look().state != event.Open || down.count() != calls {
 		t.Errorf("the changed source's circuit is %+v, %d calls went through", circuit.look(), down.count()-calls)
 	}
-	if d := p.source("other").polls[1]; d.topic != "other.status" || d.look().Version != 1 || d.look().Stale {
+	if d := p.source("other").runner.Load().polls[1]; d.topic != "other.status" || d.look().Version != 1 || d.look().Stale {
 		t.Errorf("the poll that stayed: %+v", d.look())
 	}
 	u.change()
@@ -191,7 +191,7 @@ func TestReloadLeaksNothing(t *testing.T) {
 		several(u.URL, time.Hour, "leak-b", "leak-c"),      // one gone, one new
 	}
 	p := run(t, configs[0], s.Config())
-	eventually(t, "it polls", func() bool { return p.source("leak-a").owned() && p.source("leak-b").owned() })
+	eventually(t, "it polls", func() bool { return p.source("leak-a").Owned() && p.source("leak-b").Owned() })
 	var goroutines, circuits int
 	for i := range 1000 {
 		if _, err := p.Reload(t.Context(), configs[(i+1)%len(configs)]); err != nil {
@@ -232,7 +232,7 @@ func TestReloadAtAnyTime(t *testing.T) {
 	s, u := bustest.Start(t), newRPC(t)
 	b := s.Config()
 	owner := run(t, several(u.URL, 100*time.Millisecond, "one", "two"), b)
-	eventually(t, "the first owns both", func() bool { return owner.source("one").owned() && owner.source("two").owned() })
+	eventually(t, "the first owns both", func() bool { return owner.source("one").Owned() && owner.source("two").Owned() })
 	p, err := New(t.Context(), Options{Config: several(u.URL, 100*time.Millisecond, "one")})
 	if err != nil {
 		t.Fatal(err)
@@ -248,12 +248,32 @@ func TestReloadAtAnyTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner.stop()
-	eventually(t, "the second takes over", func() bool { return standby.source("one").owned() && standby.source("two").owned() })
-	if have := standby.source("one").polls[0].config.Interval; have != 100*time.Millisecond {
+	eventually(t, "the second takes over", func() bool { return standby.source("one").Owned() && standby.source("two").Owned() })
+	if have := standby.source("one").runner.Load().polls[0].config.Interval; have != 100*time.Millisecond {
 		t.Errorf("it polls every %v", have)
 	}
 	standby.stop()
 	if _, err := standby.Reload(t.Context(), several(u.URL, time.Second, "one", "three")); err == nil {
 		t.Error("a poller that has ended was reloaded")
+	}
+}
+
+// A source that is reloaded again and again keeps its lease: renewals do not wait
+// for a pause between reloads.
+func TestReloadsKeepLease(t *testing.T) {
+	s, u := bustest.Start(t), newRPC(t)
+	b := s.Config()
+	b.LeaseTime = 2 * time.Second
+	p := run(t, several(u.URL, time.Hour, "often"), b)
+	eventually(t, "it polls", func() bool { return p.source("often").Owned() })
+	tenure, reloads := p.source("often").tenure.Load(), 0
+	for start := time.Now(); time.Since(start) < 3*b.LeaseTime; reloads++ {
+		if _, err := p.Reload(t.Context(), several(u.URL, time.Hour-time.Duration(1+reloads%2)*time.Minute, "often")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "it polls", func() bool { return p.source("often").Owned() })
+	if p.source("often").tenure.Load() != tenure || p.changes("often", "lost") != 0 {
+		t.Errorf("the lease was lost in the course of %d reloads:\n%s", reloads, p.log)
 	}
 }

@@ -1,10 +1,8 @@
 package poller
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -32,8 +30,14 @@ import (
 // Neither is needed for safety, which is the leases' alone: a wrong idea of the
 // others makes the shares uneven, not a source polled twice or not at all.
 
-// errGiven ends a tenure for the sake of even shares.
-var errGiven = errors.New("another poller has fewer sources")
+// claimant is a source of this poller, which holds its lease or waits for it.
+type claimant interface {
+	Name() string
+	Lease() *lease // nil until NATS was there
+	Owned() bool
+	Since() time.Time // when it got the lease; zero without one
+	Give()            // gives the lease back
+}
 
 // maxReplicas bounds the others that are remembered.
 const maxReplicas = 1000
@@ -55,7 +59,7 @@ type replicas struct {
 	self presence // without Sources
 	ttl  time.Duration
 	log  *slog.Logger
-	list func() []*runner
+	list func() []claimant
 
 	dirty chan struct{} // the presence is to be said again
 
@@ -74,7 +78,7 @@ type replica struct {
 	heard time.Time
 }
 
-func newReplicas(kv jetstream.KeyValue, owner, host string, ttl time.Duration, log *slog.Logger, list func() []*runner) *replicas {
+func newReplicas(kv jetstream.KeyValue, owner, host string, ttl time.Duration, log *slog.Logger, list func() []claimant) *replicas {
 	c := &replicas{
 		kv: kv, self: presence{Owner: owner, Host: host, Since: stamp(time.Now())}, ttl: ttl, log: log, list: list,
 		dirty: make(chan struct{}, 1), others: map[string]*replica{}, claims: map[string]bool{},
@@ -105,7 +109,7 @@ func presenceKey(owner string) string {
 func (c *replicas) set() string {
 	h := fnv.New64a()
 	for _, r := range c.list() {
-		fmt.Fprintln(h, r.name)
+		fmt.Fprintln(h, r.Name())
 	}
 	return strconv.FormatUint(h.Sum64(), 36)
 }
@@ -152,7 +156,7 @@ func (c *replicas) announce(ctx context.Context) {
 }
 
 func (c *replicas) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(grace, c.ttl/3))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(giveBackTimeout, c.ttl/3))
 	defer cancel()
 	if err := c.kv.Delete(ctx, presenceKey(c.self.Owner)); err != nil {
 		c.log.Debug("presence not taken back", "error", err)
@@ -218,7 +222,7 @@ func (c *replicas) turned(now time.Time) {
 // pokeAll wakes whoever waits for a lease.
 func (c *replicas) pokeAll() {
 	for _, r := range c.list() {
-		if l := r.lease.Load(); l != nil && !r.owned() {
+		if l := r.Lease(); l != nil && !r.Owned() {
 			l.poke()
 		}
 	}
@@ -372,24 +376,24 @@ func (c *replicas) even() {
 	if n == 0 {
 		return
 	}
-	list := slices.DeleteFunc(c.list(), func(r *runner) bool {
-		l := r.lease.Load()
-		if l == nil || !r.owned() {
+	list := slices.DeleteFunc(c.list(), func(r claimant) bool {
+		l := r.Lease()
+		if l == nil || !r.Owned() {
 			return true
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return c.kept[l.key] || c.given[l.key]
 	})
-	slices.SortFunc(list, func(a, b *runner) int { return cmp.Compare(b.sinceWhen(), a.sinceWhen()) })
+	slices.SortFunc(list, func(a, b claimant) int { return b.Since().Compare(a.Since()) })
 	for _, r := range list[:min(n, len(list))] {
 		c.mu.Lock()
 		mine := c.staying()
-		c.given[r.lease.Load().key] = true
+		c.given[r.Lease().key] = true
 		_, least, _ := c.peers()
 		c.mu.Unlock()
-		r.log.Info("source given back: another poller has fewer", "sources", mine, "fewest", least)
-		r.give()
+		c.log.Info("source given back: another poller has fewer", "source", r.Name(), "sources", mine, "fewest", least)
+		r.Give()
 	}
 }
 
@@ -406,19 +410,4 @@ func (c *replicas) all() (out []presence, set string) {
 	}
 	slices.SortFunc(out, func(a, b presence) int { return strings.Compare(a.Owner, b.Owner) })
 	return out, c.mine
-}
-
-// sinceWhen orders the sources that a poller owns by when it got them.
-func (r *runner) sinceWhen() int64 {
-	if t := r.tenure.Load(); t != nil {
-		return t.start.UnixNano()
-	}
-	return 0
-}
-
-// give ends the tenure as a stop does: what is under way finishes.
-func (r *runner) give() {
-	if f := r.yield.Load(); f != nil {
-		(*f)(errGiven)
-	}
 }

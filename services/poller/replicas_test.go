@@ -21,11 +21,11 @@ func TestTwoPollers(t *testing.T) {
 	x, y := run(t, c, b), run(t, c, b)
 	e := w.event()
 	time.Sleep(time.Second)
-	if x.sources[0].owned() == y.sources[0].owned() {
-		t.Fatalf("owned: %v and %v", x.sources[0].owned(), y.sources[0].owned())
+	if x.sources[0].Owned() == y.sources[0].Owned() {
+		t.Fatalf("owned: %v and %v", x.sources[0].Owned(), y.sources[0].Owned())
 	}
 	owner, standby := x, y
-	if y.sources[0].owned() {
+	if y.sources[0].Owned() {
 		owner, standby = y, x
 	}
 	if err := standby.Ready(); err != nil {
@@ -41,7 +41,7 @@ func TestTwoPollers(t *testing.T) {
 	if f.Stale && f.Reason != event.PollerSilent {
 		t.Errorf("takeover: %+v", f)
 	}
-	eventually(t, "the first owner stops", func() bool { return !owner.sources[0].owned() })
+	eventually(t, "the first owner stops", func() bool { return !owner.sources[0].Owned() })
 	u.change()
 	if e2 := w.event(); e2.Version != e.Version+1 || e2.Fence != f.Fence {
 		t.Errorf("event of the new owner: %+v after %+v", e2, e)
@@ -57,7 +57,7 @@ func TestTwoPollers(t *testing.T) {
 	eventually(t, "third stands by", func() bool { return third.Status().Sources[0].Owner == standby.owner })
 	from := time.Now()
 	standby.stop()
-	eventually(t, "the third takes over", func() bool { return third.sources[0].owned() })
+	eventually(t, "the third takes over", func() bool { return third.sources[0].Owned() })
 	if took := time.Since(from); took > 900*time.Millisecond {
 		t.Errorf("handing over took %v", took)
 	}
@@ -105,7 +105,7 @@ func TestZombieIsRefused(t *testing.T) {
 	if seq == 0 || breaker.Seq != 0 {
 		t.Errorf("read back freshness at %d and breaker at %d", seq, breaker.Seq)
 	}
-	if !p.sources[0].owned() {
+	if !p.sources[0].Owned() {
 		t.Error("the owner gave up")
 	}
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,8 +18,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// runner runs one source: it waits for the lease, polls while it holds it, and
-// waits again.
+// errRemoved ends a session when the source was taken out of the configuration.
+var errRemoved = errors.New("source was taken out of the configuration")
+
+// runner polls one source as it is configured, one session after another.
 type runner struct {
 	name      string
 	config    Source
@@ -33,19 +36,12 @@ type runner struct {
 	complainTo func(error)
 	pulse      *pulse
 
-	lease    atomic.Pointer[lease] // nil until NATS was there
-	tenure   atomic.Pointer[tenure]
-	lost     atomic.Pointer[context.CancelCauseFunc] // ends the tenure
-	yield    atomic.Pointer[context.CancelCauseFunc] // ends it as a stop does
-	breakers breakerQueue
-	orphans  map[string]remains // polls in the stream that the configuration lacks
-	closed   sync.Once
-	turns    turns
-	lines    lines
+	loseTenure atomic.Pointer[func(error)]
+	breakers   breakerQueue
+	orphans    map[string]remains // polls in the stream that the configuration lacks
+	closed     sync.Once
+	turns      turns
 }
-
-// grace is how long a stopping runner waits for calls and publishes under way.
-const grace = 2 * time.Second
 
 // probeStagger is how long polls wait for the one whose turn it is to probe.
 const probeStagger = 20 * time.Millisecond
@@ -54,8 +50,7 @@ const probeStagger = 20 * time.Millisecond
 func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, error) {
 	c = c.withDefaults()
 	r := &runner{name: name, config: c, files: c.filesDigest(), upstreams: new(upstreams), metrics: m, complainTo: func(error) {}}
-	r.lines.most = sourceLines
-	r.log = remember(log.With("source", name), &r.lines)
+	r.log = log.With("source", name)
 	header, _ := c.credentials()
 	secrets := secretsOf(c)
 	certificates, err := source.NewCertificates(c.TLS.files(), r.noteCertificates)
@@ -165,94 +160,36 @@ func (r *runner) close() {
 	})
 }
 
-func (r *runner) owned() bool {
-	t := r.tenure.Load()
-	return t != nil && t.valid()
+// session is one time of polling under a lease.
+type session struct {
+	stop, cut context.Context // cut ends what stop lets finish
+	tenure    *tenure
+	to        *publisher
+	continued bool        // another runner of the source polled before, under the same tenure
+	lose      func(error) // ends the tenure at once
+	polling   func()      // called when what the stream holds is known
 }
 
-// run owns the source whenever it can, until stop ends, beginning with tenure t
-// if that is not nil. If stop ends for errReplaced it returns the tenure that is
-// to go on.
-func (r *runner) run(stop context.Context, l *lease, t *tenure, pub *publisher) *tenure {
-	r.to = pub
-	r.lease.Store(l)
-	for {
-		if t == nil {
-			var err error
-			if t, err = l.acquire(stop); err != nil {
-				return nil
-			}
-		}
-		if r.own(stop, l, t, pub) {
-			t.kept = true
-			return t
-		}
-		if t = nil; stop.Err() != nil {
-			return nil
-		}
+// serve polls until stop ends. Then it lets calls and publishes that are under way
+// finish, until cut ends.
+func (r *runner) serve(s session) {
+	r.to = s.to
+	r.loseTenure.Store(&s.lose)
+	values, guard, err := r.restore(s)
+	if err != nil {
+		return
 	}
-}
-
-// own polls for as long as the lease is held. A stop lets calls and publishes
-// under way finish and gives the lease back, or keeps it for a successor; a lost
-// lease cuts them short.
-func (r *runner) own(stop context.Context, l *lease, t *tenure, pub *publisher) (kept bool) {
-	hard, lose := context.WithCancelCause(context.WithoutCancel(stop))
-	defer lose(nil)
-	r.lost.Store(&lose)
-	stop, yield := context.WithCancelCause(stop)
-	defer yield(nil)
-	r.yield.Store(&yield)
-	var holding sync.WaitGroup
-	holdCtx, endHold := context.WithCancel(context.WithoutCancel(stop))
-	defer endHold()
-	holding.Go(func() {
-		if err := l.hold(holdCtx, t); err != nil {
-			lose(err)
-		}
-	})
-	defer context.AfterFunc(stop, func() {
-		select {
-		case <-hard.Done():
-		case <-time.After(grace):
-			lose(context.DeadlineExceeded)
-		}
-	})()
-
-	polls, guard, err := r.restore(stop, hard, t, pub)
-	if err == nil {
-		r.tenure.Store(t)
-		r.sayPolling(t, polls)
-		r.work(stop, hard, t, pub, guard)
-		if errors.Is(context.Cause(stop), errRemoved) {
-			r.leave(hard, t, pub)
-		}
-		r.tenure.Store(nil)
+	s.polling()
+	if s.continued {
+		r.log.Info("polling goes on as configured now", "polls", len(r.polls), "values_restored", values, "fence", s.tenure.fence)
+	} else {
+		r.metrics.leaseChanges.WithLabelValues(r.name, "acquired").Inc()
+		r.log.Info("lease acquired, polling", "polls", len(r.polls), "values_restored", values, "fence", s.tenure.fence, "why", s.tenure.why)
 	}
-	endHold()
-	holding.Wait()
-	cause := context.Cause(hard)
-	if errors.Is(context.Cause(stop), errReplaced) && t.valid() && (cause == nil || errors.Is(cause, context.DeadlineExceeded)) {
-		return true
+	r.work(s.stop, s.cut, s.tenure, s.to, guard)
+	if errors.Is(context.Cause(s.stop), errRemoved) {
+		r.leave(s.cut, s.tenure, s.to)
 	}
-	if cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
-		r.metrics.leaseChanges.WithLabelValues(r.name, "lost").Inc()
-		r.log.Warn("lease lost, polling stopped", "cause", cause)
-	}
-	// Also a lease that somebody else got meanwhile: then it changes nothing.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(stop), grace)
-	defer cancel()
-	if err := l.release(ctx, t); err == nil {
-		change := "released"
-		if errors.Is(context.Cause(stop), errGiven) {
-			change = "given"
-		}
-		r.metrics.leaseChanges.WithLabelValues(r.name, change).Inc()
-		r.log.Info("lease released")
-	} else if cause == nil {
-		r.log.Warn("lease not released; it ends by itself", "error", err)
-	}
-	return false
 }
 
 // work runs the polls and says the breaker's transitions until both are done.
@@ -269,16 +206,16 @@ func (r *runner) work(stop, hard context.Context, t *tenure, pub *publisher, gua
 
 // restore takes up what the last owner left in the stream. It tries until it
 // can, or either context ends.
-func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) (values int, guard uint64, err error) {
+func (r *runner) restore(s session) (values int, guard uint64, err error) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		polls, breaker, err := pub.readSource(hard, r.name)
+		polls, breaker, err := s.to.readSource(s.cut, r.name)
 		if err == nil {
 			// The bucket of the leases may have been made anew, and count from 1.
 			for _, left := range polls {
-				t.fence = max(t.fence, left.fence()+1)
+				s.tenure.fence = max(s.tenure.fence, left.fence()+1)
 			}
 			if breaker.Breaker != nil {
-				t.fence = max(t.fence, breaker.Breaker.Fence+1)
+				s.tenure.fence = max(s.tenure.fence, breaker.Breaker.Fence+1)
 			}
 			r.upstreams.restoreCircuits(polls, breaker)
 			if r.breakers.forget(breaker.Breaker); breaker.Breaker == nil {
@@ -291,7 +228,7 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 				}
 				values += p.live()
 				delete(polls, p.topic)
-				if t.handed && !t.kept {
+				if s.tenure.handed && !s.continued {
 					p.spare(clock())
 				}
 			}
@@ -300,10 +237,10 @@ func (r *runner) restore(stop, hard context.Context, t *tenure, pub *publisher) 
 		}
 		r.complain(err)
 		select {
-		case <-stop.Done():
-			return 0, 0, stop.Err()
-		case <-hard.Done():
-			return 0, 0, context.Cause(hard)
+		case <-s.stop.Done():
+			return 0, 0, s.stop.Err()
+		case <-s.cut.Done():
+			return 0, 0, context.Cause(s.cut)
 		case <-time.After(wait):
 		}
 	}
@@ -322,7 +259,7 @@ func (r *runner) complain(err error) { r.complainTo(err) }
 
 // lose ends the tenure at once.
 func (r *runner) lose(why error) {
-	if f := r.lost.Load(); f != nil {
+	if f := r.loseTenure.Load(); f != nil {
 		(*f)(why)
 	}
 }
@@ -331,14 +268,6 @@ func (r *runner) wakePolls() {
 	for _, p := range r.polls {
 		p.wake()
 	}
-}
-
-// natsBack is called when the connection returns: what waits need not wait.
-func (r *runner) natsBack() {
-	if l := r.lease.Load(); l != nil {
-		l.poke()
-	}
-	r.wakePolls()
 }
 
 // announce is told every transition of a circuit, under its mutex.
@@ -359,4 +288,90 @@ func (r *runner) announce(b event.Breaker) {
 	r.turns.add(b)
 	r.breakers.push(b)
 	r.wakePolls()
+}
+
+// inherit takes over what a former runner of the same source knows and the
+// stream perhaps does not: neither of them runs.
+func (r *runner) inherit(old *runner) {
+	for _, u := range r.upstreams.list {
+		for _, was := range old.upstreams.list {
+			if was.name == u.name {
+				u.circuit.free()
+				u.circuit, was.moved = was.circuit, true
+				u.quota = was.quota
+				u.quota.bound(r.config.MaxCallsPerMinute)
+				u.circuit.rebind(Rule(r.config.Breaker), r.announce)
+			}
+		}
+	}
+	r.upstreams.probes.Store(old.upstreams.probes.Load())
+	r.breakers.inherit(&old.breakers)
+	r.turns.inherit(&old.turns)
+	for _, p := range r.polls {
+		for _, was := range old.polls {
+			if was.topic == p.topic {
+				p.inherit(was)
+			}
+		}
+	}
+}
+
+// leave says the last word on all polls of the source.
+func (r *runner) leave(ctx context.Context, t *tenure, pub *publisher) {
+	polls, _, err := pub.readSource(ctx, r.name)
+	if err != nil {
+		r.log.Warn("values of a removed source not marked as stale; they become so by silence", "error", err)
+		return
+	}
+	r.farewell(ctx, t, pub, polls)
+}
+
+// farewell marks polls of the source as stale for good, since nobody polls them
+// any more. Their last values stay in the stream.
+func (r *runner) farewell(ctx context.Context, t *tenure, pub *publisher, polls map[string]remains) {
+	for _, topic := range sortedKeys(polls) {
+		if err := r.lastWord(ctx, t, pub, topic, polls[topic]); err != nil {
+			if ctx.Err() == nil {
+				r.log.Warn("value of a removed poll not marked as stale; it becomes so by silence", "poll", topic, "error", err)
+			}
+			return
+		}
+	}
+}
+
+func (r *runner) lastWord(ctx context.Context, t *tenure, pub *publisher, topic string, left remains) error {
+	var st stored
+	st.learn(left, nil)
+	err := errAgain
+	for range 5 {
+		if st.fresh == nil || st.fresh.Stale && st.fresh.Detail == removedDetail {
+			return nil
+		}
+		f := *st.fresh
+		f.Stale, f.Reason, f.Detail = true, event.PollerSilent, removedDetail
+		f.Breaker, f.NextProbeAt, f.ConsecutiveFailures = event.Closed, time.Time{}, 0
+		f.MaxAgeMs = removedMaxAge.Milliseconds()
+		if f.CheckedAt = stamp(time.Now()); !f.CheckedAt.After(st.fresh.CheckedAt) {
+			f.CheckedAt = st.fresh.CheckedAt.Add(time.Millisecond)
+		}
+		if st, err = pub.put(ctx, job{topic: topic, fresh: &f, known: st, tenure: t}); err == nil {
+			r.log.Info("poll was taken out of the configuration; its last value stays, stale", "poll", topic)
+			return nil
+		} else if !errors.Is(err, errAgain) {
+			break
+		}
+	}
+	return fmt.Errorf("say the last word on %s: %w", topic, err)
+}
+
+// removedDetail is the last word on a poll that nobody polls any more.
+const removedDetail = "taken out of the configuration"
+
+// removedMaxAge is how long that word stands: no renewal follows.
+const removedMaxAge = 365 * 24 * time.Hour
+
+// sameAs says that a configuration is the one which is in effect, and that the files
+// it names hold the same.
+func (r *runner) sameAs(c Source) bool {
+	return reflect.DeepEqual(r.config, c.withDefaults()) && r.files == r.config.filesDigest()
 }

@@ -20,7 +20,7 @@ func TestSharesOfOtherSources(t *testing.T) {
 	owns := func(p *running, names ...string) func() bool {
 		return func() bool {
 			for _, name := range names {
-				if r := p.source(name); r == nil || !r.owned() {
+				if r := p.source(name); r == nil || !r.Owned() {
 					return false
 				}
 			}

@@ -66,7 +66,7 @@ func shares(pollers ...*running) (all []int) {
 	for _, p := range pollers {
 		n := 0
 		for _, r := range p.list() {
-			if r.owned() {
+			if r.Owned() {
 				n++
 			}
 		}
@@ -216,9 +216,8 @@ const simTTL = 10 * time.Second
 
 func (s *shareSim) join() {
 	s.named++
-	var list []*runner // the same for all
 	log := slog.New(slog.DiscardHandler)
-	c := newReplicas(nil, fmt.Sprint("p", s.named), "h", simTTL, log, func() []*runner { return list })
+	c := newReplicas(nil, fmt.Sprint("p", s.named), "h", simTTL, log, func() []claimant { return nil })
 	s.pollers = append(s.pollers, c)
 }
 

@@ -111,7 +111,7 @@ type AttemptStatus struct {
 func (p *Poller) Status() Status {
 	s := p.look()
 	for _, r := range p.list() {
-		s.Sources = append(s.Sources, r.look(true))
+		s.Sources = append(s.Sources, r.status(true))
 	}
 	return s
 }
@@ -138,17 +138,24 @@ func (p *Poller) look() Status {
 }
 
 // look is the source's status, of its polls all or without what they remember.
-func (r *runner) look(all bool) SourceStatus {
-	breaker, _, _ := r.upstreams.breaker()
-	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}, Log: r.lines.look()}
-	if t := r.tenure.Load(); t != nil && t.valid() {
-		s.Owned, s.Fence = true, t.fence
+func (s *supervisor) status(all bool) SourceStatus {
+	out := s.runner.Load().look(all)
+	out.Log = s.lines.look()
+	if t := s.tenure.Load(); t != nil && t.valid() {
+		out.Owned, out.Fence = true, t.fence
 	}
-	if l := r.lease.Load(); l != nil {
+	if l := s.lease.Load(); l != nil {
 		if h := l.holder.Load(); h != nil {
-			s.Owner, s.OwnedSince, s.Why = h.Owner, h.Since, h.Why
+			out.Owner, out.OwnedSince, out.Why = h.Owner, h.Since, h.Why
 		}
 	}
+	return out
+}
+
+// look is what the runner knows of it.
+func (r *runner) look(all bool) SourceStatus {
+	breaker, _, _ := r.upstreams.breaker()
+	s := SourceStatus{Name: r.name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []PollStatus{}}
 	for _, u := range r.upstreams.list {
 		c := u.circuit.look()
 		us := UpstreamStatus{Name: u.name, State: c.state, Failures: c.streak, ChangedAt: stamp(c.changedAt), History: r.turns.look(u.name)}

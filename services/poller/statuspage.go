@@ -45,7 +45,7 @@ func (p *Poller) StatusHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, sources, only := p.look(), p.list(), r.URL.Query().Get("source")
 		if only != "" {
-			sources = slices.DeleteFunc(slices.Clone(sources), func(r *runner) bool { return r.name != only })
+			sources = slices.DeleteFunc(slices.Clone(sources), func(s *supervisor) bool { return s.name != only })
 			if len(sources) == 0 {
 				http.Error(w, "there is no such source", http.StatusNotFound)
 				return
@@ -64,11 +64,11 @@ func (p *Poller) StatusHandler() http.Handler {
 		_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // nonsense is 0
 		v.Refresh = min(max(v.Refresh, 0), 3600)
 		for _, r := range sources {
-			v.Polls += len(r.polls)
+			v.Polls += len(r.runner.Load().polls)
 		}
 		v.Brief = v.Polls > maxDetailed && only == ""
 		for _, r := range sources {
-			o := r.look(!v.Brief)
+			o := r.status(!v.Brief)
 			for _, poll := range o.Polls {
 				if o.Owned && poll.Stale {
 					v.Stale++
@@ -87,7 +87,7 @@ func (p *Poller) StatusHandler() http.Handler {
 
 // writeStatus writes a Status of these sources as JSON, one source after the
 // other: all that 5,000 polls remember is 50 MB.
-func writeStatus(w io.Writer, s Status, sources []*runner) error {
+func writeStatus(w io.Writer, s Status, sources []*supervisor) error {
 	head, err := json.MarshalIndent(struct {
 		Status
 		Sources []SourceStatus `json:"sources,omitempty"` // follow
@@ -100,7 +100,7 @@ func writeStatus(w io.Writer, s Status, sources []*runner) error {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		data, err := json.MarshalIndent(r.look(true), "    ", "  ")
+		data, err := json.MarshalIndent(r.status(true), "    ", "  ")
 		if err != nil {
 			return err
 		}

@@ -148,3 +148,20 @@ func (r *runner) publishBreakers(hard context.Context, done <-chan struct{}, t *
 		}
 	}
 }
+
+// inherit takes over the transitions that wait for NATS.
+func (q *breakerQueue) inherit(old *breakerQueue) {
+	old.mu.Lock()
+	list, last, told := slices.Clone(old.list), old.last, old.told
+	old.mu.Unlock()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.init()
+	q.list, q.last, q.told = list, last, told
+	if len(list) > 0 {
+		select {
+		case q.signal <- struct{}{}:
+		default:
+		}
+	}
+}

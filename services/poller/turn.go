@@ -90,20 +90,20 @@ func (l *lease) reason(t *tenure) string {
 	return t.why
 }
 
-// hearLeases listens to the bucket of the leases, so that one that is given
+// listen subscribes to the bucket of the leases, so that one that is given
 // back moves at once, and pollers know of each other. What is heard of leases is
 // only a hint, as the subject carries also what the bucket refuses, such as the
 // tries of all who wait: who holds one is in the bucket alone.
-func (p *Poller) hearLeases(nc *nats.Conn, crew *replicas) error {
-	prefix := "$KV." + p.names.LeaseBucket() + "."
+func (c *replicas) listen(nc *nats.Conn, bucket string) error {
+	prefix := "$KV." + bucket + "."
 	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
 		key, deleted := strings.TrimPrefix(m.Subject, prefix), m.Header.Get("KV-Operation") != ""
 		if strings.HasPrefix(key, presencePrefix) {
-			crew.hear(m, deleted)
+			c.hear(m, deleted)
 			return
 		}
-		for _, r := range p.list() {
-			if l := r.lease.Load(); deleted && l != nil && l.key == key && !r.owned() {
+		for _, r := range c.list() {
+			if l := r.Lease(); deleted && l != nil && l.key == key && !r.Owned() {
 				l.hearReleased()
 			}
 		}
@@ -120,33 +120,4 @@ func (l *lease) hearReleased() {
 		l.gave.Store(&giver{h.Owner, time.Now()})
 	}
 	l.poke()
-}
-
-// spare leaves the first poll of a tenure out if the last owner, who gave the
-// lease back, has polled in this slot. Otherwise it is due now.
-func (p *poll) spare(now time.Time) {
-	f := p.stored.fresh
-	if f == nil {
-		return
-	}
-	asked := p.good.asOf
-	if f.Stale && f.CheckedAt.After(asked) {
-		asked = f.CheckedAt
-	}
-	p.extraAt = now
-	if slot := p.schedule.next(now).Add(-p.config.Interval); !asked.Before(slot) {
-		p.extraAt = time.Time{}
-	}
-}
-
-// sayLast makes the poll say, before it stops, when it was last confirmed, if
-// the stream does not know; once, as a stop must come to an end.
-func (p *poll) sayLast(now time.Time) {
-	f := p.stored.fresh
-	if f == nil || !p.known || p.stale || p.lastSaid.Equal(p.good.asOf) {
-		return
-	}
-	if p.lastSaid = p.good.asOf; told(p.good.asOf, now).After(f.AsOf) {
-		p.renew = true
-	}
 }
