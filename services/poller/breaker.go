@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -343,3 +344,18 @@ func (n *names) give(name string) {
 	defer n.mu.Unlock()
 	delete(n.taken, name)
 }
+
+// knownNames counts the names with a prefix that hystrix has ever had: it forgets none.
+func knownNames(prefix string) (n int) {
+	circuitNames.mu.Lock()
+	defer circuitNames.mu.Unlock()
+	for name := range circuitNames.ever {
+		if strings.HasPrefix(name, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// hystrixOpen says what hystrix thinks of the circuit: it is open unless ours is closed.
+func (c *circuit) hystrixOpen() bool { return c.hystrix.IsOpen() }

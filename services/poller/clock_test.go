@@ -150,10 +150,7 @@ func TestClockIsSet(t *testing.T) {
 func TestSlotAgain(t *testing.T) {
 	s := bustest.Start(t)
 	nc, js, names := s.JetStream()
-	m, err := newMetrics(nil, new(state))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := newRecordMetrics()
 	pub := &publisher{nc: nc, js: js, names: names, metrics: m, keepDeleted: time.Hour}
 	ten := &tenure{fence: 5, start: time.Now()}
 	ten.renewed(ten.start, time.Hour)

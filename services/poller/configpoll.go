@@ -120,7 +120,7 @@ func reportTemplates(bad []keyError, report func(path, problem, fix string)) {
 }
 
 func (p Poll) checkShape(report func(path, problem, fix string)) {
-	_, bad := newShape(p)
+	_, bad := p.shape()
 	for _, b := range bad {
 		report(b.key, "jq: "+b.err.Error(), "correct the expression; jq '…' tries it out on an answer")
 	}
@@ -178,4 +178,11 @@ func jsonOf(v any) json.RawMessage {
 		return nil
 	}
 	return data
+}
+
+// shape compiles the poll's expressions over an answer.
+func (p Poll) shape() (*shape, []keyError) {
+	return newShape(shapeSpec{
+		Select: p.Select, Advance: p.MustAdvance.Path, Each: p.Each, Key: p.Key, MaxKeys: p.MaxKeys, Limit: p.jqLimit(),
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -64,9 +65,9 @@ func (p *pollCounts) DeletePartialMatch(labels prometheus.Labels) int {
 }
 
 var (
-	pollsDesc    = prometheus.NewDesc(namespace+"_polls_total", "Polls by outcome: ok, or the reason of the failure.", []string{"poll", "outcome"}, nil)
-	durationDesc = prometheus.NewDesc(namespace+"_poll_duration_seconds", "How long the calls of a tick took together, whatever their outcome.", []string{"poll"}, nil)
-	skippedDesc  = prometheus.NewDesc(namespace+"_skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, the upstream had asked to wait, or maxCallsPerMinute was reached.", []string{"poll"}, nil)
+	pollsDesc    = prometheus.NewDesc(Namespace+"_polls_total", "Polls by outcome: ok, or the reason of the failure.", []string{"poll", "outcome"}, nil)
+	durationDesc = prometheus.NewDesc(Namespace+"_poll_duration_seconds", "How long the calls of a tick took together, whatever their outcome.", []string{"poll"}, nil)
+	skippedDesc  = prometheus.NewDesc(Namespace+"_skipped_ticks_total", "Ticks that passed without a call: the last call was not over, the process stood still, the upstream had asked to wait, or maxCallsPerMinute was reached.", []string{"poll"}, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -98,3 +99,21 @@ func (p *pollCounts) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstHistogram(durationDesc, total, float64(c.micros.Load())/1e6, buckets, poll)
 	}
 }
+
+// outcomeOK is the outcome label of a poll that gave a value; the others are
+// reasons.
+const outcomeOK = "ok"
+
+// outcomes are the values of the outcome label.
+var outcomes = [...]string{
+	outcomeOK, string(event.UpstreamError), string(event.Timeout), string(event.BadResponse),
+	string(event.RequestRejected), string(event.BreakerOpen), string(event.NotAdvancing),
+}
+
+// outcomeIndex is an outcome's place in outcomes.
+func outcomeIndex(o string) int { return max(0, slices.Index(outcomes[:], o)) }
+
+// Namespace is the first part of the names of all metrics of a poller.
+const Namespace = "pollcast_poller"
+
+func newPollCounts() *pollCounts { return &pollCounts{by: map[string]*counts{}} }

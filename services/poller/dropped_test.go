@@ -34,7 +34,7 @@ func TestDroppedValues(t *testing.T) {
 				}
 			}))
 			t.Cleanup(u.Close)
-			config := Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{
+			settings := Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{
 				"quiet": {Interval: 100 * time.Millisecond, Path: "/quiet"}, "loud": {Interval: 100 * time.Millisecond, Path: "/loud"},
 				"keys": {Interval: 100 * time.Millisecond, Path: "/keys", Each: "to_entries[]", Key: ".key"},
 			}}}}
@@ -43,7 +43,7 @@ func TestDroppedValues(t *testing.T) {
 			nc, _, names := s.JetStreamOf(b)
 			w := watchOn(t, nc, names)
 			prepare := func(p *Poller) { p.lookEvery = time.Millisecond }
-			p := runPrepared(t, config, b, &logLines{}, prepare)
+			p := runPrepared(t, settings, b, &logLines{}, prepare)
 			topics := []string{"s.quiet", "s.keys.a", "s.keys.b"}
 			seen := map[string]bool{}
 			w.until("all values", func(m bus.Message) bool {
@@ -54,7 +54,7 @@ func TestDroppedValues(t *testing.T) {
 			})
 			if restart {
 				p.stop()
-				p = runPrepared(t, config, b, &logLines{}, prepare)
+				p = runPrepared(t, settings, b, &logLines{}, prepare)
 			}
 			loud.Store(true)
 			again := map[string]uint64{}
@@ -104,13 +104,13 @@ func TestDroppedPlace(t *testing.T) {
 		_, _ = fmt.Fprintf(w, `"%d%s"`, n.Add(1), strings.Repeat("x", 60<<10))
 	}))
 	t.Cleanup(u.Close)
-	config := c.follow(100*time.Millisecond, ids)
-	config.Sources["loud"] = Source{Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"a": {Interval: 100 * time.Millisecond}}}
+	settings := c.follow(100*time.Millisecond, ids)
+	settings.Sources["loud"] = Source{Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"a": {Interval: 100 * time.Millisecond}}}
 	b := s.Config()
 	b.MaxBytes = 1 << 20
 	nc, _, names := s.JetStreamOf(b)
 	w, l := watchOnly(t, nc, names, names.Live("eth.>")), newLedger(t)
-	p := run(t, config, b)
+	p := run(t, settings, b)
 	w.reaches(l, c)
 	eventually(t, "the last position is dropped", func() bool {
 		m, err := p.pub.last(t.Context(), names.In("eth.blocks"))
@@ -118,7 +118,7 @@ func TestDroppedPlace(t *testing.T) {
 	})
 	p.stop()
 	c.grow(3)
-	run(t, config, b)
+	run(t, settings, b)
 	w.reaches(l, c)
 	l.wantChain("after the drop", c, 0)
 	if len(l.turns) != 0 {

@@ -3,7 +3,6 @@ package poller
 import (
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
@@ -58,58 +57,65 @@ func (all *upstreams) eased(told []event.Circuit) bool {
 	return false
 }
 
-// restoreCircuits takes up what the last owner left in the stream.
-func (all *upstreams) restoreCircuits(polls map[string]remains, breaker bus.Message) {
+// handedOver is a record of the source that tells of its circuits.
+type handedOver struct {
+	circuits []event.Circuit
+	fence    uint64    // under which it was published
+	at       time.Time // when it was made
+}
+
+// after says that a record was published later than another, by the fence and then
+// by the time.
+func (r handedOver) after(other handedOver) bool {
+	return r.fence > other.fence || r.fence == other.fence && r.at.After(other.at)
+}
+
+// restore takes up what the last owner left in the stream: freshness records of the
+// source's polls, and the last transition with what it tells of the circuits.
+func (all *upstreams) restore(fresh []handedOver, transition *event.Breaker, circuits []event.Circuit) {
 	for _, u := range all.list {
 		// Not by time: the clock may have been set between two owners.
 		var last event.Circuit
-		var fence uint64
-		var told time.Time
-		look := func(memos []event.Circuit, of uint64, at time.Time) {
-			for _, m := range memos {
-				if m.Upstream != u.name || of < fence || of == fence && m.Changes < last.Changes {
+		var of handedOver
+		look := func(r handedOver) {
+			for _, m := range r.circuits {
+				if m.Upstream != u.name || r.fence < of.fence || r.fence == of.fence && m.Changes < last.Changes {
 					continue
 				}
-				if of > fence || m.Changes > last.Changes || at.After(told) {
-					last, fence, told = m, of, at
+				if r.fence > of.fence || m.Changes > last.Changes || r.at.After(of.at) {
+					last, of = m, r
 				}
 			}
 		}
-		for _, left := range polls {
-			if left.fresh != nil {
-				look(left.circuits, left.fresh.Fence, left.fresh.CheckedAt)
-			}
+		for _, r := range fresh {
+			look(r)
 		}
-		if breaker.Breaker != nil {
-			look(breaker.Circuits, breaker.Breaker.Fence, breaker.Breaker.At)
+		if transition != nil {
+			look(handedOver{circuits, transition.Fence, transition.At})
 		}
 		if last.Upstream == "" {
-			u.circuit.restore(breaker.Breaker) // of a version that told no more
+			u.circuit.restore(transition) // of a version that told no more
 		}
-		u.circuit.adopt(last, told)
-		u.restoreQuota(polls)
+		u.circuit.adopt(last, of.at)
+		u.restoreQuota(fresh)
 	}
 }
 
 // restoreQuota counts what the last owner has asked, as its latest record tells
 // that tells of it: the last word on a poll that was taken out does not.
-func (u *upstream) restoreQuota(polls map[string]remains) {
-	var last *event.Freshness
+func (u *upstream) restoreQuota(fresh []handedOver) {
+	var last handedOver
 	var calls []int
-	for _, left := range polls {
-		f := left.fresh
-		if f == nil || last != nil && (f.Fence < last.Fence || f.Fence == last.Fence && !f.CheckedAt.After(last.CheckedAt)) {
-			continue
-		}
-		for _, m := range left.circuits {
-			if m.Upstream == u.name && len(m.Calls) > 0 {
-				last, calls = f, m.Calls
+	for _, r := range fresh {
+		for _, m := range r.circuits {
+			if m.Upstream == u.name && len(m.Calls) > 0 && (calls == nil || r.after(last)) {
+				last, calls = r, m.Calls
 			}
 		}
 	}
 	if len(calls) > 0 {
 		now := clock()
-		u.quota.learn(now, now.Sub(last.CheckedAt), calls)
+		u.quota.learn(now, now.Sub(last.at), calls)
 	}
 }
 

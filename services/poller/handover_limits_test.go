@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
 )
@@ -133,7 +134,7 @@ func TestRemovedPollKeepsQuota(t *testing.T) {
 		func(context.Context, string, string) (string, error) { return `1`, nil })
 	now := time.Now()
 	u := s.r.upstreams.list[0]
-	u.restoreQuota(map[string]remains{
+	s.r.restoreCircuits(map[string]remains{
 		"a": {
 			fresh:    &event.Freshness{Fence: 7, CheckedAt: now.Add(-2 * time.Second)},
 			circuits: []event.Circuit{{Upstream: u.name, Calls: []int{4, 5}}},
@@ -143,7 +144,7 @@ func TestRemovedPollKeepsQuota(t *testing.T) {
 			circuits: []event.Circuit{{Upstream: u.name, Calls: []int{20}}},
 		},
 		"removed": {fresh: &event.Freshness{Fence: 7, CheckedAt: now.Add(-time.Second), Stale: true, Detail: removedDetail}},
-	})
+	}, bus.Message{})
 	spent := 0
 	for _, n := range u.quota.spent(now) {
 		spent += n

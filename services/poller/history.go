@@ -70,7 +70,7 @@ func (a *attempts) inherit(old *attempts, place func(int8) int8) {
 }
 
 // look gives them, the newest first.
-func (a *attempts) look(upstreams []*upstream) []AttemptStatus {
+func (a *attempts) look(upstreams []string) []AttemptStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := make([]AttemptStatus, 0, min(a.n, keptAttempts))
@@ -83,7 +83,7 @@ func (a *attempts) look(upstreams []*upstream) []AttemptStatus {
 			s.Times = e.times
 		}
 		if i := int(e.upstream); i >= 0 && i < len(upstreams) {
-			s.Upstream = upstreams[i].name
+			s.Upstream = upstreams[i]
 		}
 		out = append(out, s)
 	}

@@ -18,7 +18,7 @@ import (
 
 func TestAttempts(t *testing.T) {
 	var a attempts
-	ups := []*upstream{{name: "http://one"}, {name: "http://two"}}
+	ups := []string{"http://one", "http://two"}
 	start := time.Now()
 	if have := a.look(ups); have == nil || len(have) != 0 {
 		t.Errorf("of a new poll: %v", have)
@@ -45,7 +45,7 @@ func TestAttempts(t *testing.T) {
 	}
 	var next attempts // of a configuration in which the upstreams changed places
 	next.inherit(&a, func(i int8) int8 { return []int8{1, -1}[max(i, 0)] })
-	if f := next.look([]*upstream{ups[1], ups[0]})[0]; f.Upstream != "http://one" {
+	if f := next.look([]string{ups[1], ups[0]})[0]; f.Upstream != "http://one" {
 		t.Errorf("inherited: %+v", f)
 	}
 	// 5,000 polls need a few megabytes.

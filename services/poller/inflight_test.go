@@ -188,11 +188,11 @@ func TestInFlight(t *testing.T) {
 			case c.walk:
 				p.Path, p.Follow = "/at/{{ $position }}", &Follow{Head: Head{Path: "/head"}}
 			}
-			config := Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"p": p}}}}
+			settings := Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"p": p}}}}
 			w := watch(t, s)
 			b := s.Config()
 			b.URL = "nats://" + way.ln.Addr().String()
-			poller := runPrepared(t, config, b, &logLines{}, func(p *Poller) { p.timeout = 2 * time.Second })
+			poller := runPrepared(t, settings, b, &logLines{}, func(p *Poller) { p.timeout = 2 * time.Second })
 			value := func(n int) {
 				t.Helper()
 				w.until(fmt.Sprint("value ", n), func(m bus.Message) bool {

@@ -291,10 +291,7 @@ func TestKeysInStream(t *testing.T) {
 func TestPutKeys(t *testing.T) {
 	s := bustest.Start(t)
 	nc, js, names := s.JetStream()
-	m, err := newMetrics(nil, new(state))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := newRecordMetrics()
 	pub := &publisher{nc: nc, js: js, names: names, metrics: m, keepDeleted: time.Second, repair: func(context.Context) error { return nil }}
 	ten := &tenure{fence: 5, start: time.Now()}
 	ten.renewed(ten.start, time.Hour)
@@ -303,6 +300,7 @@ func TestPutKeys(t *testing.T) {
 		k := &keyJob{token: "k", known: known, slot: at.Add(time.Duration(slot) * time.Second)}
 		k.event = &event.Event{Topic: "a.b.k", Poll: "a.b", Key: "k", Data: []byte(value), Deleted: value == "", ChangedAt: at, AsOf: at}
 		if value != "" {
+			var err error
 			if k.digest, err = digestOf([]byte(value), nil); err != nil {
 				t.Fatal(err)
 			}

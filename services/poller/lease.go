@@ -59,11 +59,9 @@ type lease struct {
 	// holder is who holds it, as last seen, or nil.
 	holder atomic.Pointer[leaseValue]
 	// gave is who gave it back, and when, if nobody was seen to take it since.
-	gave atomic.Pointer[giver]
-	// The rest is nil or zero where a lease is not shared.
+	gave      atomic.Pointer[giver]
 	crew      *replicas
-	sources   func() int // of the poller
-	freeSince time.Time  // as seen by who waits
+	freeSince time.Time // as seen by who waits
 }
 
 type giver struct {
@@ -80,7 +78,6 @@ type tenure struct {
 	revision uint64
 	value    []byte // of the entry
 	start    time.Time
-	kept     bool         // from the runner before
 	handed   bool         // from another poller that gave it back just now
 	why      string       // it is here
 	ends     atomic.Int64 // nanoseconds after start, by the monotonic clock
@@ -103,10 +100,11 @@ func (t *tenure) prolonged(sent time.Time, ttl time.Duration) {
 // leaseKey makes a KV key of a source's name, which may hold %XX.
 func leaseKey(source string) string { return strings.ReplaceAll(source, "%", "=") }
 
-func newLease(kv jetstream.KeyValue, source, owner, host string, ttl time.Duration, log *slog.Logger, repair func(context.Context) error) *lease {
+// lease makes the lease of a source.
+func (c *replicas) lease(source string, log *slog.Logger) *lease {
 	return &lease{
-		kv: kv, key: leaseKey(source), self: leaseValue{Owner: owner, Host: host}, ttl: ttl, repair: repair, complain: func(error) {},
-		log: log, look: make(chan struct{}, 1),
+		kv: c.kv, key: leaseKey(source), self: leaseValue{Owner: c.self.Owner, Host: c.self.Host}, ttl: c.ttl,
+		repair: c.repair, complain: c.complain, log: log, look: make(chan struct{}, 1), crew: c,
 	}
 }
 
@@ -216,7 +214,7 @@ func (l *lease) try(ctx context.Context) (*tenure, error) {
 
 func (l *lease) seeHolder(value []byte) {
 	v := valueOf(value)
-	if v.Owner != l.self.Owner && l.crew != nil {
+	if v.Owner != l.self.Owner {
 		// Word that it is given back comes a little before the fact.
 		if g := l.gave.Load(); g != nil && (g.owner != v.Owner || time.Since(g.at) > handing) {
 			l.gave.Store(nil)
@@ -311,9 +309,7 @@ func (l *lease) reclaim(ctx context.Context, value []byte) (revision uint64, err
 // the lease ends by itself.
 func (l *lease) release(ctx context.Context, t *tenure) error {
 	l.holder.Store(nil)
-	if l.crew != nil {
-		l.crew.drop(l.key)
-	}
+	l.crew.drop(l.key)
 	err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision))
 	for errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		// A renewal was cut short by the stop, and is stored all the same. A replica

@@ -1,7 +1,6 @@
 package poller
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"testing"
@@ -21,8 +20,13 @@ func TestReleaseAfterLostRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	none := func(context.Context) error { return nil }
-	l := newLease(kv, "host", "a", "h", 10*time.Second, slog.New(slog.DiscardHandler), none)
+	leaseOf := func(owner string) *lease {
+		return newReplicas(groupOptions{
+			KV: kv, Owner: owner, Host: "h", TTL: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
+			Claimants: func() []claimant { return nil },
+		}).lease("host", slog.New(slog.DiscardHandler))
+	}
+	l := leaseOf("a")
 	tenure, err := l.try(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +47,7 @@ func TestReleaseAfterLostRenewal(t *testing.T) {
 	if err := kv.Delete(t.Context(), "host"); err != nil {
 		t.Fatal(err)
 	}
-	other := newLease(kv, "host", "b", "h", 10*time.Second, slog.New(slog.DiscardHandler), none)
+	other := leaseOf("b")
 	if theirs, err := other.try(t.Context()); err != nil || theirs == nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package poller
 
 import (
 	"context"
-	"sync"
 	"time"
 )
 
@@ -24,38 +23,6 @@ type errand struct {
 	prev  before
 	begin time.Time
 	from  walkFrom // of a poll that follows
-}
-
-// runPolls polls until stop ends, and then until what is under way is done; hard
-// ends that too.
-func (r *runner) runPolls(stop, hard context.Context, t *tenure) {
-	var w workers
-	var living, watching sync.WaitGroup
-	over := make(chan struct{})
-	for _, p := range r.polls {
-		living.Add(1)
-		p.begin(stop, hard, t, &w, living.Done)
-	}
-	watching.Go(func() {
-		for _, end := range []context.Context{stop, hard} {
-			select {
-			case <-end.Done():
-			case <-hard.Done():
-			case <-over:
-				return
-			}
-			for _, p := range r.polls {
-				w.do(p.advance)
-			}
-		}
-	})
-	living.Wait()
-	close(over)
-	watching.Wait()
-	w.wait()
-	for _, p := range r.polls {
-		p.calls.Wait()
-	}
 }
 
 // begin begins a tenure.

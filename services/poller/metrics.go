@@ -2,41 +2,21 @@ package poller
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// outcomeOK is the outcome label of a poll that gave a value; the others are
-// reasons.
-const outcomeOK = "ok"
-
-// outcomes are the values of the outcome label.
-var outcomes = [...]string{
-	outcomeOK, string(event.UpstreamError), string(event.Timeout), string(event.BadResponse),
-	string(event.RequestRejected), string(event.BreakerOpen), string(event.NotAdvancing),
-}
-
-// outcomeIndex is an outcome's place in outcomes.
-func outcomeIndex(o string) int { return max(0, slices.Index(outcomes[:], o)) }
-
 // metrics counts what happens; what is at scrape time comes from state.
 // Labels hold names from the configuration only.
 type metrics struct {
-	polls          *pollCounts
-	calls          *prometheus.CounterVec
-	withheld       *prometheus.CounterVec
-	transitions    *prometheus.CounterVec
-	publishedTotal *prometheus.CounterVec
-	publishErrors  *prometheus.CounterVec
-	publishSeconds prometheus.Histogram
-	leaseChanges   *prometheus.CounterVec
-	reloads        *prometheus.CounterVec
-	reloadOK       prometheus.Gauge
-	reloadedAt     prometheus.Gauge
-	vecs           []vec // all with labels
+	runner     *runnerMetrics
+	record     *recordMetrics
+	reloads    *prometheus.CounterVec
+	reloadOK   prometheus.Gauge
+	reloadedAt prometheus.Gauge
+	vecs       []vec // all with labels
 }
 
 // vec is a metric whose label values can be taken away.
@@ -44,45 +24,27 @@ type vec interface {
 	DeletePartialMatch(prometheus.Labels) int
 }
 
-const namespace = "pollcast_poller"
+const namespace = Namespace
 
 func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
-	}
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
 	}
 	m := &metrics{
-		polls:          &pollCounts{by: map[string]*counts{}},
-		calls:          counter("calls_total", "Calls to an upstream, by why they were made.", "source", "upstream", "kind"),
-		withheld:       counter("calls_withheld_total", "Calls that were not made because of maxCallsPerMinute.", "source", "upstream"),
-		transitions:    counter("breaker_transitions_total", "Changes of a circuit's state, by the new state.", "source", "upstream", "to"),
-		publishedTotal: counter("published_total", "Records stored in the stream, by kind.", "kind"),
-		publishErrors:  counter("publish_errors_total", "Records that the stream did not take at the first attempt, by kind.", "kind"),
-		publishSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "publish_duration_seconds",
-			Help:    "Time until the stream acknowledged a record.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
-		}),
-		leaseChanges: counter("lease_changes_total", "Leases acquired, released at a stop, given to another poller that owned fewer, and lost.", "source", "change"),
-		reloads:      counter("reloads_total", "Times that the configuration was read again, by result: ok or refused.", "result"),
-		reloadOK:     gauge("config_last_reload_successful", "1 unless the last reload of the configuration was refused."),
-		reloadedAt:   gauge("config_last_reload_success_timestamp_seconds", "When the configuration in effect was taken over, since the Unix epoch."),
+		runner: newRunnerMetrics(), record: newRecordMetrics(),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "reloads_total", Help: "Times that the configuration was read again, by result: ok or refused.",
+		}, []string{"result"}),
+		reloadOK:   gauge("config_last_reload_successful", "1 unless the last reload of the configuration was refused."),
+		reloadedAt: gauge("config_last_reload_success_timestamp_seconds", "When the configuration in effect was taken over, since the Unix epoch."),
 	}
 	m.reloadOK.Set(1)
 	m.reloadedAt.SetToCurrentTime()
 	for _, result := range []string{"ok", "refused"} {
 		m.reloads.WithLabelValues(result)
 	}
-	for _, kind := range []string{"event", "freshness", "breaker"} {
-		m.publishedTotal.WithLabelValues(kind)
-		m.publishErrors.WithLabelValues(kind)
-	}
-	all := []prometheus.Collector{
-		m.polls, m.calls, m.withheld, m.transitions, m.publishedTotal, m.publishErrors, m.publishSeconds, m.leaseChanges,
-		m.reloads, m.reloadOK, m.reloadedAt, now,
-	}
+	all := append(m.runner.collectors(), m.record.collectors()...)
+	all = append(all, m.reloads, m.reloadOK, m.reloadedAt, now)
 	for _, c := range all {
 		if v, ok := c.(vec); ok {
 			m.vecs = append(m.vecs, v)
@@ -102,11 +64,6 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 		done = append(done, c)
 	}
 	return m, nil
-}
-
-func (m *metrics) published(kind string, took time.Duration) {
-	m.publishedTotal.WithLabelValues(kind).Inc()
-	m.publishSeconds.Observe(took.Seconds())
 }
 
 // state is the collector of what is so at scrape time.

@@ -429,3 +429,15 @@ func (p *poll) inherit(old *poll) {
 	p.whole, p.failures, p.checkedAt, p.last = old.whole, old.failures, old.checkedAt, old.last
 	p.same = reflect.DeepEqual(p.config, old.config)
 }
+
+// before is what the next answer is compared with.
+func (p *poll) before() before {
+	b := before{last: earlier{p.good.value, p.good.digest}, seed: p.advanced.mark == nil}
+	if p.shape.keyed() {
+		b.keys = make(map[string]earlier, len(p.keys))
+		for token, k := range p.keys {
+			b.keys[token] = earlier{k.good.value, k.good.digest}
+		}
+	}
+	return b
+}

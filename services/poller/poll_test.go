@@ -52,12 +52,9 @@ func newNamedStage(t *testing.T, name string, c Source, answer func(ctx context.
 	if len(c.Upstreams) == 0 {
 		c.Upstreams = []string{"http://one"}
 	}
-	m, err := newMetrics(nil, new(state))
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := slog.New(slog.NewTextHandler(&lockedWriter{s: s}, nil))
-	if s.r, err = newRunner(name, c, log, m); err != nil {
+	var err error
+	if s.r, err = newRunner(name, c, log, newRunnerMetrics()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.r.close)
@@ -142,7 +139,7 @@ func (s *stage) startFrom(fence uint64, left map[string]remains, breaker bus.Mes
 	stop, cancel := context.WithCancel(context.Background())
 	hard, cut := context.WithCancel(context.Background())
 	s.stop, s.cut = cancel, cut
-	s.r.upstreams.restoreCircuits(left, breaker)
+	s.r.restoreCircuits(left, breaker)
 	for _, p := range s.r.polls {
 		p.resume(left[p.topic])
 	}

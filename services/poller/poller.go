@@ -133,7 +133,7 @@ func (p *Poller) Close() {
 
 // newRunner makes a runner that reports to this poller.
 func (p *Poller) newRunner(s *supervisor, c Source) (*runner, error) {
-	r, err := newRunner(s.name, c, s.log, p.metrics)
+	r, err := newRunner(s.name, c, s.log, p.metrics.runner)
 	if err != nil {
 		return nil, err
 	}
@@ -176,10 +176,7 @@ func (p *Poller) startSources(ctx context.Context) {
 
 // startSource starts a source, with mu held.
 func (p *Poller) startSource(s *supervisor) {
-	l := newLease(p.kv, s.name, p.owner, p.host, p.options.NATS.LeaseTime, s.log, p.repair)
-	l.complain = p.complain
-	l.crew, l.sources = p.crew, func() int { return len(p.list()) }
-	s.start(p.ctx, l, p.pub)
+	s.start(p.ctx, p.crew.lease(s.name, s.log), p.pub)
 }
 
 // awaitSources waits for every source; no other is started any more.
@@ -223,7 +220,10 @@ func (p *Poller) Run(ctx context.Context) error {
 		return nil
 	}
 	close(made)
-	crew := newReplicas(p.kv, p.owner, p.host, p.options.NATS.LeaseTime, p.log, p.claimants)
+	crew := newReplicas(groupOptions{
+		KV: p.kv, Owner: p.owner, Host: p.host, TTL: p.options.NATS.LeaseTime, Log: p.log,
+		Claimants: p.claimants, Repair: p.repair, Complain: p.complain,
+	})
 	p.mu.Lock()
 	p.crew = crew
 	p.mu.Unlock()
@@ -231,7 +231,7 @@ func (p *Poller) Run(ctx context.Context) error {
 		return err
 	}
 	p.pub = &publisher{
-		nc: nc, js: p.js, names: p.names, places: make(places, maxPuts), metrics: p.metrics,
+		nc: nc, js: p.js, names: p.names, places: make(places, maxPuts), metrics: p.metrics.record,
 		repair: p.repair, timeout: p.timeout, keepDeleted: keepDeleted,
 	}
 	p.startSources(ctx)

@@ -74,7 +74,7 @@ type publisher struct {
 	js      jetstream.JetStream
 	names   bus.Names
 	places  places
-	metrics *metrics
+	metrics *recordMetrics
 	repair  func(context.Context) error // makes the stream again if it is gone
 	timeout time.Duration               // of one message; 0: publishTimeout
 	// keepDeleted is how long the stream holds deletions.

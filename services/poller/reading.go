@@ -46,20 +46,15 @@ type finishedItem struct {
 // before is what a new answer is compared with. It is a copy: the call runs
 // beside the poll.
 type before struct {
-	good lastGood
-	keys map[string]lastGood
-	seed bool // the mark of good is wanted
+	last earlier
+	keys map[string]earlier // by token
+	seed bool               // the mark of last is wanted
 }
 
-func (p *poll) before() before {
-	b := before{good: p.good, seed: p.advanced.mark == nil}
-	if p.shape.keyed() {
-		b.keys = make(map[string]lastGood, len(p.keys))
-		for token, k := range p.keys {
-			b.keys[token] = k.good
-		}
-	}
-	return b
+// earlier is a value that a poll or a key had before; the zero value is none.
+type earlier struct {
+	value  json.RawMessage
+	digest digest
 }
 
 // answer is what one attempt brought.
@@ -133,7 +128,7 @@ func (a *asker) judge(ctx context.Context, raw json.RawMessage, prev before, up 
 		return out, nil
 	}
 	if a.shape.idle() {
-		if out.value, out.digest, err = a.finish(raw, prev.good); err != nil {
+		if out.value, out.digest, err = a.finish(raw, prev.last); err != nil {
 			return bad(err)
 		}
 		return out, nil
@@ -144,12 +139,12 @@ func (a *asker) judge(ctx context.Context, raw json.RawMessage, prev before, up 
 	}
 	out.mark = s.mark
 	if !a.shape.keyed() {
-		if out.value, out.digest, err = a.finish(s.value, prev.good); err != nil {
+		if out.value, out.digest, err = a.finish(s.value, prev.last); err != nil {
 			return bad(err)
 		}
-		if prev.seed && s.mark != nil && prev.good.value != nil {
+		if prev.seed && s.mark != nil && prev.last.value != nil {
 			// Of an earlier process, and perhaps of another configuration.
-			if v, err := decode(prev.good.value); err == nil {
+			if v, err := decode(prev.last.value); err == nil {
 				out.seed, _ = a.shape.markOf(ctx, v)
 			}
 		}
@@ -176,7 +171,7 @@ func ofKey(i int, it item, err error) error {
 
 // finish makes a value compact and its digest. What changed too little to be
 // another value becomes the old one.
-func (a *asker) finish(raw json.RawMessage, prev lastGood) (json.RawMessage, digest, error) {
+func (a *asker) finish(raw json.RawMessage, prev earlier) (json.RawMessage, digest, error) {
 	if prev.value != nil && bytes.Equal(prev.value, raw) { // compact, as most upstreams write
 		return prev.value, prev.digest, nil
 	}

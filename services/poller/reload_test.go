@@ -3,7 +3,6 @@ package poller
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -39,7 +38,7 @@ func (r *running) source(name string) *supervisor {
 
 // changeOf counts how often something happened to a source's lease.
 func (r *running) changes(source, change string) float64 {
-	return testutil.ToFloat64(r.metrics.leaseChanges.WithLabelValues(source, change))
+	return testutil.ToFloat64(r.metrics.runner.leaseChanges.WithLabelValues(source, change))
 }
 
 func TestReload(t *testing.T) {
@@ -56,7 +55,7 @@ func TestReload(t *testing.T) {
 	eventually(t, "the first upstream's circuit opens", func() bool {
 		return p.source("other").runner.Load().upstreams.list[0].circuit.look().state == event.Open
 	})
-	same, runner, tenure := p.source("same"), p.source("same").runner.Load(), p.source("same").tenure.Load()
+	same, sameRunner, tenure := p.source("same"), p.source("same").runner.Load(), p.source("same").tenure.Load()
 	other := p.source("other").tenure.Load()
 	circuit, calls := p.source("other").runner.Load().upstreams.list[0].circuit, down.count()
 
@@ -73,7 +72,7 @@ func TestReload(t *testing.T) {
 	}
 
 	// What was not named was not touched.
-	if p.source("same") != same || same.runner.Load() != runner || same.tenure.Load() != tenure || p.changes("same", "acquired") != 1 {
+	if p.source("same") != same || same.runner.Load() != sameRunner || same.tenure.Load() != tenure || p.changes("same", "acquired") != 1 {
 		t.Error("the same source was touched")
 	}
 	// What changed kept its lease, its circuits, and counts on.
@@ -216,14 +215,7 @@ func settled() int { time.Sleep(20 * time.Millisecond); return runtime.NumGorout
 
 // countNames counts what hystrix's table holds for sources of a prefix.
 func countNames(prefix string) (n int) {
-	circuitNames.mu.Lock()
-	defer circuitNames.mu.Unlock()
-	for name := range maps.Keys(circuitNames.ever) {
-		if strings.HasPrefix(name, prefix) {
-			n++
-		}
-	}
-	return n
+	return knownNames(prefix)
 }
 
 // Before Run, while NATS is awaited, on a standby and at the end a reload is as

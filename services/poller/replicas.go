@@ -60,6 +60,10 @@ type replicas struct {
 	ttl  time.Duration
 	log  *slog.Logger
 	list func() []claimant
+	// repair makes the bucket again if it is gone.
+	repair func(context.Context) error
+	// complain is called when NATS has no room for a lease.
+	complain func(error)
 
 	dirty chan struct{} // the presence is to be said again
 
@@ -78,9 +82,21 @@ type replica struct {
 	heard time.Time
 }
 
-func newReplicas(kv jetstream.KeyValue, owner, host string, ttl time.Duration, log *slog.Logger, list func() []claimant) *replicas {
+// groupOptions is what a group is made of.
+type groupOptions struct {
+	KV          jetstream.KeyValue // the bucket of the leases
+	Owner, Host string             // this poller
+	TTL         time.Duration      // of a lease
+	Log         *slog.Logger
+	Claimants   func() []claimant           // this poller's sources
+	Repair      func(context.Context) error // makes the bucket again if it is gone
+	Complain    func(error)                 // called when NATS has no room for a lease
+}
+
+func newReplicas(o groupOptions) *replicas {
 	c := &replicas{
-		kv: kv, self: presence{Owner: owner, Host: host, Since: stamp(time.Now())}, ttl: ttl, log: log, list: list,
+		kv: o.KV, self: presence{Owner: o.Owner, Host: o.Host, Since: stamp(time.Now())}, ttl: o.TTL, log: o.Log,
+		list: o.Claimants, repair: o.Repair, complain: o.Complain,
 		dirty: make(chan struct{}, 1), others: map[string]*replica{}, claims: map[string]bool{},
 		quiet: time.Now(), given: map[string]bool{}, kept: map[string]bool{},
 	}
@@ -305,14 +321,14 @@ func (c *replicas) peers() (n, least, most int) {
 }
 
 // claim asks whether a lease that is free, as far as is known for some time,
-// may be taken; sources is how many there are. If so, it counts as ours until
+// may be taken. If so, it counts as ours until
 // drop; otherwise claim returns how long it is to be free before.
-func (c *replicas) claim(key string, free time.Duration, sources int) (wait time.Duration) {
+func (c *replicas) claim(key string, free time.Duration) (wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tidy(time.Now())
 	if n, least, _ := c.peers(); n > 0 {
-		mine, share := len(c.claims), (sources+n)/(1+n) // rounded up
+		mine, share := len(c.claims), (len(c.list())+n)/(1+n) // rounded up
 		switch {
 		case mine >= share && mine > least:
 			wait = c.ttl / 3

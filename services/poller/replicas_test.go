@@ -71,10 +71,7 @@ func TestZombieIsRefused(t *testing.T) {
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), s.Config())
 	w.event()
 	nc, js, names := s.JetStream()
-	m, err := newMetrics(nil, new(state))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := newRecordMetrics()
 	pub := &publisher{nc: nc, js: js, names: names, metrics: m, keepDeleted: time.Hour, repair: func(context.Context) error { return nil }}
 	polls, breaker, err := pub.readSource(t.Context(), "host")
 	if err != nil {
@@ -138,10 +135,7 @@ func TestZombieIsRefused(t *testing.T) {
 func TestPublish(t *testing.T) {
 	s := bustest.Start(t)
 	nc, js, names := s.JetStream()
-	m, err := newMetrics(nil, new(state))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := newRecordMetrics()
 	pub := &publisher{nc: nc, js: js, names: names, metrics: m, keepDeleted: time.Hour, repair: func(context.Context) error { return nil }}
 	ten := &tenure{fence: 5, start: time.Now()}
 	ten.renewed(ten.start, time.Hour)

@@ -174,7 +174,7 @@ func (w *crowd) pass(d time.Duration) {
 		if have := c.look(); have.state != u.rule.state || have.streak != u.rule.streak {
 			w.t.Fatalf("%s is %s after %d failures, the rule says %s after %d", u.name, have.state, have.streak, u.rule.state, u.rule.streak)
 		}
-		if open := c.hystrix.IsOpen(); open != (u.rule.state != event.Closed) {
+		if open := c.hystrixOpen(); open != (u.rule.state != event.Closed) {
 			w.t.Fatalf("%s: hystrix says open = %v, the rule %s", u.name, open, u.rule.state)
 		}
 		if have := w.stage().count(u.name); have != u.calls {

@@ -187,7 +187,7 @@ func (w *world) pass(d time.Duration) {
 	if have := c.look(); have.state != w.rule.state || have.streak != w.rule.streak {
 		w.t.Fatalf("the circuit is %s after %d failures, the rule says %s after %d", have.state, have.streak, w.rule.state, w.rule.streak)
 	}
-	if open := c.hystrix.IsOpen(); open != (w.rule.state != event.Closed) {
+	if open := c.hystrixOpen(); open != (w.rule.state != event.Closed) {
 		w.t.Fatalf("hystrix says open = %v, the rule %s", open, w.rule.state)
 	}
 }

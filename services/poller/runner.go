@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
 	"github.com/pollcast/pollcast/services/poller/source/drivers"
@@ -29,7 +30,7 @@ type runner struct {
 	upstreams *upstreams
 	polls     []*poll
 	log       *slog.Logger
-	metrics   *metrics
+	metrics   *runnerMetrics
 
 	// What a tenure needs of the poller; tests of a runner bring their own.
 	to         stream // where its records go; nil before the first tenure
@@ -47,7 +48,7 @@ type runner struct {
 const probeStagger = 20 * time.Millisecond
 
 // newRunner makes a source of a checked configuration. close frees it.
-func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, error) {
+func newRunner(name string, c Source, log *slog.Logger, m *runnerMetrics) (*runner, error) {
 	c = c.withDefaults()
 	r := &runner{name: name, config: c, files: c.filesDigest(), upstreams: new(upstreams), metrics: m, complainTo: func(error) {}}
 	r.log = log.With("source", name)
@@ -116,7 +117,7 @@ func newRunner(name string, c Source, log *slog.Logger, m *metrics) (*runner, er
 			r.close()
 			return nil, fmt.Errorf("poll %s: %s: %w", topic, bad[0].key, bad[0].err)
 		}
-		if p.shape, bad = newShape(pc); len(bad) > 0 {
+		if p.shape, bad = pc.shape(); len(bad) > 0 {
 			r.close()
 			return nil, fmt.Errorf("poll %s: %s: %w", topic, bad[0].key, bad[0].err)
 		}
@@ -217,7 +218,7 @@ func (r *runner) restore(s session) (values int, guard uint64, err error) {
 			if breaker.Breaker != nil {
 				s.tenure.fence = max(s.tenure.fence, breaker.Breaker.Fence+1)
 			}
-			r.upstreams.restoreCircuits(polls, breaker)
+			r.restoreCircuits(polls, breaker)
 			if r.breakers.forget(breaker.Breaker); breaker.Breaker == nil {
 				r.streamAnew()
 			}
@@ -374,4 +375,47 @@ const removedMaxAge = 365 * 24 * time.Hour
 // it names hold the same.
 func (r *runner) sameAs(c Source) bool {
 	return reflect.DeepEqual(r.config, c.withDefaults()) && r.files == r.config.filesDigest()
+}
+
+// runPolls polls until stop ends, and then until what is under way is done; hard
+// ends that too.
+func (r *runner) runPolls(stop, hard context.Context, t *tenure) {
+	var w workers
+	var living, watching sync.WaitGroup
+	over := make(chan struct{})
+	for _, p := range r.polls {
+		living.Add(1)
+		p.begin(stop, hard, t, &w, living.Done)
+	}
+	watching.Go(func() {
+		for _, end := range []context.Context{stop, hard} {
+			select {
+			case <-end.Done():
+			case <-hard.Done():
+			case <-over:
+				return
+			}
+			for _, p := range r.polls {
+				w.do(p.advance)
+			}
+		}
+	})
+	living.Wait()
+	close(over)
+	watching.Wait()
+	w.wait()
+	for _, p := range r.polls {
+		p.calls.Wait()
+	}
+}
+
+// restoreCircuits gives the upstreams what the last owner of the source left.
+func (r *runner) restoreCircuits(polls map[string]remains, breaker bus.Message) {
+	var fresh []handedOver
+	for _, left := range polls {
+		if f := left.fresh; f != nil {
+			fresh = append(fresh, handedOver{left.circuits, f.Fence, f.CheckedAt})
+		}
+	}
+	r.upstreams.restore(fresh, breaker.Breaker, breaker.Circuits)
 }

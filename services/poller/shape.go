@@ -40,17 +40,24 @@ func (s *shape) keyed() bool { return s.each != nil }
 // idle says that answers pass as they are.
 func (s *shape) idle() bool { return s.choose == nil && s.advance == nil && s.each == nil }
 
-// newShape compiles a poll's expressions. Its errors name the key of the
+// shapeSpec is what makes a shape: expressions, where "" is none.
+type shapeSpec struct {
+	Select, Advance, Each, Key string
+	MaxKeys                    int
+	Limit                      time.Duration // for all expressions together
+}
+
+// newShape compiles the expressions. Its errors name the key of the
 // configuration.
-func newShape(p Poll) (*shape, []keyError) {
+func newShape(spec shapeSpec) (*shape, []keyError) {
 	var bad []keyError
-	s := &shape{maxKeys: p.MaxKeys, limit: p.jqLimit()}
+	s := &shape{maxKeys: spec.MaxKeys, limit: spec.Limit}
 	for _, e := range []struct {
 		name, text string
 		to         **expression
 	}{
-		{"select", p.Select, &s.choose}, {"each", p.Each, &s.each},
-		{"key", p.Key, &s.key}, {"mustAdvance.path", p.MustAdvance.Path, &s.advance},
+		{"select", spec.Select, &s.choose}, {"each", spec.Each, &s.each},
+		{"key", spec.Key, &s.key}, {"mustAdvance.path", spec.Advance, &s.advance},
 	} {
 		if e.text == "" {
 			continue

@@ -38,7 +38,7 @@ func TestShape(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.p.Interval = time.Second
-			s, bad := newShape(tt.p.withDefaults(Source{}))
+			s, bad := tt.p.withDefaults(Source{}).shape()
 			if len(bad) > 0 {
 				t.Fatal(bad)
 			}
@@ -58,7 +58,7 @@ func TestShape(t *testing.T) {
 			}
 		})
 	}
-	s, _ := newShape(Poll{Interval: time.Hour, Select: "def f: f; f"})
+	s, _ := Poll{Interval: time.Hour, Select: "def f: f; f"}.shape()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.apply(ctx, []byte("1")); err == nil {
@@ -150,7 +150,7 @@ func BenchmarkShape(b *testing.B) {
 	for i := range 100 {
 		fmt.Fprintf(&in, `,{"id":"k%d","v":%d}`, i, i)
 	}
-	s, _ := newShape(Poll{Interval: time.Second, Each: ".[]", Key: ".id", MaxKeys: 1000})
+	s, _ := Poll{Interval: time.Second, Each: ".[]", Key: ".id", MaxKeys: 1000}.shape()
 	raw := []byte("[" + in.String()[1:] + "]")
 	b.ReportAllocs()
 	for b.Loop() {

@@ -81,7 +81,7 @@ func shares(pollers ...*running) (all []int) {
 func moved(change string, pollers ...*running) (n int) {
 	for _, p := range pollers {
 		for _, r := range p.list() {
-			n += int(testutil.ToFloat64(p.metrics.leaseChanges.WithLabelValues(r.name, change)))
+			n += int(testutil.ToFloat64(p.metrics.runner.leaseChanges.WithLabelValues(r.name, change)))
 		}
 	}
 	return n
@@ -212,12 +212,24 @@ type shareSim struct {
 	named   int
 }
 
+// simSource is one of the sources, which are the same for all.
+type simSource struct{}
+
+func (simSource) Name() string     { return "s" }
+func (simSource) Lease() *lease    { return nil }
+func (simSource) Owned() bool      { return false }
+func (simSource) Since() time.Time { return time.Time{} }
+func (simSource) Give()            {}
+
 const simTTL = 10 * time.Second
 
 func (s *shareSim) join() {
 	s.named++
 	log := slog.New(slog.DiscardHandler)
-	c := newReplicas(nil, fmt.Sprint("p", s.named), "h", simTTL, log, func() []claimant { return nil })
+	c := newReplicas(groupOptions{
+		Owner: fmt.Sprint("p", s.named), Host: "h", TTL: simTTL, Log: log,
+		Claimants: func() []claimant { return slices.Repeat([]claimant{simSource{}}, s.n) },
+	})
 	s.pollers = append(s.pollers, c)
 }
 
@@ -264,7 +276,7 @@ func (s *shareSim) round() {
 		taken := false
 		for _, free := range []time.Duration{0, time.Second, simTTL} { // the longer it is free, the less choosy they are
 			for _, i := range s.rng.Perm(len(s.pollers)) {
-				if c := s.pollers[i]; !taken && c.claim(key, free, s.n) == 0 {
+				if c := s.pollers[i]; !taken && c.claim(key, free) == 0 {
 					c.got(key)
 					taken = true
 				}

@@ -173,7 +173,7 @@ func (r *runner) look(all bool) SourceStatus {
 	for _, p := range r.polls {
 		if st := p.look(); st != nil {
 			if all {
-				st.Attempts, st.Log = p.attempts.look(r.upstreams.list), p.lines.look()
+				st.Attempts, st.Log = p.attempts.look(r.upstreams.names()), p.lines.look()
 			}
 			s.Polls = append(s.Polls, *st)
 		}

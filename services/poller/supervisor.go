@@ -153,7 +153,7 @@ func (s *supervisor) session(ctx, held context.Context, t *tenure, to *publisher
 // got meanwhile: then it changes nothing. lost is why the lease was lost, or nil.
 func (s *supervisor) release(ctx context.Context, l *lease, t *tenure, lost, why error) {
 	if lost != nil {
-		s.metrics.leaseChanges.WithLabelValues(s.name, "lost").Inc()
+		s.metrics.runner.leaseChanges.WithLabelValues(s.name, "lost").Inc()
 		s.log.Warn("lease lost, polling stopped", "cause", lost)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
@@ -165,7 +165,7 @@ func (s *supervisor) release(ctx context.Context, l *lease, t *tenure, lost, why
 		if errors.Is(why, errGiven) {
 			change = "given"
 		}
-		s.metrics.leaseChanges.WithLabelValues(s.name, change).Inc()
+		s.metrics.runner.leaseChanges.WithLabelValues(s.name, change).Inc()
 		s.log.Info("lease released")
 	case lost == nil:
 		s.log.Warn("lease not released; it ends by itself", "error", err)

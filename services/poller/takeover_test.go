@@ -43,10 +43,7 @@ func TestTakeOverBetween(t *testing.T) {
 				first.stop()
 			}
 			nc, js, names := s.JetStream()
-			m, err := newMetrics(nil, new(state))
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := newRecordMetrics()
 			pub := &publisher{nc: nc, js: js, names: names, metrics: m, repair: func(context.Context) error { return nil }}
 			var guard uint64
 			late := func(topic string, slot time.Time) error {

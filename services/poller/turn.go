@@ -20,11 +20,7 @@ const handing = 2 * time.Second
 // tryInTurn asks for the lease once, unless it should be left to another poller
 // for a time, which it returns.
 func (l *lease) tryInTurn(ctx context.Context) (t *tenure, left time.Duration, err error) {
-	if l.crew == nil {
-		t, err = l.try(ctx)
-		return t, 0, err
-	}
-	wait := l.crew.claim(l.key, 0, l.sources())
+	wait := l.crew.claim(l.key, 0)
 	if wait > 0 {
 		free, err := l.free(ctx)
 		if !free || err != nil {
@@ -34,7 +30,7 @@ func (l *lease) tryInTurn(ctx context.Context) (t *tenure, left time.Duration, e
 		if l.freeSince.IsZero() {
 			l.freeSince = time.Now()
 		}
-		if wait = l.crew.claim(l.key, time.Since(l.freeSince), l.sources()); wait > 0 {
+		if wait = l.crew.claim(l.key, time.Since(l.freeSince)); wait > 0 {
 			return nil, wait - time.Since(l.freeSince), nil
 		}
 	}
@@ -72,7 +68,7 @@ func (l *lease) free(ctx context.Context) (bool, error) {
 // orphaned says that the lease's holder has gone without giving it back.
 func (l *lease) orphaned() bool {
 	h := l.holder.Load()
-	return l.crew != nil && h != nil && l.gave.Load() == nil && !l.crew.knows(h.Owner)
+	return h != nil && l.gave.Load() == nil && !l.crew.knows(h.Owner)
 }
 
 // reason says why the lease is free, if it is, and whether its last holder gave

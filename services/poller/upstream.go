@@ -176,3 +176,12 @@ func (all *upstreams) probeTurn(index, polls int) time.Duration {
 	}
 	return probeStagger
 }
+
+// names are those of the upstreams, in their order.
+func (all *upstreams) names() []string {
+	names := make([]string, 0, len(all.list))
+	for _, u := range all.list {
+		names = append(names, u.name)
+	}
+	return names
+}

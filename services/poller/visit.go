@@ -97,7 +97,7 @@ func (a *asker) read(ctx context.Context, t tickInfo, prev before) reading {
 	}
 	v.alone = hedge == nil
 
-	if f := v.compose(tick, moment{now: start, slot: t.slot, prev: prev.good.value}, up, leave); f != nil {
+	if f := v.compose(tick, moment{now: start, slot: t.slot, prev: prev.last.value}, up, leave); f != nil {
 		return v.close(r, start)
 	}
 	var pause *time.Timer

@@ -350,12 +350,12 @@ func (w *walking) one(position int64) found {
 		a.held = true
 		return a
 	}
-	var ask source.Call
-	if ask, a.failure = w.asker.ask(w.ctx, w.position, moment{now: now, slot: w.slot, position: position}, w.up); a.failure != nil {
+	var call source.Call
+	if call, a.failure = w.asker.ask(w.ctx, w.position, moment{now: now, slot: w.slot, position: position}, w.up); a.failure != nil {
 		return a
 	}
 	w.up.calls[positionCall].Inc()
-	got := w.attempt(w.ctx, w.up, ask, w.forgive)
+	got := w.attempt(w.ctx, w.up, call, w.forgive)
 	if a.failure, a.abandoned, a.starved = got.failure, got.abandoned, got.starved; a.failure != nil || a.abandoned {
 		return a
 	}
@@ -385,7 +385,7 @@ func (w *walking) shapePosition(a *found, raw json.RawMessage) error {
 			return nil
 		}
 	}
-	value, _, err := w.finish(raw, lastGood{})
+	value, _, err := w.finish(raw, earlier{})
 	if err != nil {
 		return err
 	}
