@@ -3,12 +3,14 @@
 package pollcast_test
 
 import (
+	"cmp"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,6 +54,62 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
+// rooms are the packages of the poller, and which of them each may import: an arrow
+// that is not here must not be.
+var rooms = map[string]string{
+	"clock":           "",
+	"jq":              "source",
+	"source":          "",
+	"breaker":         "clock",
+	"history":         "clock",
+	"lease":           "clock",
+	"config":          "breaker jq source source/drivers",
+	"record":          "clock history jq lease",
+	"ask":             "breaker clock config jq source",
+	"walk":            "ask breaker clock config jq record source",
+	"poll":            "ask breaker clock config history jq lease record walk",
+	"runner":          "ask breaker clock config history jq lease poll record source source/drivers walk",
+	".":               "ask breaker clock config history jq lease poll record runner",
+	"cmd/poller":      ".",
+	"pollertest":      "",
+	"clock/clocktest": "clock",
+}
+
+// The packages of the poller import each other in one direction only.
+func TestRooms(t *testing.T) {
+	seen := map[string]bool{}
+	for path, file := range goFiles(t, parser.ImportsOnly) {
+		room, ok := strings.CutPrefix(filepath.Dir(path), "services/poller")
+		if !ok || strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		room = cmp.Or(strings.TrimPrefix(room, "/"), ".")
+		if strings.HasPrefix(room, "source/") { // drivers and their tests
+			continue
+		}
+		may, known := rooms[room]
+		if !known {
+			t.Errorf("%s is in no room: say in rooms what %s may import", path, room)
+		}
+		seen[room] = true
+		for _, imp := range file.Imports {
+			name, err := strconv.Unquote(imp.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			other, ok := strings.CutPrefix(name, module+"services/poller")
+			if other = cmp.Or(strings.TrimPrefix(other, "/"), "."); ok && !slices.Contains(strings.Fields(may), other) {
+				t.Errorf("%s imports %s: %s may import only %q", path, other, room, may)
+			}
+		}
+	}
+	for room := range rooms {
+		if !seen[room] {
+			t.Errorf("there is no package %s", room)
+		}
+	}
+}
+
 // deps lists what a package links, without what its modules merely require.
 func deps(t *testing.T, pattern string) []string {
 	t.Helper()
@@ -78,16 +136,16 @@ func TestHystrixHasOnePlace(t *testing.T) {
 				continue
 			}
 			switch path {
-			case "services/poller/breaker.go":
+			case "services/poller/breaker/breaker.go":
 				seen = true
-			case "services/poller/breaker_test.go":
+			case "services/poller/breaker/breaker_test.go":
 			default:
-				t.Errorf("%s imports %s: only services/poller/breaker.go may", path, name)
+				t.Errorf("%s imports %s: only services/poller/breaker/breaker.go may", path, name)
 			}
 		}
 	}
 	if !seen {
-		t.Error("services/poller/breaker.go does not import hystrix-go: where did the breaker go?")
+		t.Error("services/poller/breaker/breaker.go does not import hystrix-go: where did the breaker go?")
 	}
 }
 

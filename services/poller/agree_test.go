@@ -12,6 +12,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // gated is an upstream that answers, fails, or waits for what it is to do.
@@ -150,9 +152,9 @@ func TestBreakerAgrees(t *testing.T) {
 			}
 			const interval = 2500 * time.Millisecond
 			w := watch(t, s)
-			p := run(t, Config{Sources: map[string]Source{"host": {
-				Driver: "http", Upstreams: urls, Breaker: Breaker{Failures: 1, OpenFor: interval},
-				Polls: map[string]Poll{"p": {Interval: interval, MaxAge: time.Hour}},
+			p := run(t, config.Config{Sources: map[string]config.Source{"host": {
+				Driver: "http", Upstreams: urls, Breaker: config.Breaker{Failures: 1, OpenFor: interval},
+				Polls: map[string]config.Poll{"p": {Interval: interval, MaxAge: time.Hour}},
 			}}}, s.Config())
 			want := func(step string, source event.State, circuits ...event.State) {
 				t.Helper()
@@ -171,7 +173,7 @@ func TestBreakerAgrees(t *testing.T) {
 					}
 					return wrong == ""
 				}
-				for limit := time.Now().Add(patience); !agree(); time.Sleep(5 * time.Millisecond) {
+				for limit := time.Now().Add(pollertest.Patience); !agree(); time.Sleep(5 * time.Millisecond) {
 					if time.Now().After(limit) {
 						t.Fatalf("%s: want the source %s, circuits %s%s", step, source, circuits, wrong)
 					}

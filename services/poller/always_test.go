@@ -10,6 +10,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // Where every reading is an event, none is said twice: neither one that is stored
@@ -26,17 +28,17 @@ func TestAlwaysOnce(t *testing.T) {
 			way := newLine(t, s)
 			u := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, `{"n":1}`) }))
 			t.Cleanup(u.Close)
-			p, topic := Poll{Interval: 2 * time.Second, Timeout: time.Second, MaxAge: 10 * time.Minute, Emit: emitAlways}, "s.p"
+			p, topic := config.Poll{Interval: 2 * time.Second, Timeout: time.Second, MaxAge: 10 * time.Minute, Emit: config.EmitAlways}, "s.p"
 			if c.keyed {
 				p.Each, p.Key, topic = "to_entries[]", ".key", "s.p.n"
 			}
 			w := watch(t, s)
 			b := s.Config()
 			b.URL = "nats://" + way.ln.Addr().String()
-			config := func() Config {
-				return Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"p": p}}}}
+			config := func() config.Config {
+				return config.Config{Sources: map[string]config.Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{"p": p}}}}
 			}
-			poller := runPrepared(t, config(), b, &logLines{}, func(p *Poller) { p.timeout = 200 * time.Millisecond })
+			poller := runPrepared(t, config(), b, &pollertest.LogLines{}, func(p *Poller) { p.timeout = 200 * time.Millisecond })
 			first := w.event()
 			w.fresh("confirmed", func(f *event.Freshness) bool { return !f.Stale })
 			later := func(than *event.Event) *event.Event {

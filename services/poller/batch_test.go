@@ -15,6 +15,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // Polls of one interval go out together, and a batch that fails is one failure
@@ -52,13 +54,13 @@ func TestBatchedPolls(t *testing.T) {
 	}))
 	t.Cleanup(u.Close)
 	const n = 10
-	polls := map[string]Poll{}
+	polls := map[string]config.Poll{}
 	for i := range n {
-		polls[fmt.Sprint("p", i)] = Poll{Interval: 200 * time.Millisecond, Method: fmt.Sprint("m", i)}
+		polls[fmt.Sprint("p", i)] = config.Poll{Interval: 200 * time.Millisecond, Method: fmt.Sprint("m", i)}
 	}
 	w := watch(t, s)
-	run(t, Config{Sources: map[string]Source{"s": {
-		Upstreams: []string{u.URL}, Batch: true, Breaker: Breaker{Failures: 5, OpenFor: time.Hour}, Polls: polls,
+	run(t, config.Config{Sources: map[string]config.Source{"s": {
+		Upstreams: []string{u.URL}, Batch: true, Breaker: config.Breaker{Failures: 5, OpenFor: time.Hour}, Polls: polls,
 	}}}, s.Config())
 	seen := map[string]bool{}
 	w.until("all values", func(m bus.Message) bool {
@@ -70,7 +72,7 @@ func TestBatchedPolls(t *testing.T) {
 		}
 		return len(seen) == n
 	})
-	eventually(t, "batches", func() bool { return batched.Load() > 10*n })
+	pollertest.Eventually(t, "batches", func() bool { return batched.Load() > 10*n })
 	broken.Store(true)
 	open := w.until("open", func(m bus.Message) bool { return m.Breaker != nil && m.Breaker.To == event.Open }).Breaker
 	if open.Failures != 5 || failed.Load() < 5 {

@@ -2,7 +2,9 @@
 
 package poller
 
-import "testing"
+import (
+	"testing"
+)
 
 // TestChaosFollow cuts the pollers of a walk off some fifty times, once where
 // positions have ids and the chain is reorganised, once where they have none.

@@ -11,40 +11,46 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
-	"github.com/pollcast/pollcast/pkg/config"
+	conf "github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 )
 
 func TestAccessMistakes(t *testing.T) {
-	secret := config.NewSecret("hunter22")
+	secret := conf.NewSecret("hunter22")
 	authority := sourcetest.NewAuthority(t, "test authority")
 	cert, key := authority.Now("client").Files()
 	oldCert, oldKey := authority.Issue(time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour), "client").Files()
 	for _, tt := range []struct {
-		change func(*Source)
+		change func(*config.Source)
 		want   string // "" means no mistake
 	}{
-		{func(s *Source) { s.Auth.Bearer = secret }, ""},
-		{func(s *Source) { s.Auth.Basic = Basic{"me", secret} }, ""},
-		{func(s *Source) { s.Auth = Auth{secret, Basic{"me", secret}} }, "sources.s.auth: bearer and basic both say who asks; keep one of them"},
-		{func(s *Source) {
-			s.Auth.Bearer, s.Headers = secret, map[string]config.Secret{"authorization": secret}
+		{func(s *config.Source) { s.Auth.Bearer = secret }, ""},
+		{func(s *config.Source) { s.Auth.Basic = config.Basic{Username: "me", Password: secret} }, ""},
+		{func(s *config.Source) {
+			s.Auth = config.Auth{Bearer: secret, Basic: config.Basic{Username: "me", Password: secret}}
+		}, "sources.s.auth: bearer and basic both say who asks; keep one of them"},
+		{func(s *config.Source) {
+			s.Auth.Bearer, s.Headers = secret, map[string]conf.Secret{"authorization": secret}
 		}, "sources.s.auth: headers has authorization as well"},
-		{func(s *Source) { s.Auth.Bearer = config.NewSecret("hunter22\n") }, "sources.s.auth.bearer: its value holds a control character"},
-		{func(s *Source) { s.Auth.Basic.Password = secret }, "sources.s.auth.basic.username: it is missing"},
-		{func(s *Source) { s.Auth.Basic = Basic{"me:you", secret} }, "sources.s.auth.basic.username: it holds a colon"},
-		{func(s *Source) { s.TLS = TLS{CA: authority.File(), Cert: cert, Key: key, ServerName: "a.example"} }, ""},
-		{func(s *Source) { s.Upstreams, s.TLS.CA = []string{"http://u/"}, cert }, "sources.s.tls: no upstream of the source is asked over TLS; write https://"},
-		{func(s *Source) { s.TLS.ServerName = "a.example:443" }, "sources.s.tls.serverName: it is no host name"},
-		{func(s *Source) { s.TLS.CA = "/nowhere/ca.pem" }, "sources.s.tls.ca: /nowhere/ca.pem: there is no such file"},
-		{func(s *Source) { s.TLS = TLS{Cert: oldCert, Key: oldKey} }, "sources.s.tls.cert: " + oldCert + ": the certificate expired on 20"},
-		{func(s *Source) { s.TLS = TLS{Cert: cert, Key: oldKey} }, "sources.s.tls.key: " + oldKey + ": it is not the key of " + cert},
+		{func(s *config.Source) { s.Auth.Bearer = conf.NewSecret("hunter22\n") }, "sources.s.auth.bearer: its value holds a control character"},
+		{func(s *config.Source) { s.Auth.Basic.Password = secret }, "sources.s.auth.basic.username: it is missing"},
+		{func(s *config.Source) { s.Auth.Basic = config.Basic{Username: "me:you", Password: secret} }, "sources.s.auth.basic.username: it holds a colon"},
+		{func(s *config.Source) {
+			s.TLS = config.TLS{CA: authority.File(), Cert: cert, Key: key, ServerName: "a.example"}
+		}, ""},
+		{func(s *config.Source) { s.Upstreams, s.TLS.CA = []string{"http://u/"}, cert }, "sources.s.tls: no upstream of the source is asked over TLS; write https://"},
+		{func(s *config.Source) { s.TLS.ServerName = "a.example:443" }, "sources.s.tls.serverName: it is no host name"},
+		{func(s *config.Source) { s.TLS.CA = "/nowhere/ca.pem" }, "sources.s.tls.ca: /nowhere/ca.pem: there is no such file"},
+		{func(s *config.Source) { s.TLS = config.TLS{Cert: oldCert, Key: oldKey} }, "sources.s.tls.cert: " + oldCert + ": the certificate expired on 20"},
+		{func(s *config.Source) { s.TLS = config.TLS{Cert: cert, Key: oldKey} }, "sources.s.tls.key: " + oldKey + ": it is not the key of " + cert},
 	} {
-		s := Source{Upstreams: []string{"https://u/"}, Polls: map[string]Poll{"p": {Method: "m"}}}
+		s := config.Source{Upstreams: []string{"https://u/"}, Polls: map[string]config.Poll{"p": {Method: "m"}}}
 		tt.change(&s)
-		c := Config{Sources: map[string]Source{"s": s}}
-		switch err := c.err(); {
+		c := config.Config{Sources: map[string]config.Source{"s": s}}
+		switch err := c.Err(); {
 		case tt.want == "" && err != nil:
 			t.Errorf("unexpected: %v", err)
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
@@ -60,11 +66,11 @@ func TestCredentials(t *testing.T) {
 	const secret = "hunter22-sesame"
 	basic := base64.StdEncoding.EncodeToString([]byte("me:" + secret))
 	for _, tt := range []struct {
-		auth Auth
+		auth config.Auth
 		want string
 	}{
-		{Auth{Bearer: config.NewSecret(secret)}, "Bearer " + secret},
-		{Auth{Basic: Basic{"me", config.NewSecret(secret)}}, "Basic " + basic},
+		{config.Auth{Bearer: conf.NewSecret(secret)}, "Bearer " + secret},
+		{config.Auth{Basic: config.Basic{Username: "me", Password: conf.NewSecret(secret)}}, "Basic " + basic},
 	} {
 		s := bustest.Start(t)
 		// It lets nobody in who says the wrong thing, and repeats it.
@@ -77,9 +83,9 @@ func TestCredentials(t *testing.T) {
 		}))
 		t.Cleanup(u.Close)
 		w := watch(t, s)
-		p := run(t, Config{Sources: map[string]Source{"api": {
+		p := run(t, config.Config{Sources: map[string]config.Source{"api": {
 			Driver: "http", Upstreams: []string{u.URL}, Auth: tt.auth,
-			Polls: map[string]Poll{"open": {Interval: 100 * time.Millisecond, Path: "open"}, "shut": {Interval: 100 * time.Millisecond, Path: "shut"}},
+			Polls: map[string]config.Poll{"open": {Interval: 100 * time.Millisecond, Path: "open"}, "shut": {Interval: 100 * time.Millisecond, Path: "shut"}},
 		}}}, s.Config())
 		w.until("the value", func(m bus.Message) bool { return m.Event != nil && string(m.Event.Data) == "true" })
 		f := w.fresh("stale", func(f *event.Freshness) bool { return f.Poll == "api.shut" && f.Stale })
@@ -99,7 +105,7 @@ func TestCredentials(t *testing.T) {
 func dump(w *watcher) string {
 	var b strings.Builder
 	for _, m := range w.seen {
-		b.WriteString(show(m))
+		b.WriteString(pollertest.Show(m))
 	}
 	return b.String()
 }
@@ -111,9 +117,9 @@ func TestCertificateExpires(t *testing.T) {
 	u := sourcetest.NewSecureServer(t, authority.Now("127.0.0.1"), nil)
 	s := bustest.Start(t)
 	w := watch(t, s)
-	run(t, Config{Sources: map[string]Source{"api": {
-		Upstreams: []string{u.URL}, TLS: TLS{CA: authority.File()}, Breaker: Breaker{Failures: 100},
-		Polls: map[string]Poll{"p": {Interval: 100 * time.Millisecond, Method: "m"}},
+	run(t, config.Config{Sources: map[string]config.Source{"api": {
+		Upstreams: []string{u.URL}, TLS: config.TLS{CA: authority.File()}, Breaker: config.Breaker{Failures: 100},
+		Polls: map[string]config.Poll{"p": {Interval: 100 * time.Millisecond, Method: "m"}},
 	}}}, s.Config())
 	good := w.event()
 	until := time.Now().Add(-time.Minute)

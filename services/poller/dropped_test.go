@@ -11,6 +11,8 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // A stream that is full drops the values that do not change. They are stored
@@ -34,7 +36,7 @@ func TestDroppedValues(t *testing.T) {
 				}
 			}))
 			t.Cleanup(u.Close)
-			settings := Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{
+			settings := config.Config{Sources: map[string]config.Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{
 				"quiet": {Interval: 100 * time.Millisecond, Path: "/quiet"}, "loud": {Interval: 100 * time.Millisecond, Path: "/loud"},
 				"keys": {Interval: 100 * time.Millisecond, Path: "/keys", Each: "to_entries[]", Key: ".key"},
 			}}}}
@@ -43,7 +45,7 @@ func TestDroppedValues(t *testing.T) {
 			nc, _, names := s.JetStreamOf(b)
 			w := watchOn(t, nc, names)
 			prepare := func(p *Poller) { p.lookEvery = time.Millisecond }
-			p := runPrepared(t, settings, b, &logLines{}, prepare)
+			p := runPrepared(t, settings, b, &pollertest.LogLines{}, prepare)
 			topics := []string{"s.quiet", "s.keys.a", "s.keys.b"}
 			seen := map[string]bool{}
 			w.until("all values", func(m bus.Message) bool {
@@ -54,7 +56,7 @@ func TestDroppedValues(t *testing.T) {
 			})
 			if restart {
 				p.stop()
-				p = runPrepared(t, settings, b, &logLines{}, prepare)
+				p = runPrepared(t, settings, b, &pollertest.LogLines{}, prepare)
 			}
 			loud.Store(true)
 			again := map[string]uint64{}
@@ -66,8 +68,8 @@ func TestDroppedValues(t *testing.T) {
 			})
 			loud.Store(false)
 			for _, topic := range topics {
-				eventually(t, topic+" is in the stream", func() bool {
-					m, err := p.pub.last(t.Context(), names.In(topic))
+				pollertest.Eventually(t, topic+" is in the stream", func() bool {
+					m, err := p.pub.Last(t.Context(), names.In(topic))
 					return err == nil && m.Event != nil && m.Event.Version == 2
 				})
 			}
@@ -75,22 +77,6 @@ func TestDroppedValues(t *testing.T) {
 				t.Error("the log does not say it")
 			}
 		})
-	}
-}
-
-// What lies at the stream's first message or after it is held.
-func TestDrop(t *testing.T) {
-	h := held{has: true, seq: 5}
-	for _, tt := range []struct {
-		first uint64
-		want  bool
-	}{{1, false}, {5, false}, {6, true}, {7, false}} {
-		if have := h.drop(tt.first); have != tt.want {
-			t.Errorf("dropped before %d: %v", tt.first, have)
-		}
-	}
-	if h = (held{has: true}); h.drop(100) {
-		t.Error("an event at a place that is not known is dropped")
 	}
 }
 
@@ -105,15 +91,15 @@ func TestDroppedPlace(t *testing.T) {
 	}))
 	t.Cleanup(u.Close)
 	settings := c.follow(100*time.Millisecond, ids)
-	settings.Sources["loud"] = Source{Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"a": {Interval: 100 * time.Millisecond}}}
+	settings.Sources["loud"] = config.Source{Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{"a": {Interval: 100 * time.Millisecond}}}
 	b := s.Config()
 	b.MaxBytes = 1 << 20
 	nc, _, names := s.JetStreamOf(b)
 	w, l := watchOnly(t, nc, names, names.Live("eth.>")), newLedger(t)
 	p := run(t, settings, b)
 	w.reaches(l, c)
-	eventually(t, "the last position is dropped", func() bool {
-		m, err := p.pub.last(t.Context(), names.In("eth.blocks"))
+	pollertest.Eventually(t, "the last position is dropped", func() bool {
+		m, err := p.pub.Last(t.Context(), names.In("eth.blocks"))
 		return err == nil && m.Event == nil
 	})
 	p.stop()

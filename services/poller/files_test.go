@@ -17,6 +17,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
+	"github.com/pollcast/pollcast/services/poller/config"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -67,16 +68,16 @@ func TestReloadNoticesFiles(t *testing.T) {
 		return data
 	}
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
-	c := Config{Sources: map[string]Source{
+	c := config.Config{Sources: map[string]config.Source{
 		"described": {
 			Driver: "grpc", Upstreams: []string{"grpc://" + ln.Addr().String()}, Descriptors: write("health.binpb", set("status")),
-			Polls: map[string]Poll{"p": {Interval: 100 * time.Millisecond, Method: "grpc.health.v1.Health/Check"}},
+			Polls: map[string]config.Poll{"p": {Interval: 100 * time.Millisecond, Method: "grpc.health.v1.Health/Check"}},
 		},
 		"secure": {
-			Driver: "http", Upstreams: []string{web.URL}, TLS: TLS{CA: write("ca.pem", append([]byte("one\n"), ca...))},
-			Polls: map[string]Poll{"p": {Interval: 100 * time.Millisecond, Path: "/"}},
+			Driver: "http", Upstreams: []string{web.URL}, TLS: config.TLS{CA: write("ca.pem", append([]byte("one\n"), ca...))},
+			Polls: map[string]config.Poll{"p": {Interval: 100 * time.Millisecond, Path: "/"}},
 		},
-		"plain": {Upstreams: []string{newRPC(t).URL}, Polls: map[string]Poll{"p": {Interval: 100 * time.Millisecond, Method: "m"}}},
+		"plain": {Upstreams: []string{newRPC(t).URL}, Polls: map[string]config.Poll{"p": {Interval: 100 * time.Millisecond, Method: "m"}}},
 	}}
 	s := bustest.Start(t)
 	w := watch(t, s)

@@ -13,6 +13,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // fromStream reads a topic's events back, as the stream holds them.
@@ -54,7 +56,7 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 	s, c := bustest.Start(t), newChain(t, 300)
 	b := s.Config()
 	b.LeaseTime, b.History = 500*time.Millisecond, 100_000
-	f := Follow{Start: "0", MaxPerTick: 100}
+	f := config.Follow{Start: "0", MaxPerTick: 100}
 	if parents {
 		f.ID, f.Parent = ids.ID, ids.Parent
 	}
@@ -63,7 +65,7 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 	kills, turns := 0, 0
 	var ending sync.WaitGroup
 	restarts := 0
-	for limit := time.Now().Add(patience + time.Duration(atLeast)*2*time.Second); kills < atLeast && time.Now().Before(limit); {
+	for limit := time.Now().Add(pollertest.Patience + time.Duration(atLeast)*2*time.Second); kills < atLeast && time.Now().Before(limit); {
 		time.Sleep(time.Duration(dice.IntN(200)) * time.Millisecond)
 		c.grow(dice.IntN(10))
 		i := slices.IndexFunc(pollers, func(p *running) bool { return p.sources[0].Owned() })
@@ -94,7 +96,7 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 			}
 		}
 	}()
-	eventually(t, "the walk is at the head", func() bool {
+	pollertest.Eventually(t, "the walk is at the head", func() bool {
 		for _, p := range pollers {
 			if st := p.Status().Sources[0]; st.Owned && len(st.Polls) == 1 && st.Polls[0].Position != nil && *st.Polls[0].Position == int64(want) && !st.Polls[0].Stale {
 				return true

@@ -16,6 +16,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
 )
 
 // chain is a node of a block chain, over JSON-RPC. Block n of fork f is f·n.
@@ -157,15 +158,15 @@ func (c *chain) answer(r *http.Request, call chainCall) (string, int) {
 }
 
 // follow configures a poll that walks the chain.
-func (c *chain) follow(interval time.Duration, f Follow) Config {
+func (c *chain) follow(interval time.Duration, f config.Follow) config.Config {
 	f.Head.Method, f.Head.Select = "head", "fromhex"
-	return Config{Sources: map[string]Source{"eth": {
-		Upstreams: []string{c.URL}, Breaker: Breaker{Failures: 5, OpenFor: time.Second},
-		Polls: map[string]Poll{"blocks": {Interval: interval, Method: "block", Params: []any{"{{ $position | hex }}"}, Follow: &f}},
+	return config.Config{Sources: map[string]config.Source{"eth": {
+		Upstreams: []string{c.URL}, Breaker: config.Breaker{Failures: 5, OpenFor: time.Second},
+		Polls: map[string]config.Poll{"blocks": {Interval: interval, Method: "block", Params: []any{"{{ $position | hex }}"}, Follow: &f}},
 	}}}
 }
 
-var ids = Follow{ID: ".hash", Parent: ".parentHash", Start: "0"}
+var ids = config.Follow{ID: ".hash", Parent: ".parentHash", Start: "0"}
 
 // ledger is what a reader makes of the events: the chain as told, and whether
 // it was told without a hole and without a repetition.
@@ -406,7 +407,7 @@ func TestFollowReorganisedDeep(t *testing.T) {
 func TestFollowShrunk(t *testing.T) {
 	s, c := bustest.Start(t), newChain(t, 20)
 	w, l := watch(t, s), newLedger(t)
-	run(t, c.follow(100*time.Millisecond, Follow{Start: "latest"}), s.Config())
+	run(t, c.follow(100*time.Millisecond, config.Follow{Start: "latest"}), s.Config())
 	w.reaches(l, c)
 	if len(l.hashes) != 1 || l.position != 19 {
 		t.Errorf("began with %v", l.hashes)

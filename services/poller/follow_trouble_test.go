@@ -10,6 +10,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // While NATS is away the walk waits, and goes on where the stream is.
@@ -26,10 +28,10 @@ func TestFollowWithoutNATS(t *testing.T) {
 		}
 		return -1
 	}
-	eventually(t, "at the head", func() bool { return position() == 9 })
+	pollertest.Eventually(t, "at the head", func() bool { return position() == 9 })
 	s.Stop()
 	c.grow(200)
-	eventually(t, "something is found and not stored", func() bool { return len(c.counts()) > 10 })
+	pollertest.Eventually(t, "something is found and not stored", func() bool { return len(c.counts()) > 10 })
 	time.Sleep(500 * time.Millisecond)
 	if n := len(c.counts()); n > 15 {
 		t.Errorf("%d positions were asked for while 10 are stored and 5 may wait", n)
@@ -38,7 +40,7 @@ func TestFollowWithoutNATS(t *testing.T) {
 		t.Errorf("status does not say that something waits: %+v", st)
 	}
 	s.Restart()
-	eventually(t, "at the head again", func() bool { return position() == int64(c.head()) })
+	pollertest.Eventually(t, "at the head again", func() bool { return position() == int64(c.head()) })
 	p.stop()
 	l := newLedger(t)
 	for _, e := range fromStream(t, s, "eth.blocks") {
@@ -142,13 +144,13 @@ func TestFollowSlowUpstream(t *testing.T) {
 func TestFollowReload(t *testing.T) {
 	s, c := bustest.Start(t), newChain(t, 10)
 	w, l := watch(t, s), newLedger(t)
-	without := c.follow(100*time.Millisecond, Follow{Start: "0"})
+	without := c.follow(100*time.Millisecond, config.Follow{Start: "0"})
 	p := run(t, without, s.Config())
 	w.reaches(l, c)
 	if _, err := p.Reload(t.Context(), c.follow(100*time.Millisecond, ids)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "reloaded", func() bool { return strings.Contains(p.log.String(), "polling goes on as configured now") })
+	pollertest.Eventually(t, "reloaded", func() bool { return strings.Contains(p.log.String(), "polling goes on as configured now") })
 	c.grow(2)
 	w.reaches(l, c)
 	c.reorg(3, 1)
@@ -172,23 +174,23 @@ func TestFollowReload(t *testing.T) {
 
 // What a walk asks of an upstream is held against its quota.
 func TestFollowQuota(t *testing.T) {
-	cfg := func(most int) Config {
-		c := Config{Sources: map[string]Source{"s": {Upstreams: []string{"http://u/"}, MaxCallsPerMinute: most, Polls: map[string]Poll{
-			"p": {Interval: 2 * time.Second, Method: "m", Params: []any{"{{ $position }}"}, Follow: &Follow{Head: Head{Method: "h"}, MaxPerTick: 20}},
+	cfg := func(most int) config.Config {
+		c := config.Config{Sources: map[string]config.Source{"s": {Upstreams: []string{"http://u/"}, MaxCallsPerMinute: most, Polls: map[string]config.Poll{
+			"p": {Interval: 2 * time.Second, Method: "m", Params: []any{"{{ $position }}"}, Follow: &config.Follow{Head: config.Head{Method: "h"}, MaxPerTick: 20}},
 		}}}}
 		return c
 	}
 	c := cfg(630)
-	if err := c.err(); err != nil {
+	if err := c.Err(); err != nil {
 		t.Error(err)
 	}
 	c = cfg(300)
 	want := "sources.s.maxCallsPerMinute: 300 are fewer than the polls may need in a minute, which is 630; use 630 or more, or follow.maxPerTick of 9 or less, or an interval of 4.29s or more"
-	if err := c.err(); err == nil || !strings.Contains(err.Error(), want) {
+	if err := c.Err(); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("have %v\nwant %s", err, want)
 	}
 	c = cfg(3)
-	if err := c.err(); err == nil || !strings.Contains(err.Error(), "cannot do with less than 21") {
+	if err := c.Err(); err == nil || !strings.Contains(err.Error(), "cannot do with less than 21") {
 		t.Errorf("have %v", err)
 	}
 
@@ -196,7 +198,7 @@ func TestFollowQuota(t *testing.T) {
 	s, chain := bustest.Start(t), newChain(t, 100)
 	w, l := watch(t, s), newLedger(t)
 	p := run(t, chain.follow(100*time.Millisecond, ids), s.Config())
-	p.sources[0].runner.Load().upstreams.list[0].quota.bound(30)
+	p.sources[0].runner.Load().Upstreams.List[0].Quota.SetLimit(30)
 	f := w.tells(l, "the quota is used up", func(f *event.Freshness) bool { return f.Stale && strings.Contains(f.Detail, "maxCallsPerMinute") })
 	if f.Breaker != event.Closed || f.ConsecutiveFailures != 0 && f.Reason != event.UpstreamError {
 		t.Errorf("freshness %+v", f)
@@ -204,7 +206,7 @@ func TestFollowQuota(t *testing.T) {
 	if n := len(chain.counts()); n > 30 {
 		t.Errorf("%d positions asked for with a quota of 30 calls", n)
 	}
-	p.sources[0].runner.Load().upstreams.list[0].quota.bound(0)
+	p.sources[0].runner.Load().Upstreams.List[0].Quota.SetLimit(0)
 	w.reaches(l, chain)
 	l.wantChain(fmt.Sprint("with ", f.Detail), chain, 0)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // A stream that takes nothing, because it is full or sealed, or its server has
@@ -37,7 +38,7 @@ func TestStreamFull(t *testing.T) {
 			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other"}}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the storage is full", func() bool {
+			pollertest.Eventually(t, "the storage is full", func() bool {
 				_, err := js.Publish(t.Context(), "other", make([]byte, storage/64))
 				_, refused := errors.AsType[*jetstream.APIError](err)
 				return refused
@@ -71,11 +72,11 @@ func TestStreamFull(t *testing.T) {
 			const changes = 3
 			for range changes {
 				u.change()
-				eventually(t, "polling goes on", func() bool { return u.count() >= calls+c.polls })
+				pollertest.Eventually(t, "polling goes on", func() bool { return u.count() >= calls+c.polls })
 				calls = u.count()
 			}
-			eventually(t, "status says that values wait", func() bool { return p.Status().Sources[0].Polls[0].Unpublished })
-			eventually(t, "the metric counts", func() bool {
+			pollertest.Eventually(t, "status says that values wait", func() bool { return p.Status().Sources[0].Polls[0].Unpublished })
+			pollertest.Eventually(t, "the metric counts", func() bool {
 				return !strings.Contains(gather(t, p.reg), `pollcast_poller_publish_errors_total{kind="event"} 0`)
 			})
 			if n := strings.Count(p.log.String(), "NATS does not take records"); n != 1 || !strings.Contains(p.log.String(), c.log) {
@@ -90,10 +91,10 @@ func TestStreamFull(t *testing.T) {
 			w.fresh("confirmed", func(f *event.Freshness) bool { return !f.Stale && f.AsOf.After(e.AsOf) && f.Fence == last.Fence })
 			for _, m := range w.seen[before:] {
 				if m.Event != nil && m.Event.Version != e.Version {
-					t.Errorf("another event: %s", show(m))
+					t.Errorf("another event: %s", pollertest.Show(m))
 				}
 			}
-			eventually(t, "nothing waits", func() bool { return !p.Status().Sources[0].Polls[0].Unpublished })
+			pollertest.Eventually(t, "nothing waits", func() bool { return !p.Status().Sources[0].Polls[0].Unpublished })
 		})
 	}
 }

@@ -1,20 +1,18 @@
 package poller
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/history"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // A Retry-After that opened no circuit holds for the next owner, too, also when
@@ -53,7 +51,7 @@ func TestRestartKeepsRetryAfter(t *testing.T) {
 			first.stop()
 			n := calls.Load()
 			next := run(t, c, s.Config())
-			eventually(t, "five ticks", func() bool {
+			pollertest.Eventually(t, "five ticks", func() bool {
 				st := next.Status().Sources[0].Polls
 				return len(st) == 1 && (second && good.count() >= 6 || st[0].Skipped >= 5)
 			})
@@ -76,107 +74,13 @@ func TestRestartKeepsQuota(t *testing.T) {
 	c.Sources["host"] = src
 	for range most + 2 {
 		p := run(t, c, s.Config()) // which asks at once
-		eventually(t, "it asks, or may not", func() bool {
+		pollertest.Eventually(t, "it asks, or may not", func() bool {
 			st := p.Status().Sources[0].Polls
-			return len(st) == 1 && (st[0].LastOutcome == outcomeOK && !st[0].Unpublished || st[0].Skipped > 0)
+			return len(st) == 1 && (st[0].LastOutcome == history.OutcomeOK && !st[0].Unpublished || st[0].Skipped > 0)
 		})
 		p.stop()
 	}
 	if n := u.count(); n != most {
 		t.Errorf("%d calls, want %d", n, most)
 	}
-}
-
-// A quota that learns what another owner has spent, second by second, lets as
-// much through as if it had spent it itself, a second later at most.
-func TestQuotaLearns(t *testing.T) {
-	now := time.Now()
-	first := &quota{most: 60}
-	for i := range 30 { // one a second, then ten at once
-		first.take(now.Add(time.Duration(i) * time.Second))
-	}
-	at := now.Add(29*time.Second + 500*time.Millisecond)
-	for range 10 {
-		first.take(at)
-	}
-	told := first.spent(at)
-	if want := append([]int{11}, slices.Repeat([]int{1}, 29)...); !slices.Equal(told, want) {
-		t.Fatalf("spent %v, want %v", told, want)
-	}
-	for _, next := range []*quota{{most: 60}, first} {
-		later := at.Add(2200 * time.Millisecond)
-		next.learn(later, 2200*time.Millisecond, told)
-		var got []int
-		for i := range 62 {
-			n := 0
-			for next.take(later.Add(time.Duration(i) * time.Second)) {
-				n++
-			}
-			got = append(got, n)
-		}
-		sum, start := 0, got[0]
-		for _, n := range got[:28] {
-			sum += n
-		}
-		if start != 20 || sum > 22 {
-			t.Errorf("lets %v through", got)
-		}
-	}
-	if have := (&quota{}).spent(now); have != nil {
-		t.Errorf("spent without a bound: %v", have)
-	}
-}
-
-// The last word on a poll that was taken out tells nothing of the upstreams, and
-// is no word that nothing was asked.
-func TestRemovedPollKeepsQuota(t *testing.T) {
-	s := newStage(t, Source{MaxCallsPerMinute: 30, Polls: map[string]Poll{"a": {Interval: 10 * time.Second, Method: "a"}}},
-		func(context.Context, string, string) (string, error) { return `1`, nil })
-	now := time.Now()
-	u := s.r.upstreams.list[0]
-	s.r.restoreCircuits(map[string]remains{
-		"a": {
-			fresh:    &event.Freshness{Fence: 7, CheckedAt: now.Add(-2 * time.Second)},
-			circuits: []event.Circuit{{Upstream: u.name, Calls: []int{4, 5}}},
-		},
-		"b": {
-			fresh:    &event.Freshness{Fence: 6, CheckedAt: now},
-			circuits: []event.Circuit{{Upstream: u.name, Calls: []int{20}}},
-		},
-		"removed": {fresh: &event.Freshness{Fence: 7, CheckedAt: now.Add(-time.Second), Stale: true, Detail: removedDetail}},
-	}, bus.Message{})
-	spent := 0
-	for _, n := range u.quota.spent(now) {
-		spent += n
-	}
-	if spent != 9 {
-		t.Errorf("%d calls are known, want 9", spent)
-	}
-}
-
-// That an upstream failed is told in the same tick, also when another one
-// answered and there is nothing else to say.
-func TestFailOverIsTold(t *testing.T) {
-	c := slowSource("http://one", "http://two")
-	c.Polls["a"] = Poll{Interval: 10 * time.Second, MaxAge: time.Hour, Method: "a", Select: "1"}
-	up := &script{}
-	s := newStage(t, c, up.answer)
-	var told []event.Circuit
-	s.onPut = func(j job) { told = j.circuits }
-	synctest.Test(t, func(t *testing.T) {
-		s.T = t
-		s.start()
-		defer s.end()
-		time.Sleep(time.Second)
-		for want := range 4 {
-			s.mu.Lock()
-			have := slices.Clone(told)
-			s.mu.Unlock()
-			if want == 0 && len(have) > 0 || want > 0 && (len(have) != 1 || have[0].Failures != want) {
-				t.Errorf("after %d failures: %+v", want, have)
-			}
-			up.set("http://one", fails)
-			s.wantTick("fail-over", "one+0s two+0s")
-		}
-	})
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // All circuits of a source survive its poller, not only the one that changed
@@ -43,7 +45,7 @@ func TestRestartKeepsAllCircuits(t *testing.T) {
 		return !f.Stale && f.Breaker == event.Closed && f.AsOf.After(f.CheckedAt.Add(-time.Second))
 	})
 	n := ups[2].count()
-	eventually(t, "more ticks", func() bool { return ups[2].count() > n+3 })
+	pollertest.Eventually(t, "more ticks", func() bool { return ups[2].count() > n+3 })
 	for i, u := range ups[:2] {
 		if have := u.count() - calls[i]; have != 0 {
 			t.Errorf("upstream %d was asked %d times though its circuit was open", i, have)
@@ -71,7 +73,7 @@ func TestRestartKeepsStreak(t *testing.T) {
 	t.Cleanup(srv.Close)
 	c := oneSource(srv.URL, 300*time.Millisecond, time.Hour)
 	src := c.Sources["host"]
-	src.Driver, src.Polls = "http", map[string]Poll{"p": {Path: "x", Interval: 300 * time.Millisecond}}
+	src.Driver, src.Polls = "http", map[string]config.Poll{"p": {Path: "x", Interval: 300 * time.Millisecond}}
 	c.Sources["host"] = src
 	w := watch(t, s)
 	first := run(t, c, s.Config())
@@ -112,9 +114,9 @@ func TestRestartKeepsEndOfStreak(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	set := func(path string, f bool) { mu.Lock(); failing[path] = f; mu.Unlock() }
-	c := Config{Sources: map[string]Source{"host": {
-		Driver: "http", Upstreams: []string{srv.URL}, Breaker: Breaker{Failures: 3, OpenFor: time.Hour},
-		Polls: map[string]Poll{
+	c := config.Config{Sources: map[string]config.Source{"host": {
+		Driver: "http", Upstreams: []string{srv.URL}, Breaker: config.Breaker{Failures: 3, OpenFor: time.Hour},
+		Polls: map[string]config.Poll{
 			"often": {Path: "often", Interval: 400 * time.Millisecond, MaxAge: time.Hour},
 			"once":  {Path: "once", Interval: time.Hour},
 		},
@@ -136,36 +138,8 @@ func TestRestartKeepsEndOfStreak(t *testing.T) {
 	first.stop()
 	set("/once", false)
 	second := run(t, c, s.Config())
-	eventually(t, "the second owns it", func() bool { return second.sources[0].Owned() })
+	pollertest.Eventually(t, "the second owns it", func() bool { return second.sources[0].Owned() })
 	if have := second.Status().Sources[0].Upstreams[0]; have.Failures != 0 || have.State != event.Closed {
 		t.Errorf("after the restart: %+v", have)
 	}
-}
-
-// What was told last counts, whatever order it is read in.
-func TestCircuitAdopt(t *testing.T) {
-	b := newBench(t, Rule{Failures: 5, OpenFor: time.Minute})
-	now := time.Now()
-	closed := func(n int, ago time.Duration) event.Circuit {
-		return event.Circuit{Upstream: "http://x", State: event.Closed, Failures: n, Cause: "HTTP 500", At: now.Add(-ago), Changes: 1}
-	}
-	b.c.adopt(closed(3, time.Hour), time.Time{})
-	if s := b.c.look(); s.streak != 3 || s.cause != "HTTP 500" {
-		t.Errorf("after a streak: %+v", s)
-	}
-	b.c.adopt(closed(1, 2*time.Hour), time.Time{})
-	other := closed(2, time.Minute)
-	other.Upstream = "http://y"
-	b.c.adopt(other, time.Time{})
-	if s := b.c.look(); s.streak != 3 {
-		t.Errorf("after what is older, and of another: %+v", s)
-	}
-	b.c.adopt(closed(9, time.Minute), time.Time{}) // of a configuration with failures: 10
-	b.wantState("more than enough", event.Closed, 0)
-	b.poll(failure)
-	b.wantState("one more", event.Open, 1)
-	late := closed(0, 0)
-	late.At = time.Now().Add(time.Second)
-	b.c.adopt(late, time.Time{})
-	b.wantState("closed by another owner", event.Closed, 1)
 }

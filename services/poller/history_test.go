@@ -3,88 +3,18 @@ package poller
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/jq"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
-
-func TestAttempts(t *testing.T) {
-	var a attempts
-	ups := []string{"http://one", "http://two"}
-	start := time.Now()
-	if have := a.look(ups); have == nil || len(have) != 0 {
-		t.Errorf("of a new poll: %v", have)
-	}
-	for i := range 60 {
-		a.add(outcomeOK, start.Add(time.Duration(i)*time.Second), 1500*time.Microsecond, i%2)
-	}
-	for i := range 1000 { // they do not push out what opened the breaker
-		a.add(string(event.BreakerOpen), start.Add(time.Duration(60+i)*time.Second), 0, -1)
-	}
-	a.add(string(event.Timeout), start.Add(time.Hour), time.Second, 0)
-	have := a.look(ups)
-	if len(have) != keptAttempts {
-		t.Fatalf("%d attempts, want %d", len(have), keptAttempts)
-	}
-	if f := have[0]; f.Outcome != "timeout" || f.TookMs != 1000 || f.Upstream != "http://one" || !f.At.Equal(stamp(start.Add(time.Hour))) {
-		t.Errorf("newest: %+v", f)
-	}
-	if f := have[1]; f.Outcome != "breaker_open" || f.Times != 1000 || f.Upstream != "" || !f.At.Equal(stamp(start.Add(time.Minute))) {
-		t.Errorf("held back: %+v", f)
-	}
-	if f := have[2]; f.Outcome != "ok" || f.TookMs != 1.5 || f.Upstream != "http://two" || f.Times != 0 {
-		t.Errorf("before: %+v", f)
-	}
-	var next attempts // of a configuration in which the upstreams changed places
-	next.inherit(&a, func(i int8) int8 { return []int8{1, -1}[max(i, 0)] })
-	if f := next.look([]string{ups[1], ups[0]})[0]; f.Upstream != "http://one" {
-		t.Errorf("inherited: %+v", f)
-	}
-	// 5,000 polls need a few megabytes.
-	if size := unsafe.Sizeof(a); size > 1300 {
-		t.Errorf("%d bytes for each poll", size)
-	}
-}
-
-func TestLines(t *testing.T) {
-	var all logLines
-	kept := &lines{most: 3}
-	log := remember(slog.New(slog.NewTextHandler(&all, &slog.HandlerOptions{Level: slog.LevelWarn})).With("poll", "a.b"), kept)
-	log.Debug("not at all")
-	for i := range 5 {
-		log.Info("line", "i", i)
-	}
-	log.With("reason", "timeout").Warn(strings.Repeat("ü", lineBytes))
-	have := kept.look()
-	if len(have) != 3 || !strings.Contains(have[0], "msg=line i=3") || !strings.Contains(have[1], "i=4") || strings.Contains(have[0], "a.b") {
-		t.Errorf("kept %q", have)
-	}
-	if last := have[2]; !strings.Contains(last, "level=WARN") || len(last) > lineBytes+len("…") {
-		t.Errorf("a long line: %d bytes", len(last))
-	}
-	if s := all.String(); strings.Contains(s, "msg=line") || !strings.Contains(s, "poll=a.b reason=timeout") {
-		t.Errorf("the log itself: %s", s)
-	}
-}
-
-func TestTurns(t *testing.T) {
-	var turns turns
-	for i := range 30 {
-		turns.add(event.Breaker{Upstream: "a", Failures: i})
-	}
-	turns.add(event.Breaker{Upstream: "b"})
-	if have := turns.look("a"); len(have) != keptTurns || have[0].Failures != 29 || len(turns.look("b")) != 1 || turns.look("c") == nil {
-		t.Errorf("kept %+v", have)
-	}
-}
 
 // What /status shows of an upstream that fails, to programs and to people.
 func TestStatusPage(t *testing.T) {
@@ -104,7 +34,7 @@ func TestStatusPage(t *testing.T) {
 		return rec, rec.Body.String()
 	}
 	var st Status
-	eventually(t, "the attempts show it", func() bool {
+	pollertest.Eventually(t, "the attempts show it", func() bool {
 		rec, body := get("?source=host", "*/*")
 		st = Status{}
 		if err := json.Unmarshal([]byte(body), &st); err != nil || rec.Header().Get("Content-Type") != "application/json" {
@@ -163,7 +93,7 @@ func TestStatusPage(t *testing.T) {
 			t.Errorf("%d sources: have %s, want %s", n, out.String(), whole)
 		}
 	}
-	if _, page := get("?format=json", "text/html"); !reflect.DeepEqual(decoded(t, page), plain(p.Status())) {
+	if _, page := get("?format=json", "text/html"); !reflect.DeepEqual(decoded(t, page), jq.Plain(p.Status())) {
 		t.Errorf("format=json gives %s", page)
 	}
 }

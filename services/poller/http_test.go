@@ -13,8 +13,10 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
-	"github.com/pollcast/pollcast/pkg/config"
+	conf "github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // Driver http through the whole walk: 304 confirms, and no secret shows.
@@ -41,12 +43,12 @@ func TestHTTPDriver(t *testing.T) {
 		}
 	}))
 	t.Cleanup(u.Close)
-	hidden := map[string]config.Secret{"key": config.NewSecret(secret)}
-	token := map[string]config.Secret{"X-Token": config.NewSecret(secret)}
+	hidden := map[string]conf.Secret{"key": conf.NewSecret(secret)}
+	token := map[string]conf.Secret{"X-Token": conf.NewSecret(secret)}
 	w := watch(t, s)
-	p := run(t, Config{Sources: map[string]Source{"api": {
+	p := run(t, config.Config{Sources: map[string]config.Source{"api": {
 		Driver: "http", Upstreams: []string{u.URL + "/v1"},
-		Polls: map[string]Poll{
+		Polls: map[string]config.Poll{
 			"get":  {Interval: 100 * time.Millisecond, Path: "status", Query: hidden, Headers: token, Select: ".data"},
 			"post": {Interval: 100 * time.Millisecond, Method: "POST", Query: hidden, Headers: token, Body: map[string]any{"q": []any{1, "x"}}},
 		},
@@ -61,12 +63,12 @@ func TestHTTPDriver(t *testing.T) {
 	if want := fmt.Sprint(map[string]string{"api.get": `{"n":1}`, "api.post": `{"q":[1,"x"]}`}); fmt.Sprint(values) != want {
 		t.Errorf("values %v, want %s", values, want)
 	}
-	eventually(t, "confirmations", func() bool { return confirmed.Load() > 3 })
+	pollertest.Eventually(t, "confirmations", func() bool { return confirmed.Load() > 3 })
 	begin := time.Now()
 	w.fresh("as of moves", func(f *event.Freshness) bool { return f.Poll == "api.get" && f.AsOf.After(begin) && !f.Stale })
 	for _, m := range w.seen {
 		if m.Event != nil && m.Event.Version > 1 {
-			t.Errorf("an event without a change: %s", show(m))
+			t.Errorf("an event without a change: %s", pollertest.Show(m))
 		}
 	}
 	broken.Store(true)

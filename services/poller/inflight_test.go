@@ -14,6 +14,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // line is the way from a poller to NATS. It can lose a connection together with
@@ -129,7 +131,7 @@ func (l *line) lose(subject string, act func()) {
 	act()
 	select {
 	case <-l.caught:
-	case <-time.After(patience):
+	case <-time.After(pollertest.Patience):
 		l.t.Fatal("nothing was sent that could be lost")
 	}
 }
@@ -142,7 +144,7 @@ func (l *line) deliver() {
 	}
 	select {
 	case <-l.read:
-	case <-time.After(patience):
+	case <-time.After(pollertest.Patience):
 		l.t.Fatal("NATS says nothing to what was late")
 	}
 }
@@ -181,18 +183,18 @@ func TestInFlight(t *testing.T) {
 			}))
 			t.Cleanup(u.Close)
 			// With so long an age no renewal comes that would refuse what is late.
-			p, topic := Poll{Interval: 100 * time.Millisecond, MaxAge: 10 * time.Minute, Path: "/"}, "s.p"
+			p, topic := config.Poll{Interval: 100 * time.Millisecond, MaxAge: 10 * time.Minute, Path: "/"}, "s.p"
 			switch {
 			case c.keyed:
 				p.Each, p.Key, topic = "to_entries[]", ".key", "s.p.n"
 			case c.walk:
-				p.Path, p.Follow = "/at/{{ $position }}", &Follow{Head: Head{Path: "/head"}}
+				p.Path, p.Follow = "/at/{{ $position }}", &config.Follow{Head: config.Head{Path: "/head"}}
 			}
-			settings := Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"p": p}}}}
+			settings := config.Config{Sources: map[string]config.Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{"p": p}}}}
 			w := watch(t, s)
 			b := s.Config()
 			b.URL = "nats://" + way.ln.Addr().String()
-			poller := runPrepared(t, settings, b, &logLines{}, func(p *Poller) { p.timeout = 2 * time.Second })
+			poller := runPrepared(t, settings, b, &pollertest.LogLines{}, func(p *Poller) { p.timeout = 2 * time.Second })
 			value := func(n int) {
 				t.Helper()
 				w.until(fmt.Sprint("value ", n), func(m bus.Message) bool {
@@ -217,7 +219,7 @@ func TestInFlight(t *testing.T) {
 			if c.reload {
 				next := p
 				next.Timeout = 50 * time.Millisecond
-				if _, err := poller.Reload(t.Context(), Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{"p": next}}}}); err != nil {
+				if _, err := poller.Reload(t.Context(), config.Config{Sources: map[string]config.Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{"p": next}}}}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -232,7 +234,7 @@ func TestInFlight(t *testing.T) {
 			for _, m := range w.seen {
 				if e := m.Event; e != nil {
 					if last++; e.Version != last {
-						t.Errorf("event %d: %s", last, show(m))
+						t.Errorf("event %d: %s", last, pollertest.Show(m))
 					}
 				}
 			}

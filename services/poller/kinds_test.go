@@ -16,8 +16,10 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
-	"github.com/pollcast/pollcast/pkg/config"
+	conf "github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // needle is in everything that may be secret, and in every bad answer.
@@ -28,7 +30,7 @@ type ailment struct {
 	name   string
 	reason event.Reason
 	answer http.HandlerFunc // once it is ill
-	poll   func(*Poll)
+	poll   func(*config.Poll)
 	stands bool // it fails by answering as before
 }
 
@@ -95,12 +97,12 @@ func ailments() []ailment {
 		{name: "wrong-id", reason: bad, answer: body(`{"jsonrpc":"2.0","id":-7,"result":1}`)},
 		{name: "empty", reason: bad, answer: body("")},
 		{name: "too-large", reason: bad, answer: result(`"` + strings.Repeat("x", 8<<10) + `"`)},
-		{name: "jq", reason: bad, answer: result(`["` + needle + `"]`), poll: func(p *Poll) { p.Select = ".n" }},
-		{name: "too-many-keys", reason: bad, answer: result(`{"n":[1,2,3]}`), poll: func(p *Poll) {
+		{name: "jq", reason: bad, answer: result(`["` + needle + `"]`), poll: func(p *config.Poll) { p.Select = ".n" }},
+		{name: "too-many-keys", reason: bad, answer: result(`{"n":[1,2,3]}`), poll: func(p *config.Poll) {
 			p.Each, p.Key, p.MaxKeys = ".n | if type == \"number\" then [.] else . end | .[]", "tostring", 2
 		}},
-		{name: "stands-still", reason: event.NotAdvancing, stands: true, answer: result(`{"n":7}`), poll: func(p *Poll) {
-			p.MustAdvance = MustAdvance{Path: ".n", Within: time.Second}
+		{name: "stands-still", reason: event.NotAdvancing, stands: true, answer: result(`{"n":7}`), poll: func(p *config.Poll) {
+			p.MustAdvance = config.MustAdvance{Path: ".n", Within: time.Second}
 		}},
 	}
 }
@@ -135,14 +137,14 @@ func (p *patient) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func TestEveryFailure(t *testing.T) {
 	s := bustest.Start(t)
 	w := watch(t, s)
-	c := Config{Sources: map[string]Source{}}
+	c := config.Config{Sources: map[string]config.Source{}}
 	patients := map[string]*patient{}
 	for _, k := range ailments() {
 		p := &patient{kind: k}
 		p.Server = httptest.NewServer(p)
 		t.Cleanup(p.CloseClientConnections)
 		t.Cleanup(p.Close)
-		poll := Poll{
+		poll := config.Poll{
 			Interval: time.Second, Timeout: 800 * time.Millisecond, Method: "m",
 			Params: map[string]any{"token": needle},
 		}
@@ -150,11 +152,11 @@ func TestEveryFailure(t *testing.T) {
 			k.poll(&poll)
 		}
 		patients[k.name+".a"] = p
-		c.Sources[k.name] = Source{
+		c.Sources[k.name] = config.Source{
 			Upstreams: []string{p.URL + "/" + needle + "?key=" + needle}, MaxAnswer: 4 << 10,
-			Headers: map[string]config.Secret{"Authorization": config.NewSecret("Bearer " + needle)},
-			Breaker: Breaker{Failures: 100, OpenFor: time.Minute},
-			Polls:   map[string]Poll{"a": poll},
+			Headers: map[string]conf.Secret{"Authorization": conf.NewSecret("Bearer " + needle)},
+			Breaker: config.Breaker{Failures: 100, OpenFor: time.Minute},
+			Polls:   map[string]config.Poll{"a": poll},
 		}
 	}
 	p := run(t, c, s.Config())
@@ -189,13 +191,13 @@ func TestEveryFailure(t *testing.T) {
 			if f.Reason != u.kind.reason || f.Detail == "" {
 				t.Errorf("%s: %s (%s), want %s", u.kind.name, f.Reason, f.Detail, u.kind.reason)
 			}
-			if late := f.CheckedAt.Sub(time.Unix(0, since)); !u.kind.stands && late > patience {
+			if late := f.CheckedAt.Sub(time.Unix(0, since)); !u.kind.stands && late > pollertest.Patience {
 				t.Errorf("%s: stale %v after the failure", u.kind.name, late)
 			}
 		case stale[f.Poll]:
-			t.Errorf("%s: fresh again while it fails: %s", u.kind.name, show(m))
+			t.Errorf("%s: fresh again while it fails: %s", u.kind.name, pollertest.Show(m))
 		case !u.kind.stands && since != 0 && f.AsOf.UnixNano() > since+int64(time.Millisecond):
-			t.Errorf("%s: confirmed by a call that failed: %s", u.kind.name, show(m))
+			t.Errorf("%s: confirmed by a call that failed: %s", u.kind.name, pollertest.Show(m))
 		}
 		return len(later) == len(patients)
 	})
@@ -215,7 +217,7 @@ func TestEveryFailure(t *testing.T) {
 	})
 	for _, m := range w.seen[from:] {
 		if m.Event != nil && !patients[m.Event.Poll].kind.stands {
-			t.Errorf("the payload was sent again: %s", show(m))
+			t.Errorf("the payload was sent again: %s", pollertest.Show(m))
 		}
 	}
 

@@ -14,13 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection"
-
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 )
 
 // tardy answers every second call only after the caller has given up, with a
@@ -95,15 +95,15 @@ func TestLateAnswers(t *testing.T) {
 	s1, s2 := httptest.NewServer(single), httptest.NewServer(batched)
 	t.Cleanup(func() { s1.Close(); s2.Close() })
 
-	poll := Poll{Interval: 2 * tardiness, Timeout: tardiness / 2, Method: "m"}
+	poll := config.Poll{Interval: 2 * tardiness, Timeout: tardiness / 2, Method: "m"}
 	check := poll
 	check.Method = "grpc.health.v1.Health/Check"
 	s := bustest.Start(t)
 	w := watch(t, s)
-	run(t, Config{Sources: map[string]Source{
-		"single":  {Upstreams: []string{s1.URL}, Polls: map[string]Poll{"p": poll}},
-		"batched": {Upstreams: []string{s2.URL}, Batch: true, Polls: map[string]Poll{"p": poll, "q": poll}},
-		"unary":   {Driver: "grpc", Upstreams: []string{"grpc://" + ln.Addr().String()}, Polls: map[string]Poll{"p": check}},
+	run(t, config.Config{Sources: map[string]config.Source{
+		"single":  {Upstreams: []string{s1.URL}, Polls: map[string]config.Poll{"p": poll}},
+		"batched": {Upstreams: []string{s2.URL}, Batch: true, Polls: map[string]config.Poll{"p": poll, "q": poll}},
+		"unary":   {Driver: "grpc", Upstreams: []string{"grpc://" + ln.Addr().String()}, Polls: map[string]config.Poll{"p": check}},
 	}}, s.Config())
 
 	events, timeouts, asOf := map[string]int{}, map[string]int{}, map[string]time.Time{}

@@ -1,11 +1,9 @@
 package poller
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,12 +16,19 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/services/poller/clock"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/jq"
+	"github.com/pollcast/pollcast/services/poller/lease"
+	"github.com/pollcast/pollcast/services/poller/poll"
+	"github.com/pollcast/pollcast/services/poller/record"
+	"github.com/pollcast/pollcast/services/poller/runner"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Options is what a Poller is made of. Only Config is required.
 type Options struct {
-	Config Config
+	Config config.Config
 	// NATS is where to publish; its zero fields mean the default.
 	NATS bus.Config
 	// InProcess, if set, connects to an embedded server without a socket.
@@ -48,11 +53,11 @@ type Poller struct {
 
 	// Guarded by mu, as a reload changes them while others look.
 	mu      sync.Mutex
-	sources []*supervisor   // by name
-	ctx     context.Context // of the sources, also of those that a reload adds; nil before they start
-	ending  bool            // no more sources
-	pub     *publisher      // these two from before the sources start
-	crew    *replicas
+	sources []*supervisor     // by name
+	ctx     context.Context   // of the sources, also of those that a reload adds; nil before they start
+	ending  bool              // no more sources
+	pub     *record.Publisher // these two from before the sources start
+	crew    *lease.Group
 
 	reloading sync.Mutex
 	reloads   reloadLog
@@ -62,7 +67,7 @@ type Poller struct {
 	js    jetstream.JetStream // these two from before the first runner starts
 	kv    jetstream.KeyValue
 	ready atomic.Bool
-	pulse pulse
+	pulse clock.Pulse
 
 	unmade    atomic.Pointer[error] // why the stream cannot be made
 	repairing sync.Mutex
@@ -85,13 +90,13 @@ var (
 // The error wraps ErrConfig if a changed configuration would cure it. A Poller
 // that is not Run must be Closed.
 func New(_ context.Context, o Options) (*Poller, error) {
-	if err := o.Config.err(); err != nil {
+	if err := o.Config.Err(); err != nil {
 		return nil, err
 	}
 	o.NATS = natsDefaults(o.NATS)
 	var err error
 	o.Config.CheckHistory(o.NATS.History, func(path, problem, fix string) {
-		err = errors.Join(err, fmt.Errorf("%w: %s: %s; %s", ErrConfig, path, problem, fix))
+		err = errors.Join(err, fmt.Errorf("%w: %s: %s; %s", config.ErrConfig, path, problem, fix))
 	})
 	if err != nil {
 		return nil, err
@@ -101,17 +106,17 @@ func New(_ context.Context, o Options) (*Poller, error) {
 	}
 	p := &Poller{options: o, log: o.Logger, owner: o.Owner}
 	if p.names, err = bus.NewNames(o.NATS.Prefix); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+		return nil, fmt.Errorf("%w: %w", config.ErrConfig, err)
 	}
 	p.host, _ = os.Hostname()
 	if p.owner == "" {
 		p.owner = p.host + "-" + random()
 	}
-	st := &state{list: p.list, others: p.others, stood: p.pulse.stood}
+	st := &state{list: p.list, others: p.others, stood: p.pulse.Stood}
 	if p.metrics, err = newMetrics(o.Registerer, st); err != nil {
 		return nil, err
 	}
-	for _, name := range sortedKeys(o.Config.Sources) {
+	for _, name := range jq.SortedKeys(o.Config.Sources) {
 		s := newSupervisor(name, p.log, p.metrics)
 		r, err := p.newRunner(s, o.Config.Sources[name])
 		if err != nil {
@@ -127,17 +132,17 @@ func New(_ context.Context, o Options) (*Poller, error) {
 // Close frees a Poller that was never run; Run does it itself.
 func (p *Poller) Close() {
 	for _, s := range p.list() {
-		s.runner.Load().close()
+		s.runner.Load().Close()
 	}
 }
 
 // newRunner makes a runner that reports to this poller.
-func (p *Poller) newRunner(s *supervisor, c Source) (*runner, error) {
-	r, err := newRunner(s.name, c, s.log, p.metrics.runner)
+func (p *Poller) newRunner(s *supervisor, c config.Source) (*runner.Runner, error) {
+	r, err := runner.New(s.name, c, s.log, p.metrics.runner)
 	if err != nil {
 		return nil, err
 	}
-	r.complainTo, r.pulse = p.complain, &p.pulse
+	r.ComplainTo, r.Pulse = p.complain, &p.pulse
 	return r, nil
 }
 
@@ -149,8 +154,8 @@ func (p *Poller) list() []*supervisor {
 }
 
 // claimants are the sources as the pollers share them.
-func (p *Poller) claimants() []claimant {
-	var all []claimant
+func (p *Poller) claimants() []lease.Claimant {
+	var all []lease.Claimant
 	for _, s := range p.list() {
 		all = append(all, s)
 	}
@@ -158,7 +163,7 @@ func (p *Poller) claimants() []claimant {
 }
 
 // others is what is known of other pollers; nil before Run knows the bucket.
-func (p *Poller) others() *replicas {
+func (p *Poller) others() *lease.Group {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.crew
@@ -176,7 +181,7 @@ func (p *Poller) startSources(ctx context.Context) {
 
 // startSource starts a source, with mu held.
 func (p *Poller) startSource(s *supervisor) {
-	s.start(p.ctx, p.crew.lease(s.name, s.log), p.pub)
+	s.start(p.ctx, p.crew.Lease(s.name, s.log), p.pub)
 }
 
 // awaitSources waits for every source; no other is started any more.
@@ -215,29 +220,29 @@ func (p *Poller) Run(ctx context.Context) error {
 	defer stopWatching()
 	made := make(chan struct{})
 	staying.Go(func() { p.stay(watching, nc, made) })
-	staying.Go(func() { p.pulse.run(watching, p.log) })
+	staying.Go(func() { p.pulse.Run(watching, p.log) })
 	if !p.prepare(ctx) {
 		return nil
 	}
 	close(made)
-	crew := newReplicas(groupOptions{
+	crew := lease.NewGroup(lease.Options{
 		KV: p.kv, Owner: p.owner, Host: p.host, TTL: p.options.NATS.LeaseTime, Log: p.log,
 		Claimants: p.claimants, Repair: p.repair, Complain: p.complain,
 	})
 	p.mu.Lock()
 	p.crew = crew
 	p.mu.Unlock()
-	if err := crew.listen(nc, p.names.LeaseBucket()); err != nil {
+	if err := crew.Listen(nc, p.names.LeaseBucket()); err != nil {
 		return err
 	}
-	p.pub = &publisher{
-		nc: nc, js: p.js, names: p.names, places: make(places, maxPuts), metrics: p.metrics.record,
-		repair: p.repair, timeout: p.timeout, keepDeleted: keepDeleted,
+	p.pub = &record.Publisher{
+		Nc: nc, Js: p.js, Names: p.names, Places: make(record.Places, record.MaxPuts), Metrics: p.metrics.record,
+		Repair: p.repair, Timeout: p.timeout, KeepDeleted: poll.KeepDeleted,
 	}
 	p.startSources(ctx)
 	p.ready.Store(true)
 	p.log.Info("ready to poll whatever no other poller owns", "sources", len(p.list()), "owner", p.owner)
-	crew.run(ctx)
+	crew.Run(ctx)
 	p.awaitSources()
 	p.ready.Store(false)
 	return nil
@@ -296,7 +301,7 @@ func (p *Poller) prepare(ctx context.Context) bool {
 }
 
 func (p *Poller) ensure(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, record.PublishTimeout)
 	defer cancel()
 	if nc := p.nc.Load(); !nc.IsConnected() {
 		return errDisconnected
@@ -325,7 +330,7 @@ func (p *Poller) repair(ctx context.Context) error {
 
 func (p *Poller) onState(connected bool) {
 	if c := p.others(); c != nil {
-		c.onState(connected)
+		c.OnState(connected)
 	}
 	if connected {
 		for _, s := range p.list() {
@@ -384,18 +389,4 @@ func random() string {
 	b := make([]byte, 4)
 	_, _ = rand.Read(b) // never fails
 	return hex.EncodeToString(b)
-}
-
-// plain is v as encoding/json would read it back: text, numbers, lists, maps.
-func plain(v any) any {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return nil
-	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	var out any
-	if d.Decode(&out) != nil {
-		return nil
-	}
-	return out
 }

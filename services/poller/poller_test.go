@@ -13,8 +13,10 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
-	"github.com/pollcast/pollcast/pkg/config"
+	conf "github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -29,7 +31,7 @@ func TestWalk(t *testing.T) {
 	if e.Topic != "host.system.status" || e.Poll != e.Topic || string(e.Data) != `{"n":0}` || e.Version != 1 || e.Fence == 0 || e.Upstream != u.URL {
 		t.Errorf("first event: %+v", e)
 	}
-	if d := time.Since(e.AsOf); d < 0 || d > patience || e.ChangedAt.Nanosecond()%1e6 != 0 || e.AsOf.Location() != time.UTC {
+	if d := time.Since(e.AsOf); d < 0 || d > pollertest.Patience || e.ChangedAt.Nanosecond()%1e6 != 0 || e.AsOf.Location() != time.UTC {
 		t.Errorf("times of the first event: %+v", e)
 	}
 	f := w.fresh("fresh", func(f *event.Freshness) bool { return true })
@@ -75,7 +77,7 @@ func TestWalk(t *testing.T) {
 	}
 	for _, m := range w.seen {
 		if m.Event != nil && m.Event.Version > 2 {
-			t.Errorf("an event without a change: %s", show(m))
+			t.Errorf("an event without a change: %s", pollertest.Show(m))
 		}
 	}
 
@@ -170,7 +172,7 @@ func TestRestartWhileDown(t *testing.T) {
 	}
 	for _, m := range w.seen {
 		if m.Event != nil {
-			t.Errorf("the payload was sent again: %s", show(m))
+			t.Errorf("the payload was sent again: %s", pollertest.Show(m))
 		}
 	}
 
@@ -216,13 +218,13 @@ func TestNATSComesAndGoes(t *testing.T) {
 	b.LeaseTime = 3 * time.Second
 	s.Stop()
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), b)
-	eventually(t, "not ready is said", func() bool { return p.Ready() != nil && p.nc.Load() != nil })
+	pollertest.Eventually(t, "not ready is said", func() bool { return p.Ready() != nil && p.nc.Load() != nil })
 	if u.count() != 0 {
 		t.Error("polls without a lease")
 	}
 	s.Restart()
 	w := watch(t, s)
-	eventually(t, "ready", func() bool { return p.Ready() == nil })
+	pollertest.Eventually(t, "ready", func() bool { return p.Ready() == nil })
 	w.event()
 
 	// A short absence, after which the bucket is empty, ends no lease.
@@ -230,21 +232,21 @@ func TestNATSComesAndGoes(t *testing.T) {
 	s.Stop()
 	u.change()
 	calls := u.count()
-	eventually(t, "polling goes on", func() bool { return u.count() > calls+2 })
+	pollertest.Eventually(t, "polling goes on", func() bool { return u.count() > calls+2 })
 	s.Restart()
 	w = watch(t, s)
 	e := w.event()
-	if string(e.Data) != `{"n":1}` || e.Version != 2 || e.Fence != before.fence {
+	if string(e.Data) != `{"n":1}` || e.Version != 2 || e.Fence != before.Fence {
 		t.Errorf("event after a short absence: %+v", e)
 	}
-	eventually(t, "the lease is back", func() bool { return before.valid() && p.sources[0].tenure.Load() == before })
+	pollertest.Eventually(t, "the lease is back", func() bool { return before.Valid() && p.sources[0].tenure.Load() == before })
 
 	s.Stop()
-	eventually(t, "it is said", func() bool { return strings.Contains(p.log.String(), "lost NATS") })
+	pollertest.Eventually(t, "it is said", func() bool { return strings.Contains(p.log.String(), "lost NATS") })
 	calls = u.count()
-	eventually(t, "polling goes on under the lease", func() bool { return u.count() > calls+3 })
+	pollertest.Eventually(t, "polling goes on under the lease", func() bool { return u.count() > calls+3 })
 	u.change()
-	eventually(t, "the lease ends", func() bool { return !p.sources[0].Owned() })
+	pollertest.Eventually(t, "the lease ends", func() bool { return !p.sources[0].Owned() })
 	u.set("503") // what was seen before must not be lost
 	s.Restart()
 	w = watch(t, s)
@@ -268,7 +270,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 		t.Errorf("event in the new stream: %+v", e3)
 	}
 	w.fresh("fresh", func(f *event.Freshness) bool { return !f.Stale })
-	eventually(t, "owned", func() bool { return p.sources[0].Owned() })
+	pollertest.Eventually(t, "owned", func() bool { return p.sources[0].Owned() })
 }
 
 func TestStopIsClean(t *testing.T) {
@@ -276,7 +278,7 @@ func TestStopIsClean(t *testing.T) {
 	u.set("hang")
 	c := oneSource(u.URL, 10*time.Second, time.Hour)
 	p := run(t, c, s.Config())
-	eventually(t, "a call is under way", func() bool { return u.count() > 0 })
+	pollertest.Eventually(t, "a call is under way", func() bool { return u.count() > 0 })
 	from := time.Now()
 	p.stop()
 	if took := time.Since(from); took > grace+2*time.Second {
@@ -301,9 +303,9 @@ func TestSecretsInConfig(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	w := watch(t, s)
-	p := run(t, Config{Sources: map[string]Source{"aria2": {
-		Upstreams: []string{srv.URL}, Headers: map[string]config.Secret{"authorization": config.NewSecret("Bearer s3cr3tB")},
-		Polls: map[string]Poll{"stat": {Interval: 100 * time.Millisecond, Method: "aria2.getGlobalStat", Params: []any{"token:s3cr3tA"}}},
+	p := run(t, config.Config{Sources: map[string]config.Source{"aria2": {
+		Upstreams: []string{srv.URL}, Headers: map[string]conf.Secret{"authorization": conf.NewSecret("Bearer s3cr3tB")},
+		Polls: map[string]config.Poll{"stat": {Interval: 100 * time.Millisecond, Method: "aria2.getGlobalStat", Params: []any{"token:s3cr3tA"}}},
 	}}}, s.Config())
 	f := w.fresh("stale", func(f *event.Freshness) bool { return f.Stale })
 	w.until("open", func(m bus.Message) bool { return m.Breaker != nil })
@@ -317,7 +319,7 @@ func TestSecretsInConfig(t *testing.T) {
 	status, _ := json.Marshal(p.Status())
 	all := p.log.String() + string(status) + gather(t, p.reg)
 	for _, m := range w.seen {
-		all += show(m)
+		all += pollertest.Show(m)
 	}
 	if strings.Contains(all, "s3cr3t") {
 		t.Errorf("a secret shows:\n%s", all)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // Readiness says what keeps the stream from being made, not only that it is
@@ -15,7 +16,7 @@ func TestReadySaysWhy(t *testing.T) {
 	b := s.Config()
 	b.MaxBytes = 1 << 30
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), b)
-	eventually(t, "the cause is said", func() bool {
+	pollertest.Eventually(t, "the cause is said", func() bool {
 		err := p.Ready()
 		return err != nil && strings.Contains(err.Error(), "JetStream is not ready: create or update stream") && strings.Contains(err.Error(), "insufficient storage")
 	})

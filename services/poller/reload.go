@@ -6,6 +6,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/pollcast/pollcast/services/poller/clock"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/jq"
+	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
 // Changes is what a reload did, by source.
@@ -31,7 +36,7 @@ type reloadLog struct{ last atomic.Pointer[ReloadStatus] }
 // calls under way may finish for 2 s. Config.Operations is not looked at. With
 // an error, which wraps ErrConfig if a changed configuration would cure it,
 // nothing has changed.
-func (p *Poller) Reload(_ context.Context, c Config) (Changes, error) {
+func (p *Poller) Reload(_ context.Context, c config.Config) (Changes, error) {
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	changes, err := p.reload(c)
@@ -39,13 +44,13 @@ func (p *Poller) Reload(_ context.Context, c Config) (Changes, error) {
 		return Changes{}, p.Refuse(err)
 	}
 	if c := p.others(); c != nil {
-		c.say() // what there is to share is something else
+		c.Announce() // what there is to share is something else
 	}
 	p.metrics.reloads.WithLabelValues("ok").Inc()
 	p.metrics.reloadOK.Set(1)
 	p.metrics.reloadedAt.SetToCurrentTime()
 	p.reloads.last.Store(&ReloadStatus{
-		At: stamp(time.Now()), OK: true,
+		At: clock.Stamp(time.Now()), OK: true,
 		Added: changes.Added, Changed: changes.Changed, Removed: changes.Removed,
 	})
 	return changes, nil
@@ -56,12 +61,12 @@ func (p *Poller) Reload(_ context.Context, c Config) (Changes, error) {
 func (p *Poller) Refuse(err error) error {
 	p.metrics.reloads.WithLabelValues("refused").Inc()
 	p.metrics.reloadOK.Set(0)
-	p.reloads.last.Store(&ReloadStatus{At: stamp(time.Now()), Problem: err.Error()})
+	p.reloads.last.Store(&ReloadStatus{At: clock.Stamp(time.Now()), Problem: err.Error()})
 	return err
 }
 
-func (p *Poller) reload(c Config) (done Changes, err error) {
-	if err := c.err(); err != nil {
+func (p *Poller) reload(c config.Config) (done Changes, err error) {
+	if err := c.Err(); err != nil {
 		return done, err
 	}
 	old := map[string]*supervisor{}
@@ -72,15 +77,15 @@ func (p *Poller) reload(c Config) (done Changes, err error) {
 		}
 	}
 	// Everything that can fail comes before anything is changed.
-	made := map[string]*runner{}
-	for _, name := range sortedKeys(c.Sources) {
+	made := map[string]*runner.Runner{}
+	for _, name := range jq.SortedKeys(c.Sources) {
 		s := old[name]
 		switch {
 		case s == nil:
 			done.Added = append(done.Added, name)
 			s = newSupervisor(name, p.log, p.metrics)
 			old[name] = s
-		case s.runner.Load().sameAs(c.Sources[name]):
+		case s.runner.Load().SameAs(c.Sources[name]):
 			done.Unchanged = append(done.Unchanged, name)
 			continue
 		default:
@@ -89,7 +94,7 @@ func (p *Poller) reload(c Config) (done Changes, err error) {
 		r, err := p.newRunner(s, c.Sources[name])
 		if err != nil {
 			for _, r := range made {
-				r.close()
+				r.Close()
 			}
 			return Changes{}, err
 		}
@@ -99,17 +104,17 @@ func (p *Poller) reload(c Config) (done Changes, err error) {
 }
 
 // rearrange makes the changes, all at the same time, and waits for them.
-func (p *Poller) rearrange(sources map[string]*supervisor, made map[string]*runner, c Changes) error {
+func (p *Poller) rearrange(sources map[string]*supervisor, made map[string]*runner.Runner, c Changes) error {
 	p.mu.Lock()
 	if p.ending {
 		p.mu.Unlock()
 		for _, r := range made {
-			r.close()
+			r.Close()
 		}
 		return errNotRunning
 	}
 	var wait []<-chan struct{}
-	before := map[string]*runner{}
+	before := map[string]*runner.Runner{}
 	for _, name := range slices.Concat(c.Changed, c.Removed) {
 		s := sources[name]
 		before[name] = s.runner.Load()
@@ -127,7 +132,7 @@ func (p *Poller) rearrange(sources map[string]*supervisor, made map[string]*runn
 	defer p.mu.Unlock()
 	for _, name := range c.Removed {
 		p.sources = slices.DeleteFunc(slices.Clone(p.sources), func(s *supervisor) bool { return s.name == name })
-		before[name].close()
+		before[name].Close()
 		p.metrics.forget(before[name], nil)
 	}
 	for _, name := range c.Changed {
@@ -135,7 +140,7 @@ func (p *Poller) rearrange(sources map[string]*supervisor, made map[string]*runn
 	}
 	for _, name := range c.Added {
 		if p.ending {
-			made[name].close()
+			made[name].Close()
 			continue
 		}
 		s := sources[name]

@@ -12,16 +12,20 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/breaker"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
+	"github.com/pollcast/pollcast/services/poller/runner"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // several is a configuration of sources that all ask the same upstream.
-func several(url string, interval time.Duration, names ...string) Config {
-	c := Config{Sources: map[string]Source{}}
+func several(url string, interval time.Duration, names ...string) config.Config {
+	c := config.Config{Sources: map[string]config.Source{}}
 	for _, name := range names {
-		c.Sources[name] = Source{
-			Upstreams: []string{url}, Breaker: Breaker{Failures: 5, OpenFor: time.Hour},
-			Polls: map[string]Poll{"status": {Interval: interval, Method: name}},
+		c.Sources[name] = config.Source{
+			Upstreams: []string{url}, Breaker: config.Breaker{Failures: 5, OpenFor: time.Hour},
+			Polls: map[string]config.Poll{"status": {Interval: interval, Method: name}},
 		}
 	}
 	return c
@@ -38,7 +42,7 @@ func (r *running) source(name string) *supervisor {
 
 // changeOf counts how often something happened to a source's lease.
 func (r *running) changes(source, change string) float64 {
-	return testutil.ToFloat64(r.metrics.runner.leaseChanges.WithLabelValues(source, change))
+	return testutil.ToFloat64(r.metrics.runner.LeaseChanges.WithLabelValues(source, change))
 }
 
 func TestReload(t *testing.T) {
@@ -48,21 +52,21 @@ func TestReload(t *testing.T) {
 	c := several(u.URL, 100*time.Millisecond, "same", "other", "away")
 	broken := c.Sources["other"]
 	broken.Upstreams = []string{down.URL, u.URL}
-	broken.Polls["old"] = Poll{Interval: 100 * time.Millisecond, Method: "old"}
+	broken.Polls["old"] = config.Poll{Interval: 100 * time.Millisecond, Method: "old"}
 	c.Sources["other"] = broken
 	p := run(t, c, s.Config())
 	w.events("same.status", "other.status", "other.old", "away.status")
-	eventually(t, "the first upstream's circuit opens", func() bool {
-		return p.source("other").runner.Load().upstreams.list[0].circuit.look().state == event.Open
+	pollertest.Eventually(t, "the first upstream's circuit opens", func() bool {
+		return p.source("other").runner.Load().Upstreams.List[0].Circuit.Snapshot().State == event.Open
 	})
 	same, sameRunner, tenure := p.source("same"), p.source("same").runner.Load(), p.source("same").tenure.Load()
 	other := p.source("other").tenure.Load()
-	circuit, calls := p.source("other").runner.Load().upstreams.list[0].circuit, down.count()
+	circuit, calls := p.source("other").runner.Load().Upstreams.List[0].Circuit, down.count()
 
 	now := several(u.URL, 100*time.Millisecond, "same", "other", "new")
 	changed := now.Sources["other"]
 	changed.Upstreams = broken.Upstreams
-	changed.Polls["more"] = Poll{Interval: 100 * time.Millisecond, Method: "more"}
+	changed.Polls["more"] = config.Poll{Interval: 100 * time.Millisecond, Method: "more"}
 	now.Sources["other"] = changed
 	from := time.Now()
 	have, err := p.Reload(t.Context(), now)
@@ -79,11 +83,11 @@ func TestReload(t *testing.T) {
 	w.events("other.more", "new.status")
 	if r := p.source("other"); r.tenure.Load() != other || p.changes("other", "released") != 0 {
 		t.Error("the changed source lost its lease")
-	} else if r.runner.Load().upstreams.list[0].circuit != circuit || circuit.look().state != event.Open || down.count() != calls {
-		t.Errorf("the changed source's circuit is %+v, %d calls went through", circuit.look(), down.count()-calls)
+	} else if r.runner.Load().Upstreams.List[0].Circuit != circuit || circuit.Snapshot().State != event.Open || down.count() != calls {
+		t.Errorf("the changed source's circuit is %+v, %d calls went through", circuit.Snapshot(), down.count()-calls)
 	}
-	if d := p.source("other").runner.Load().polls[1]; d.topic != "other.status" || d.look().Version != 1 || d.look().Stale {
-		t.Errorf("the poll that stayed: %+v", d.look())
+	if d := p.source("other").runner.Load().Polls[1]; d.Topic != "other.status" || d.Status().Version != 1 || d.Status().Stale {
+		t.Errorf("the poll that stayed: %+v", d.Status())
 	}
 	u.change()
 	w.until("the next event of the poll that stayed", func(m bus.Message) bool {
@@ -92,7 +96,7 @@ func TestReload(t *testing.T) {
 	// What went has a last word, and is in no metric.
 	for _, topic := range []string{"other.old", "away.status"} {
 		last := w.last(topic)
-		if last == nil || !last.Stale || last.Reason != event.PollerSilent || last.Detail != removedDetail || last.CheckedAt.Before(from.Add(-time.Second)) {
+		if last == nil || !last.Stale || last.Reason != event.PollerSilent || last.Detail != runner.RemovedDetail || last.CheckedAt.Before(from.Add(-time.Second)) {
 			t.Errorf("the last word on %s: %+v", topic, last)
 		}
 	}
@@ -115,7 +119,7 @@ func TestReload(t *testing.T) {
 	// A mistake changes nothing.
 	before, list := gatheredSources(p), p.list()
 	bad := several("ftp://nowhere", time.Nanosecond, "same", "worse")
-	if _, err := p.Reload(t.Context(), bad); !errors.Is(err, ErrConfig) || strings.Count(err.Error(), "\n") < 3 {
+	if _, err := p.Reload(t.Context(), bad); !errors.Is(err, config.ErrConfig) || strings.Count(err.Error(), "\n") < 3 {
 		t.Errorf("a bad configuration: %v", err)
 	}
 	if after := gatheredSources(p); after != before || !slices.Equal(list, p.list()) {
@@ -153,7 +157,7 @@ func (w *watcher) last(poll string) (f *event.Freshness) {
 				f = m.Fresh
 			}
 		}
-		return f != nil && f.Detail == removedDetail
+		return f != nil && f.Detail == runner.RemovedDetail
 	})
 	return f
 }
@@ -184,13 +188,13 @@ func gatheredSources(r *running) string {
 // A thousand reloads leave as many goroutines and circuits as there were.
 func TestReloadLeaksNothing(t *testing.T) {
 	s, u := bustest.Start(t), newRPC(t)
-	configs := []Config{
+	configs := []config.Config{
 		several(u.URL, time.Hour, "leak-a", "leak-b"),
 		several(u.URL, 30*time.Minute, "leak-a", "leak-b"), // both changed
 		several(u.URL, time.Hour, "leak-b", "leak-c"),      // one gone, one new
 	}
 	p := run(t, configs[0], s.Config())
-	eventually(t, "it polls", func() bool { return p.source("leak-a").Owned() && p.source("leak-b").Owned() })
+	pollertest.Eventually(t, "it polls", func() bool { return p.source("leak-a").Owned() && p.source("leak-b").Owned() })
 	var goroutines, circuits int
 	for i := range 1000 {
 		if _, err := p.Reload(t.Context(), configs[(i+1)%len(configs)]); err != nil {
@@ -205,7 +209,7 @@ func TestReloadLeaksNothing(t *testing.T) {
 	if n := countNames("leak-"); n > circuits {
 		t.Errorf("%d circuits after 1000 reloads, %d after 30", n, circuits)
 	}
-	eventually(t, "no more goroutines than before", func() bool { return settled() <= goroutines+5 })
+	pollertest.Eventually(t, "no more goroutines than before", func() bool { return settled() <= goroutines+5 })
 	if p.changes("leak-b", "acquired") != 1 || p.changes("leak-b", "released") != 0 {
 		t.Error("a source that was there all the time gave its lease away")
 	}
@@ -215,7 +219,7 @@ func settled() int { time.Sleep(20 * time.Millisecond); return runtime.NumGorout
 
 // countNames counts what hystrix's table holds for sources of a prefix.
 func countNames(prefix string) (n int) {
-	return knownNames(prefix)
+	return breaker.KnownNames(prefix)
 }
 
 // Before Run, while NATS is awaited, on a standby and at the end a reload is as
@@ -224,7 +228,7 @@ func TestReloadAtAnyTime(t *testing.T) {
 	s, u := bustest.Start(t), newRPC(t)
 	b := s.Config()
 	owner := run(t, several(u.URL, 100*time.Millisecond, "one", "two"), b)
-	eventually(t, "the first owns both", func() bool { return owner.source("one").Owned() && owner.source("two").Owned() })
+	pollertest.Eventually(t, "the first owns both", func() bool { return owner.source("one").Owned() && owner.source("two").Owned() })
 	p, err := New(t.Context(), Options{Config: several(u.URL, 100*time.Millisecond, "one")})
 	if err != nil {
 		t.Fatal(err)
@@ -235,13 +239,13 @@ func TestReloadAtAnyTime(t *testing.T) {
 	p.Close()
 
 	standby := run(t, several(u.URL, 200*time.Millisecond, "one", "two"), b)
-	eventually(t, "the second stands by", func() bool { return standby.Status().Sources[1].Owner == owner.owner })
+	pollertest.Eventually(t, "the second stands by", func() bool { return standby.Status().Sources[1].Owner == owner.owner })
 	if _, err := standby.Reload(t.Context(), several(u.URL, 100*time.Millisecond, "one", "two")); err != nil {
 		t.Fatal(err)
 	}
 	owner.stop()
-	eventually(t, "the second takes over", func() bool { return standby.source("one").Owned() && standby.source("two").Owned() })
-	if have := standby.source("one").runner.Load().polls[0].config.Interval; have != 100*time.Millisecond {
+	pollertest.Eventually(t, "the second takes over", func() bool { return standby.source("one").Owned() && standby.source("two").Owned() })
+	if have := standby.source("one").runner.Load().Polls[0].Config.Interval; have != 100*time.Millisecond {
 		t.Errorf("it polls every %v", have)
 	}
 	standby.stop()
@@ -257,14 +261,14 @@ func TestReloadsKeepLease(t *testing.T) {
 	b := s.Config()
 	b.LeaseTime = 2 * time.Second
 	p := run(t, several(u.URL, time.Hour, "often"), b)
-	eventually(t, "it polls", func() bool { return p.source("often").Owned() })
+	pollertest.Eventually(t, "it polls", func() bool { return p.source("often").Owned() })
 	tenure, reloads := p.source("often").tenure.Load(), 0
 	for start := time.Now(); time.Since(start) < 3*b.LeaseTime; reloads++ {
 		if _, err := p.Reload(t.Context(), several(u.URL, time.Hour-time.Duration(1+reloads%2)*time.Minute, "often")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "it polls", func() bool { return p.source("often").Owned() })
+	pollertest.Eventually(t, "it polls", func() bool { return p.source("often").Owned() })
 	if p.source("often").tenure.Load() != tenure || p.changes("often", "lost") != 0 {
 		t.Errorf("the lease was lost in the course of %d reloads:\n%s", reloads, p.log)
 	}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +16,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -57,8 +58,10 @@ func (u *rpc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (u *rpc) set(mode string) { u.mu.Lock(); u.mode = mode; u.mu.Unlock() }
-func (u *rpc) change()         { u.mu.Lock(); u.value++; u.mu.Unlock() }
-func (u *rpc) count() int      { u.mu.Lock(); defer u.mu.Unlock(); return len(u.calls) }
+
+func (u *rpc) change() { u.mu.Lock(); u.value++; u.mu.Unlock() }
+
+func (u *rpc) count() int { u.mu.Lock(); defer u.mu.Unlock(); return len(u.calls) }
 
 // watcher sees what everybody sees: the live subjects.
 type watcher struct {
@@ -88,12 +91,10 @@ func watchOnly(t testing.TB, nc *nats.Conn, names bus.Names, subject string) *wa
 	return w
 }
 
-const patience = 15 * time.Second
-
 // until waits for a message and returns it with all that came before it.
 func (w *watcher) until(what string, ok func(bus.Message) bool) bus.Message {
 	w.t.Helper()
-	limit := time.After(patience)
+	limit := time.After(pollertest.Patience)
 	for {
 		select {
 		case m := <-w.msgs:
@@ -107,20 +108,11 @@ func (w *watcher) until(what string, ok func(bus.Message) bool) bus.Message {
 			}
 		case <-limit:
 			for _, m := range w.seen[max(0, len(w.seen)-10):] {
-				w.t.Logf("seen %d: %s", m.Seq, show(m))
+				w.t.Logf("seen %d: %s", m.Seq, pollertest.Show(m))
 			}
 			w.t.Fatalf("no message that says: %s", what)
 		}
 	}
-}
-
-func show(m bus.Message) string {
-	data, _ := json.Marshal(struct {
-		E *event.Event     `json:",omitempty"`
-		F *event.Freshness `json:",omitempty"`
-		B *event.Breaker   `json:",omitempty"`
-	}{m.Event, m.Fresh, m.Breaker})
-	return string(data)
 }
 
 func (w *watcher) event() *event.Event {
@@ -133,47 +125,25 @@ func (w *watcher) fresh(what string, ok func(*event.Freshness) bool) *event.Fres
 	return w.until(what, func(m bus.Message) bool { return m.Fresh != nil && ok(m.Fresh) }).Fresh
 }
 
-// logLines collects log lines.
-type logLines struct {
-	mu sync.Mutex
-	b  strings.Builder
-	on func(line string) // or nil; whoever logs waits for it
-}
-
-func (l *logLines) Write(p []byte) (int, error) {
-	if l.on != nil {
-		l.on(string(p))
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 type running struct {
 	*Poller
-	log  *logLines
+	log  *pollertest.LogLines
 	reg  *prometheus.Registry
 	stop func()
 }
 
 // run starts a poller that is stopped when the test ends, or earlier.
-func run(t testing.TB, c Config, b bus.Config) *running {
+func run(t testing.TB, c config.Config, b bus.Config) *running {
 	t.Helper()
-	return runLogging(t, c, b, &logLines{})
+	return runLogging(t, c, b, &pollertest.LogLines{})
 }
 
-func runLogging(t testing.TB, c Config, b bus.Config, log *logLines) *running {
+func runLogging(t testing.TB, c config.Config, b bus.Config, log *pollertest.LogLines) *running {
 	t.Helper()
 	return runPrepared(t, c, b, log, func(*Poller) {})
 }
 
-func runPrepared(t testing.TB, c Config, b bus.Config, log *logLines, prepare func(*Poller)) *running {
+func runPrepared(t testing.TB, c config.Config, b bus.Config, log *pollertest.LogLines, prepare func(*Poller)) *running {
 	t.Helper()
 	r := &running{log: log, reg: prometheus.NewRegistry()}
 	p, err := New(t.Context(), Options{
@@ -197,7 +167,7 @@ func runPrepared(t testing.TB, c Config, b bus.Config, log *logLines, prepare fu
 				if err != nil {
 					t.Errorf("run: %v", err)
 				}
-			case <-time.After(patience):
+			case <-time.After(pollertest.Patience):
 				t.Error("the poller does not stop")
 			}
 		})
@@ -211,18 +181,9 @@ func runPrepared(t testing.TB, c Config, b bus.Config, log *logLines, prepare fu
 	return r
 }
 
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for limit := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
-func oneSource(url string, interval, openFor time.Duration) Config {
-	return Config{Sources: map[string]Source{"host": {
-		Upstreams: []string{url}, Breaker: Breaker{Failures: 5, OpenFor: openFor},
-		Polls: map[string]Poll{"system.status": {Interval: interval, Method: "system.status"}},
+func oneSource(url string, interval, openFor time.Duration) config.Config {
+	return config.Config{Sources: map[string]config.Source{"host": {
+		Upstreams: []string{url}, Breaker: config.Breaker{Failures: 5, OpenFor: openFor},
+		Polls: map[string]config.Poll{"system.status": {Interval: interval, Method: "system.status"}},
 	}}}
 }

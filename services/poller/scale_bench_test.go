@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/services/poller/config"
 )
 
 // What many polls cost, beside what asking alone costs: bare GETs of the same
@@ -70,8 +71,8 @@ func BenchmarkScale(b *testing.B) {
 type scale struct {
 	b      *testing.B
 	child  childReady
-	config Config
-	slots  map[string]schedule // by path
+	config config.Config
+	slots  map[string]config.Schedule // by path
 }
 
 const (
@@ -81,14 +82,14 @@ const (
 )
 
 func newScale(b *testing.B, polls int, maxAge time.Duration) *scale {
-	s := &scale{b: b, child: childReady{startScaleChild(b, scaleUpstreams), startScaleChild(b, b.TempDir()), startScaleChild(b, ticker)}, config: Config{Sources: map[string]Source{}}, slots: map[string]schedule{}}
+	s := &scale{b: b, child: childReady{startScaleChild(b, scaleUpstreams), startScaleChild(b, b.TempDir()), startScaleChild(b, ticker)}, config: config.Config{Sources: map[string]config.Source{}}, slots: map[string]config.Schedule{}}
 	for n := range scaleSources {
 		name := fmt.Sprintf("s%d", n)
 		// A machine that stands still for a second shall cost seconds, not minutes.
-		src := Source{Driver: "http", Upstreams: []string{s.child.Upstream}, Polls: map[string]Poll{}, Breaker: Breaker{OpenFor: time.Second}}
+		src := config.Source{Driver: "http", Upstreams: []string{s.child.Upstream}, Polls: map[string]config.Poll{}, Breaker: config.Breaker{OpenFor: time.Second}}
 		for p := range polls / scaleSources {
 			poll := fmt.Sprintf("p%d", p)
-			src.Polls[poll] = Poll{Interval: scaleInterval, MaxAge: maxAge, Path: "/" + name + "/" + poll}
+			src.Polls[poll] = config.Poll{Interval: scaleInterval, MaxAge: maxAge, Path: "/" + name + "/" + poll}
 			slot, _ := slotsOf(src.Polls[poll].Path)
 			s.slots[src.Polls[poll].Path] = slot
 		}
@@ -98,9 +99,9 @@ func newScale(b *testing.B, polls int, maxAge time.Duration) *scale {
 }
 
 // slotsOf is when the poll of a path is due.
-func slotsOf(path string) (schedule, bool) {
+func slotsOf(path string) (config.Schedule, bool) {
 	source, poll, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return newSchedule(source+"."+poll, scaleInterval), ok
+	return config.NewSchedule(source+"."+poll, scaleInterval), ok
 }
 
 // compare polls and makes bare GETs in turns.
@@ -209,10 +210,10 @@ func (s *scale) bareGets(clients map[string]*http.Client, onBeats bool) float64 
 		source, _, _ := strings.Cut(path[1:], "/")
 		client := clients[source]
 		wg.Go(func() {
-			for slot := slots.next(at); slot.Before(at.Add(scaleRound)); slot = slot.Add(slots.interval) {
+			for slot := slots.Next(at); slot.Before(at.Add(scaleRound)); slot = slot.Add(slots.Interval) {
 				due := slot
 				if onBeats {
-					due = slot.Add(slots.delay(slot))
+					due = slot.Add(slots.Delay(slot))
 				}
 				time.Sleep(time.Until(due))
 				res, err := client.Get(s.child.Upstream + path)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/pollcast/pollcast/services/poller/config"
 )
 
 // scaleChild, in the environment, makes the test binary another side of the scale
@@ -69,7 +70,7 @@ func serveHTTP(h http.Handler) (address string, stop func(), err error) {
 func serveTicker() (address string, stop func(), err error) {
 	var worst atomic.Int64
 	go func() { // ends with the process
-		for due := time.Now(); ; due = due.Add(maxBeat) {
+		for due := time.Now(); ; due = due.Add(config.MaxBeat) {
 			time.Sleep(time.Until(due))
 			worst.Store(max(worst.Load(), int64(time.Since(due))))
 		}
@@ -143,7 +144,7 @@ func (a *arrivals) note(path string, now time.Time) {
 	if s.Late == nil {
 		s.Late = make([]int, int(100/lateBin)+1)
 	}
-	late := 100 * float64(now.Sub(slots.next(now.Add(-scaleInterval)))) / float64(scaleInterval)
+	late := 100 * float64(now.Sub(slots.Next(now.Add(-scaleInterval)))) / float64(scaleInterval)
 	s.Asked++
 	s.Late[int(late/lateBin)]++
 	s.Latest = max(s.Latest, late)

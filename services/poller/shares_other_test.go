@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // Pollers with different configurations: a source that only one of them has is
@@ -27,10 +28,10 @@ func TestSharesOfOtherSources(t *testing.T) {
 			return true
 		}
 	}
-	eventually(t, "the first owns all", owns(many, "both", "mine-1", "mine-2", "mine-3"))
+	pollertest.Eventually(t, "the first owns all", owns(many, "both", "mine-1", "mine-2", "mine-3"))
 	few := run(t, several(u.URL, interval, "both", "yours"), b)
-	eventually(t, "the second owns what only it has", owns(few, "yours"))
-	eventually(t, "they know that they differ", func() bool {
+	pollertest.Eventually(t, "the second owns what only it has", owns(few, "yours"))
+	pollertest.Eventually(t, "they know that they differ", func() bool {
 		st := few.Status().Pollers
 		return len(st) == 2 && (st[0].OtherSet || st[1].OtherSet)
 	})
@@ -51,7 +52,7 @@ func TestSharesOfOtherSources(t *testing.T) {
 		}
 	}
 	many.stop()
-	eventually(t, "the second owns what it has", owns(few, "both", "yours"))
+	pollertest.Eventually(t, "the second owns what it has", owns(few, "both", "yours"))
 	if r := few.source("mine-1"); r != nil {
 		t.Error("a source came from nowhere")
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/history"
+	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
 //go:embed status.html
@@ -64,7 +66,7 @@ func (p *Poller) StatusHandler() http.Handler {
 		_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // nonsense is 0
 		v.Refresh = min(max(v.Refresh, 0), 3600)
 		for _, r := range sources {
-			v.Polls += len(r.runner.Load().polls)
+			v.Polls += len(r.runner.Load().Polls)
 		}
 		v.Brief = v.Polls > maxDetailed && only == ""
 		for _, r := range sources {
@@ -90,7 +92,7 @@ func (p *Poller) StatusHandler() http.Handler {
 func writeStatus(w io.Writer, s Status, sources []*supervisor) error {
 	head, err := json.MarshalIndent(struct {
 		Status
-		Sources []SourceStatus `json:"sources,omitempty"` // follow
+		Sources []runner.Status `json:"sources,omitempty"` // follow
 	}{Status: s}, "", "  ")
 	if err != nil {
 		return err
@@ -126,7 +128,7 @@ func wantsPage(r *http.Request) bool {
 // tone is the class of a state, a reason or an outcome.
 func tone(v any) string {
 	switch fmt.Sprint(v) {
-	case outcomeOK, string(event.Closed):
+	case history.OutcomeOK, string(event.Closed):
 		return "good"
 	case string(event.BreakerOpen), string(event.HalfOpen):
 		return "held"
@@ -136,7 +138,7 @@ func tone(v any) string {
 	return "bad"
 }
 
-func oldestFirst(list []AttemptStatus) []AttemptStatus {
+func oldestFirst(list []history.Attempt) []history.Attempt {
 	list = slices.Clone(list)
 	slices.Reverse(list)
 	return list

@@ -7,6 +7,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pollcast/pollcast/services/poller/history"
+	"github.com/pollcast/pollcast/services/poller/lease"
+	"github.com/pollcast/pollcast/services/poller/record"
+	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
 // supervisor keeps one source going: it waits for the lease, renews it, and has a
@@ -15,12 +20,12 @@ import (
 type supervisor struct {
 	name    string
 	log     *slog.Logger
-	lines   lines // of the log
+	lines   history.Lines // of the log
 	metrics *metrics
-	runner  atomic.Pointer[runner] // with the configuration in effect
-	lease   atomic.Pointer[lease]  // nil before the start
-	tenure  atomic.Pointer[tenure] // nil while another poller holds the lease
-	done    sync.WaitGroup         // ends with run
+	runner  atomic.Pointer[runner.Runner] // with the configuration in effect
+	lease   atomic.Pointer[lease.Lease]   // nil before the start
+	tenure  atomic.Pointer[lease.Tenure]  // nil while another poller holds the lease
+	done    sync.WaitGroup                // ends with run
 
 	mu      sync.Mutex
 	started bool
@@ -31,8 +36,8 @@ type supervisor struct {
 
 // change is what a reload asks of a supervisor.
 type change struct {
-	runner *runner       // nil: the source was removed
-	made   chan struct{} // closed when the change is made, or will never be
+	runner *runner.Runner // nil: the source was removed
+	made   chan struct{}  // closed when the change is made, or will never be
 }
 
 // Why a runner's session ends, beside the end of the poller and of the lease.
@@ -45,13 +50,13 @@ const grace = 2 * time.Second
 // newSupervisor makes a supervisor that still needs a runner.
 func newSupervisor(name string, log *slog.Logger, m *metrics) *supervisor {
 	s := &supervisor{name: name, metrics: m}
-	s.lines.most = sourceLines
-	s.log = remember(log.With("source", name), &s.lines)
+	s.lines.Most = history.SourceLines
+	s.log = history.Remember(log.With("source", name), &s.lines)
 	return s
 }
 
 // start runs the source until ctx ends or the source is removed.
-func (s *supervisor) start(ctx context.Context, l *lease, to *publisher) {
+func (s *supervisor) start(ctx context.Context, l *lease.Lease, to *record.Publisher) {
 	s.lease.Store(l)
 	s.mu.Lock()
 	s.started = true
@@ -59,7 +64,7 @@ func (s *supervisor) start(ctx context.Context, l *lease, to *publisher) {
 	s.done.Go(func() { s.run(ctx, l, to) })
 }
 
-func (s *supervisor) run(ctx context.Context, l *lease, to *publisher) {
+func (s *supervisor) run(ctx context.Context, l *lease.Lease, to *record.Publisher) {
 	defer s.end()
 	for ctx.Err() == nil {
 		t := s.acquire(ctx, l)
@@ -73,10 +78,10 @@ func (s *supervisor) run(ctx context.Context, l *lease, to *publisher) {
 }
 
 // acquire waits for the lease. It returns nil when ctx ends or a change is asked for.
-func (s *supervisor) acquire(ctx context.Context, l *lease) *tenure {
+func (s *supervisor) acquire(ctx context.Context, l *lease.Lease) *lease.Tenure {
 	ctx, stop := s.stoppable(ctx)
 	defer stop()
-	t, err := l.acquire(ctx)
+	t, err := l.Acquire(ctx)
 	if err != nil {
 		return nil
 	}
@@ -104,19 +109,19 @@ func (s *supervisor) stoppable(ctx context.Context) (context.Context, func()) {
 // serve polls under a tenure: one session, and another one for each change of the
 // configuration. Meanwhile it renews the lease. At the end it gives the lease back,
 // if it is not lost.
-func (s *supervisor) serve(ctx context.Context, l *lease, t *tenure, to *publisher) {
+func (s *supervisor) serve(ctx context.Context, l *lease.Lease, t *lease.Tenure, to *record.Publisher) {
 	held, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer lose(nil)
 	renewing, endRenewing := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRenewing()
 	var renewals sync.WaitGroup
 	renewals.Go(func() {
-		if err := l.hold(renewing, t); err != nil {
+		if err := l.Hold(renewing, t); err != nil {
 			lose(err)
 		}
 	})
 	why := s.session(ctx, held, t, to, false, lose)
-	for errors.Is(why, errReplaced) && held.Err() == nil && t.valid() {
+	for errors.Is(why, errReplaced) && held.Err() == nil && t.Valid() {
 		s.makeChange()
 		why = s.session(ctx, held, t, to, true, lose)
 	}
@@ -129,7 +134,7 @@ func (s *supervisor) serve(ctx context.Context, l *lease, t *tenure, to *publish
 // session has the runner poll until ctx ends, a change is asked for, the lease is
 // given to another poller or is lost. It returns why it was stopped, or nil.
 // continued says that another session of the tenure came before.
-func (s *supervisor) session(ctx, held context.Context, t *tenure, to *publisher, continued bool, lose func(error)) error {
+func (s *supervisor) session(ctx, held context.Context, t *lease.Tenure, to *record.Publisher, continued bool, lose func(error)) error {
 	stop, end := s.stoppable(ctx)
 	defer end()
 	cut, cancel := context.WithCancelCause(held)
@@ -142,30 +147,30 @@ func (s *supervisor) session(ctx, held context.Context, t *tenure, to *publisher
 		}
 	})()
 	r := s.runner.Load()
-	r.serve(session{
-		stop: stop, cut: cut, tenure: t, to: to, continued: continued, lose: lose,
-		polling: func() { s.tenure.Store(t) },
+	r.Serve(runner.Session{
+		Stop: stop, Cut: cut, Tenure: t, To: to, Continued: continued, Lose: lose,
+		Polling: func() { s.tenure.Store(t) },
 	})
 	return context.Cause(stop)
 }
 
 // release gives the lease back at the end of a tenure, also one that somebody else
 // got meanwhile: then it changes nothing. lost is why the lease was lost, or nil.
-func (s *supervisor) release(ctx context.Context, l *lease, t *tenure, lost, why error) {
+func (s *supervisor) release(ctx context.Context, l *lease.Lease, t *lease.Tenure, lost, why error) {
 	if lost != nil {
-		s.metrics.runner.leaseChanges.WithLabelValues(s.name, "lost").Inc()
+		s.metrics.runner.LeaseChanges.WithLabelValues(s.name, "lost").Inc()
 		s.log.Warn("lease lost, polling stopped", "cause", lost)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
-	err := l.release(ctx, t)
+	err := l.Release(ctx, t)
 	switch {
 	case err == nil:
 		change := "released"
-		if errors.Is(why, errGiven) {
+		if errors.Is(why, lease.ErrGiven) {
 			change = "given"
 		}
-		s.metrics.runner.leaseChanges.WithLabelValues(s.name, change).Inc()
+		s.metrics.runner.LeaseChanges.WithLabelValues(s.name, change).Inc()
 		s.log.Info("lease released")
 	case lost == nil:
 		s.log.Warn("lease not released; it ends by itself", "error", err)
@@ -174,7 +179,7 @@ func (s *supervisor) release(ctx context.Context, l *lease, t *tenure, lost, why
 
 // change asks for another runner, or with nil for the source's end. What it returns
 // is closed when that is done, or the supervisor has ended.
-func (s *supervisor) change(next *runner) <-chan struct{} {
+func (s *supervisor) change(next *runner.Runner) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &change{runner: next, made: make(chan struct{})}
@@ -195,7 +200,7 @@ func (s *supervisor) change(next *runner) <-chan struct{} {
 
 func (c *change) reason() error {
 	if c.runner == nil {
-		return errRemoved
+		return runner.ErrRemoved
 	}
 	return errReplaced
 }
@@ -220,9 +225,9 @@ func (s *supervisor) replace() {
 		return
 	}
 	old := s.runner.Load()
-	c.runner.inherit(old)
+	c.runner.Inherit(old)
 	s.runner.Store(c.runner)
-	old.close()
+	old.Close()
 	s.next = nil
 	close(c.made)
 }
@@ -242,7 +247,7 @@ func (s *supervisor) refuse() {
 		return
 	}
 	if c.runner != nil {
-		c.runner.close()
+		c.runner.Close()
 	}
 	s.next = nil
 	close(c.made)
@@ -251,26 +256,26 @@ func (s *supervisor) refuse() {
 // natsBack is called when the connection returns: what waits need not wait.
 func (s *supervisor) natsBack() {
 	if l := s.lease.Load(); l != nil {
-		l.poke()
+		l.Poke()
 	}
-	s.runner.Load().wakePolls()
+	s.runner.Load().WakePolls()
 }
 
 // The claimant of the lease.
 
 func (s *supervisor) Name() string { return s.name }
 
-func (s *supervisor) Lease() *lease { return s.lease.Load() }
+func (s *supervisor) Lease() *lease.Lease { return s.lease.Load() }
 
 func (s *supervisor) Owned() bool {
 	t := s.tenure.Load()
-	return t != nil && t.valid()
+	return t != nil && t.Valid()
 }
 
 // Since is when the tenure began; zero without one.
 func (s *supervisor) Since() time.Time {
 	if t := s.tenure.Load(); t != nil {
-		return t.start
+		return t.Start
 	}
 	return time.Time{}
 }
@@ -280,6 +285,6 @@ func (s *supervisor) Give() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stop != nil && s.tenure.Load() != nil {
-		s.stop(errGiven)
+		s.stop(lease.ErrGiven)
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/clock"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
+	"github.com/pollcast/pollcast/services/poller/record"
 )
 
 // Events that an older owner had under way are stored after a new one has read
@@ -43,15 +46,15 @@ func TestTakeOverBetween(t *testing.T) {
 				first.stop()
 			}
 			nc, js, names := s.JetStream()
-			m := newRecordMetrics()
-			pub := &publisher{nc: nc, js: js, names: names, metrics: m, repair: func(context.Context) error { return nil }}
+			m := record.NewMetrics()
+			pub := &record.Publisher{Nc: nc, Js: js, Names: names, Metrics: m, Repair: func(context.Context) error { return nil }}
 			var guard uint64
 			late := func(topic string, slot time.Time) error {
-				last, err := pub.last(context.Background(), names.In(topic))
+				last, err := pub.Last(context.Background(), names.In(topic))
 				if err != nil {
 					return err
 				}
-				e := &event.Event{Topic: topic, Poll: poll, Data: []byte(`100`), Version: 1, Fence: 1, AsOf: stamp(slot), ChangedAt: stamp(slot)}
+				e := &event.Event{Topic: topic, Poll: poll, Data: []byte(`100`), Version: 1, Fence: 1, AsOf: clock.Stamp(slot), ChangedAt: clock.Stamp(slot)}
 				if c.keyed {
 					e.Key = topic[len(poll)+1:]
 				}
@@ -61,11 +64,11 @@ func TestTakeOverBetween(t *testing.T) {
 				_, err = js.PublishMsg(context.Background(), names.EventMsg(e, slot), jetstream.WithExpectLastSequenceForSubject(guard, names.InFresh(poll)))
 				return err
 			}
-			log := &logLines{on: func(line string) {
+			log := &pollertest.LogLines{On: func(line string) {
 				if !strings.Contains(line, "lease acquired, polling") {
 					return
 				}
-				last, err := pub.last(context.Background(), names.InFresh(poll))
+				last, err := pub.Last(context.Background(), names.InFresh(poll))
 				guard = last.Seq
 				if err = errors.Join(err, late(topic, time.Now().Add(-time.Minute))); c.keyed {
 					err = errors.Join(err, late(poll+".ghost", time.Now().Add(-time.Minute)))
@@ -87,7 +90,7 @@ func TestTakeOverBetween(t *testing.T) {
 			for _, m := range w.seen {
 				if e := m.Event; e != nil {
 					if versions[e.Topic]++; e.Version != versions[e.Topic] {
-						t.Errorf("event %d of %s: %s", versions[e.Topic], e.Topic, show(m))
+						t.Errorf("event %d of %s: %s", versions[e.Topic], e.Topic, pollertest.Show(m))
 					}
 					ghost = ghost || e.Deleted
 				}

@@ -16,6 +16,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // startCluster runs three NATS servers, on which everything has three replicas.
@@ -37,13 +39,13 @@ func startCluster(t *testing.T) bus.Config {
 		}
 		srv.Start()
 		t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-		if !srv.ReadyForConnections(patience) {
+		if !srv.ReadyForConnections(pollertest.Patience) {
 			t.Fatal("a server does not start")
 		}
 		routes = append(routes, "nats://"+srv.ClusterAddr().String())
 		urls, servers = append(urls, srv.ClientURL()), append(servers, srv)
 	}
-	eventually(t, "the cluster has a leader", func() bool {
+	pollertest.Eventually(t, "the cluster has a leader", func() bool {
 		for _, srv := range servers {
 			if srv.JetStreamIsLeader() && len(srv.JetStreamClusterPeers()) == nodes {
 				return true
@@ -62,7 +64,7 @@ func TestLeaderChanges(t *testing.T) {
 	c := startCluster(t)
 	u := newRPC(t)
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), c)
-	eventually(t, "the first value is stored", func() bool {
+	pollertest.Eventually(t, "the first value is stored", func() bool {
 		polls := p.Status().Sources[0].Polls
 		return len(polls) == 1 && polls[0].Version == 1
 	})
@@ -78,14 +80,14 @@ func TestLeaderChanges(t *testing.T) {
 	const changes = 12
 	for i := range changes {
 		if i%3 == 1 {
-			answer, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+names.Stream(), nil, patience)
+			answer, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+names.Stream(), nil, pollertest.Patience)
 			if err != nil || !strings.Contains(string(answer.Data), `"success":true`) {
 				t.Fatalf("step down: %v", err)
 			}
 		}
 		u.change()
 		want := uint64(i + 2)
-		eventually(t, fmt.Sprintf("version %d is stored", want), func() bool {
+		pollertest.Eventually(t, fmt.Sprintf("version %d is stored", want), func() bool {
 			st := p.Status().Sources[0].Polls[0]
 			return st.Version >= want && !st.Unpublished
 		})
@@ -178,7 +180,7 @@ func TestStreamLostWhileOpen(t *testing.T) {
 	}
 	again := w.until("open, in the new stream", open)
 	if have := again.Breaker; !have.At.Equal(b.At) || !have.NextProbeAt.Equal(b.NextProbeAt) || have.Cause != b.Cause || len(again.Circuits) != 1 {
-		t.Errorf("have %s, want %+v", show(again), b)
+		t.Errorf("have %s, want %+v", pollertest.Show(again), b)
 	}
 	w.fresh("stale", func(f *event.Freshness) bool { return f.Breaker == event.Open })
 	first.stop()
@@ -222,7 +224,7 @@ func TestKeysOnCluster(t *testing.T) {
 	if _, err := nc.ChanSubscribe(names.LiveAll(), w.msgs); err != nil {
 		t.Fatal(err)
 	}
-	run(t, Config{Sources: map[string]Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]Poll{
+	run(t, config.Config{Sources: map[string]config.Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{
 		"d": {Interval: 2 * time.Second, Path: "/", Each: ".[]", Key: ".id"},
 	}}}}, c)
 	of := func(tick int) func(bus.Message) bool {
@@ -239,7 +241,7 @@ func TestKeysOnCluster(t *testing.T) {
 				continue
 			}
 			if w.event(); !of(tick)(w.seen[len(w.seen)-1]) {
-				t.Fatalf("before all keys are of tick %d: %s", tick, show(w.seen[len(w.seen)-1]))
+				t.Fatalf("before all keys are of tick %d: %s", tick, pollertest.Show(w.seen[len(w.seen)-1]))
 			}
 		}
 		w.fresh("the tick's own", func(f *event.Freshness) bool { return !f.Stale })

@@ -9,6 +9,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/bus/bustest"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
 // Two real upstreams: the first dies, the second answers in the same tick, the
@@ -19,7 +21,7 @@ func TestFailOverForReal(t *testing.T) {
 	c := oneSource(one.URL, 200*time.Millisecond, time.Second)
 	src := c.Sources["host"]
 	src.Upstreams = append(src.Upstreams, two.URL)
-	src.Polls["system.status"] = Poll{Interval: 200 * time.Millisecond, MaxAge: 10 * time.Second, Method: "system.status", Emit: emitAlways}
+	src.Polls["system.status"] = config.Poll{Interval: 200 * time.Millisecond, MaxAge: 10 * time.Second, Method: "system.status", Emit: config.EmitAlways}
 	c.Sources["host"] = src
 	p := run(t, c, s.Config())
 	if e := w.event(); e.Upstream != one.URL {
@@ -57,10 +59,10 @@ func TestFailOverForReal(t *testing.T) {
 	slots := map[time.Time]bool{}
 	for i, m := range w.seen {
 		if m.Fresh != nil && m.Fresh.Stale && !m.Fresh.AsOf.IsZero() { // the first one says that there is no value
-			t.Errorf("a record says stale: %s", show(m))
+			t.Errorf("a record says stale: %s", pollertest.Show(m))
 		}
 		if m.Event != nil && slots[m.Event.AsOf] {
-			t.Errorf("event %d was there before: %s", i, show(m))
+			t.Errorf("event %d was there before: %s", i, pollertest.Show(m))
 		}
 		if m.Event != nil {
 			slots[m.Event.AsOf] = true
@@ -105,14 +107,14 @@ func TestCallsForReal(t *testing.T) {
 	for range 7 {
 		n := two.count()
 		w.fresh("confirmed", func(f *event.Freshness) bool { return !f.Stale })
-		eventually(t, "another tick", func() bool { return two.count() > n })
+		pollertest.Eventually(t, "another tick", func() bool { return two.count() > n })
 	}
 	if n := one.count() - calls; n < 7 {
 		t.Errorf("%d calls to the first, want one a tick", n)
 	}
 	for _, m := range w.seen {
 		if m.Breaker != nil || m.Fresh != nil && m.Fresh.Stale && !m.Fresh.AsOf.IsZero() || m.Event != nil && m.Event.Upstream != two.URL {
-			t.Errorf("unexpected: %s", show(m))
+			t.Errorf("unexpected: %s", pollertest.Show(m))
 		}
 	}
 }

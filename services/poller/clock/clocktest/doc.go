@@ -1,0 +1,2 @@
+// Package clocktest sets the wall clock that package clock sees, for tests.
+package clocktest

@@ -1,0 +1,63 @@
+package poll
+
+import (
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/clock"
+	"github.com/pollcast/pollcast/services/poller/history"
+)
+
+// PollStatus is one poll.
+type Status struct {
+	Poll                string       `json:"poll"`
+	IntervalMs          int64        `json:"intervalMs"`
+	TimeoutMs           int64        `json:"timeoutMs"`
+	MaxAgeMs            int64        `json:"maxAgeMs"`
+	Stale               bool         `json:"stale"`
+	Reason              event.Reason `json:"reason,omitempty"`
+	Detail              string       `json:"detail,omitempty"`
+	ConsecutiveFailures int          `json:"consecutiveFailures"`
+	AsOf                time.Time    `json:"asOf,omitzero"`
+	ChangedAt           time.Time    `json:"changedAt,omitzero"`
+	Version             uint64       `json:"version"`
+	// Unpublished says that the stream does not hold all of this yet.
+	Unpublished bool      `json:"unpublished"`
+	LastOutcome string    `json:"lastOutcome,omitempty"` // ok, or a reason
+	LastAt      time.Time `json:"lastAt,omitzero"`
+	LastTookMs  float64   `json:"lastTookMs"`
+	Skipped     uint64    `json:"skipped"` // ticks without a call
+	// Keys counts the keys of the last good answer, of a poll that has keys.
+	Keys int `json:"keys,omitempty"`
+	// Position is the last that is stored, Head the last that the upstream said,
+	// of a poll that follows a sequence.
+	Position *int64 `json:"position,omitempty"`
+	Head     *int64 `json:"head,omitempty"`
+	// Attempts are the last 50, the newest first.
+	Attempts []history.Attempt `json:"attempts"`
+	// Log is the last lines of the poll's own log, at most 5: what became of its
+	// value, and why.
+	Log []string `json:"log"`
+}
+
+// look is the poll's status now, without its attempts and its log; nil if it was
+// never run.
+func (p *Poll) Status() *Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.begun {
+		return nil
+	}
+	now := clock.Now()
+	s := &Status{
+		Poll: p.Topic, IntervalMs: p.Config.Interval.Milliseconds(), TimeoutMs: p.Config.Timeout.Milliseconds(), MaxAgeMs: p.Config.MaxAge.Milliseconds(),
+		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.whole.For(p.detail), ConsecutiveFailures: p.failures,
+		AsOf: clock.WallTime(p.Good.AsOf, now), ChangedAt: p.Good.ChangedAt, Version: p.Stored.Version, Unpublished: p.retry.Failing() || p.Unstored() || len(p.keyJobs(now)) > 0,
+		LastOutcome: p.last.outcome, LastAt: clock.Stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
+		Skipped: p.skipped, Keys: p.Live(),
+	}
+	if p.Follow != nil {
+		p.Follow.addStatus(s)
+	}
+	return s
+}
