@@ -1,5 +1,5 @@
-// Package admin is the operations port that every service has: health,
-// readiness, metrics and profiles. It is meant for the inside of a network.
+// Package admin is the operations port of every service: health, readiness,
+// metrics and profiles. It must be reachable only from inside a network.
 package admin
 
 import (
@@ -20,12 +20,12 @@ import (
 type Options struct {
 	// Listen is the address, "host:port"; port 0 takes a free one.
 	Listen string
-	// Ready returns nil when the service can do its work, otherwise why not.
+	// Ready returns nil when the service can do its work, otherwise the reason.
 	Ready    func() error
 	Gatherer prometheus.Gatherer
 	// Status, if set, is served at /status.
 	Status http.Handler
-	// More is served as well, by pattern.
+	// More holds further handlers by pattern.
 	More map[string]http.Handler
 	// Reload, if set, is served at POST /reload.
 	Reload http.Handler
@@ -62,7 +62,7 @@ func New(o Options) (*Server, error) {
 	for pattern, h := range o.More {
 		mux.Handle(pattern, h)
 	}
-	if o.Reload != nil { // a page in a browser on this machine must not cause it
+	if o.Reload != nil { // a web page in a browser on this machine must not cause a reload
 		mux.Handle("POST /reload", http.NewCrossOriginProtection().Handler(o.Reload))
 	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -78,13 +78,13 @@ func New(o Options) (*Server, error) {
 	}}, nil
 }
 
-// Addr is the bound address.
+// Addr returns the bound address.
 func (s *Server) Addr() string { return s.ln.Addr().String() }
 
 // Close frees the listener of a server that was never run.
 func (s *Server) Close() error { return s.ln.Close() }
 
-// Run serves until ctx ends, then lets running requests finish for a second.
+// Run serves until ctx ends. Then running requests have one second to finish.
 func (s *Server) Run(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- s.srv.Serve(s.ln) }()

@@ -12,14 +12,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// A page of somebody else in a browser on this machine cannot reload; tools can.
-// What else a service serves is there.
+// A web page of another site in a browser on this machine cannot reload; tools
+// can. The handlers of More are served.
 func TestReloadCrossOrigin(t *testing.T) {
 	reloads := 0
 	s, err := New(Options{
-		Listen: "127.0.0.1:0", Ready: func() error { return nil }, Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+		Listen: "127.0.0.1:0", Ready: func() error { return nil }, Gatherer: prometheus.NewRegistry(),
+		Logger: slog.New(slog.DiscardHandler),
 		Reload: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reloads++ }),
-		More:   map[string]http.Handler{"GET /more": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "more") })},
+		More: map[string]http.Handler{"GET /more": http.HandlerFunc(func(w http.ResponseWriter,
+			_ *http.Request) {
+			fmt.Fprint(w, "more")
+		})},
 	})
 	if err != nil {
 		t.Fatal(err)

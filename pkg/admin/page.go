@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// NewPage makes the page of a status from the template of its body. It has
-// these functions: size writes bytes for people, ago how long ago a time was.
-// It panics when the template is none, as template.Must does.
+// NewPage makes the page of a status from the template of its body, which has two
+// functions: size writes bytes for people, ago writes how long ago a time was. It
+// panics on an invalid template, as template.Must does.
 func NewPage(title, body string) *template.Template {
 	page := template.Must(template.New(title).Funcs(template.FuncMap{"size": size, "ago": ago}).Parse(layout))
 	return template.Must(page.New("body").Parse(body)).Lookup(title)
 }
 
 // WriteStatus answers GET /status: with the page to a browser, which asks for
-// text/html, and with JSON to everybody else.
+// text/html, and with JSON to others.
 func WriteStatus(w http.ResponseWriter, r *http.Request, status any, page *template.Template) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -41,7 +41,7 @@ func WriteStatus(w http.ResponseWriter, r *http.Request, status any, page *templ
 		http.Error(w, "show the status: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
-	_, _ = out.WriteTo(w) // a client that left needs no answer
+	_, _ = out.WriteTo(w) // fails only when the client has gone
 }
 
 // size writes bytes with a unit that needs at most four digits.
@@ -77,7 +77,8 @@ func ago(t time.Time) string {
 	return d.Round(time.Millisecond).String() + " ago"
 }
 
-// layout is every page: no script, no other file, and anew every 5 seconds.
+// layout is the frame of every page. It has no script and no other file, and
+// reloads every 5 seconds.
 const layout = `<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -92,7 +93,8 @@ h1 { font-size: 1.4em } h2 { font-size: 1.1em; margin-top: 2em }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #8884; vertical-align: top }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-.bad { color: light-dark(#b00020, #ff8a80); font-weight: 600 } .good { color: light-dark(#1b6e2c, #8fd19e) } .dim { opacity: .65 }
+.bad { color: light-dark(#b00020, #ff8a80); font-weight: 600 }
+.good { color: light-dark(#1b6e2c, #8fd19e) } .dim { opacity: .65 }
 meter { width: 12em }
 </style>
 </head>

@@ -7,7 +7,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// This file is about frames: what they change and whom that is told.
+// This file applies the gateway's frames and delivers what they change.
 
 func (l *loop) frame(f *wire.ServerFrame, at time.Time) {
 	switch {
@@ -19,7 +19,7 @@ func (l *loop) frame(f *wire.ServerFrame, at time.Time) {
 		u := &Breaker{*f.Breaker}
 		for _, s := range l.subs {
 			if s.accepted && s.coversSource(u.Source) {
-				l.tell(s, u)
+				l.deliver(s, u)
 			}
 		}
 	case f.Subscribed != nil:
@@ -51,18 +51,18 @@ func (l *loop) event(ev *wire.Event, at time.Time) {
 		}
 	}
 	if !wanted {
-		return // it was under way when the subscription ended
+		return // it was on its way when the subscription ended
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	born := c.store.event(at, ev)
+	asOfLocal := c.store.event(at, ev)
 	now := time.Now()
-	u := &Event{Event: *ev, Epoch: c.store.epoch, Age: now.Sub(born)}
+	u := &Event{Event: *ev, Epoch: c.store.epoch, Age: now.Sub(asOfLocal)}
 	for _, s := range l.subs {
 		match := s.matches(ev.Topic)
 		s.advance(ev, match, match && answered == 1)
 		if match && s.accepted {
-			l.tellEvent(s, u)
+			l.deliverEvent(s, u)
 		}
 	}
 	if p := c.store.polls[ev.Poll]; p != nil {
@@ -70,8 +70,8 @@ func (l *loop) event(ev *wire.Event, at time.Time) {
 	}
 }
 
-// tellEvent tells an event that the subscription has not seen.
-func (l *loop) tellEvent(s *Subscription, u *Event) {
+// deliverEvent delivers an event unless the subscription has seen it.
+func (l *loop) deliverEvent(s *Subscription, u *Event) {
 	last, was := s.seen[u.Topic]
 	switch {
 	case was && u.Seq <= last.seq:
@@ -79,9 +79,9 @@ func (l *loop) tellEvent(s *Subscription, u *Event) {
 	case !was && u.Deleted && u.Phase == wire.Snapshot:
 		return
 	case was && last.version > 0 && u.Version > last.version+1 && s.opts.Delivery == wire.DeliverAll:
-		l.tell(s, &Gap{Topic: u.Topic, After: last.version, Before: u.Version})
+		l.deliver(s, &Gap{Topic: u.Topic, After: last.version, Before: u.Version})
 	}
-	l.tell(s, u)
+	l.deliver(s, u)
 	if u.Deleted {
 		delete(s.seen, u.Topic)
 	} else {
@@ -89,8 +89,8 @@ func (l *loop) tellEvent(s *Subscription, u *Event) {
 	}
 }
 
-// advance keeps the position to go on from. alone says that the event matches
-// no other subscription, so that this one is why it was sent.
+// advance moves the position to resume from. alone means that no other
+// subscription matches the event: it was sent because of this one.
 func (s *Subscription) advance(ev *wire.Event, match, alone bool) {
 	switch {
 	case !s.answered:
@@ -98,25 +98,26 @@ func (s *Subscription) advance(ev *wire.Event, match, alone bool) {
 		if !match || s.resumed {
 			return // it was sent for another subscription
 		}
-		s.synced = false // until a later pong: more may follow
+		s.synced = false // until the next pong: more of the snapshot may follow
 		if alone {
 			s.posOK = false
 		}
 	case ev.Phase == wire.Replay:
-		if alone { // a replay comes in order: a lost connection does not undo it
+		if alone { // a replay comes in order: its position holds after a lost connection
 			s.pos = max(s.pos, ev.Seq)
 		}
 	case s.synced || alone:
-		// Live events come in the stream's order, whatever they match: all that
-		// this subscription wants up to here has been sent. But first its snapshot
-		// or replay must be complete; it is before the first live event of its own,
-		// and for those of others only a pong can tell.
+		// Live events come in the stream's order, whichever subscription they
+		// match: everything up to here that this subscription matches has been
+		// sent. But its snapshot or replay must be complete first. It is complete
+		// before the first live event of its own; for events of other
+		// subscriptions only a pong shows it.
 		s.pos, s.posOK = max(s.pos, s.base, ev.Seq), s.epoch != ""
 	}
 }
 
-// room makes sure that the maps keep their bound: a subscription that brings
-// more ends.
+// room keeps the bound of the maps: it ends a subscription that matches too many
+// topics.
 func (l *loop) room(ev *wire.Event) bool {
 	st, limit := &l.c.store, l.c.opts.MaxTopics
 	topicFits := st.topics[ev.Topic] != nil || ev.Deleted || len(st.topics) < limit
@@ -154,16 +155,16 @@ func (l *loop) fresh(f *event.Freshness, at time.Time) {
 		return
 	}
 	l.reschedule(p)
-	l.tellFresh(p, time.Now())
+	l.deliverFreshness(p, time.Now())
 }
 
-// settle tells what an event or a staged record has changed about a poll: it has
-// spoken again, or is confirmed again. The mutex is held.
+// settle handles what an event or a staged record changes about a poll: it is no
+// longer silent, or it is confirmed again. The mutex is held.
 func (l *loop) settle(p *poll, now time.Time) {
 	if !p.hold {
 		l.reschedule(p)
 		if p.silent && !now.After(p.rec.deadline) {
-			l.tellFresh(p, now)
+			l.deliverFreshness(p, now)
 		}
 		return
 	}
@@ -181,21 +182,21 @@ func (l *loop) settle(p *poll, now time.Time) {
 	}
 	p.rec, p.staged, p.lost = *p.staged, nil, false
 	l.reschedule(p)
-	l.tellFresh(p, now)
+	l.deliverFreshness(p, now)
 }
 
-// tellFresh tells a poll's freshness. The mutex is held.
-func (l *loop) tellFresh(p *poll, now time.Time) {
+// deliverFreshness delivers a poll's freshness. The mutex is held.
+func (l *loop) deliverFreshness(p *poll, now time.Time) {
 	u := p.update(now)
 	p.silent = u.Local
 	for _, s := range l.subs {
 		if s.accepted && s.coversPoll(u.Poll) {
-			l.tell(s, u)
+			l.deliver(s, u)
 		}
 	}
 }
 
-// reschedule makes sure that the poll's silence will be noticed.
+// reschedule sets the next sweep early enough to notice the poll's silence.
 func (l *loop) reschedule(p *poll) {
 	d := p.rec.until()
 	if p.silent || d.IsZero() {
@@ -206,7 +207,8 @@ func (l *loop) reschedule(p *poll) {
 	}
 }
 
-// sweep tells which polls have fallen silent and finds the next that may.
+// sweep delivers the freshness of polls that became silent and schedules the next
+// sweep.
 func (l *loop) sweep(now time.Time) {
 	c := l.c
 	c.mu.Lock()
@@ -214,7 +216,7 @@ func (l *loop) sweep(now time.Time) {
 	l.sweepAt = time.Time{}
 	for _, p := range c.store.polls {
 		if p.silentAt(now) {
-			l.tellFresh(p, now)
+			l.deliverFreshness(p, now)
 		}
 		if !p.lost {
 			l.reschedule(p)
@@ -234,17 +236,17 @@ func (l *loop) lost(now time.Time) {
 	for _, p := range c.store.polls {
 		p.staged = nil
 		if p.lost {
-			continue // not confirmed since the last time
+			continue // not confirmed since the last loss
 		}
 		p.lost, p.hold = true, true
-		l.tellFresh(p, now)
+		l.deliverFreshness(p, now)
 		p.silent = false
 	}
 }
 
-// synced confirms what the connection has confirmed, now that all that was
-// missed has arrived, and takes away the topics that are gone: a snapshot that
-// is complete does not hold them.
+// synced marks the polls as confirmed by this connection, because everything that
+// was missed has arrived. It deletes topics that a complete snapshot does not
+// hold.
 func (l *loop) synced(at time.Time, took time.Duration) {
 	c := l.c
 	c.mu.Lock()
@@ -255,14 +257,14 @@ func (l *loop) synced(at time.Time, took time.Duration) {
 		if e.session == st.session || !l.gone(t) {
 			continue
 		}
-		u := &Event{Event: e.ev, Epoch: e.epoch, Age: at.Sub(e.born)}
+		u := &Event{Event: e.ev, Epoch: e.epoch, Age: at.Sub(e.asOfLocal)}
 		u.Phase, u.Deleted, u.Data = wire.Snapshot, true, nil
 		u.AgeMs = u.Age.Milliseconds()
 		delete(st.topics, t)
 		for _, s := range l.subs {
 			if _, was := s.seen[t]; was && s.matches(t) {
 				delete(s.seen, t)
-				l.tell(s, u)
+				l.deliver(s, u)
 			}
 		}
 	}
@@ -273,7 +275,7 @@ func (l *loop) synced(at time.Time, took time.Duration) {
 	}
 }
 
-// gone reports whether a topic that this connection has not spoken of does not
+// gone reports whether a topic that this connection has not mentioned does not
 // exist any more.
 func (l *loop) gone(t string) bool {
 	for _, s := range l.subs {

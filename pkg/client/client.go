@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Client is a connection to Pollcast that mends itself. Its methods may be
-// called at any time from any goroutine.
+// Client is a connection to Pollcast that reconnects by itself. Its methods may
+// be called at any time from any goroutine.
 type Client struct {
 	opts   Options
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the loop has ended
-	wake   chan struct{} // tells the loop to look at subs
+	wake   chan struct{} // wakes the loop to look at subs
 
 	mu    sync.Mutex
 	store store
@@ -44,8 +44,8 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
-// Close ends the client and its subscriptions and waits until nothing of it is
-// left, half a second or so at most.
+// Close ends the client and its subscriptions, and waits until all its goroutines
+// have ended, about half a second at most.
 func (c *Client) Close() {
 	c.cancel()
 	<-c.done
@@ -54,7 +54,7 @@ func (c *Client) Close() {
 // Done is closed when the client has ended, by Close or by itself.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err says why the client ended by itself: a *CloseError. It is nil before,
+// Err returns why the client ended by itself: a *CloseError. It is nil before,
 // and after Close.
 func (c *Client) Err() error {
 	c.mu.Lock()
@@ -92,10 +92,14 @@ func (c *Client) Subscribe(ctx context.Context, topics []string, o SubscribeOpti
 			continue
 		}
 		if o.Delivery != other.opts.Delivery || o.MaxHz != other.opts.MaxHz {
-			return nil, fmt.Errorf("subscribe: all subscriptions of a client have the same Delivery and MaxHz (others have %q and %v); use another client", other.opts.Delivery, other.opts.MaxHz)
+			return nil, fmt.Errorf("subscribe: all subscriptions of a client have the same Delivery and MaxHz "+
+				"(others have %q and %v); use another client",
+				other.opts.Delivery, other.opts.MaxHz)
 		}
 		if p, q, overlap := other.overlaps(patterns); overlap && o.Since != nil {
-			return nil, fmt.Errorf("subscribe: %q overlaps %q of another subscription, which Since does not allow; use another client", q, p)
+			return nil, fmt.Errorf("subscribe: %q overlaps %q of another subscription, which Since does not allow; "+
+				"use another client",
+				q, p)
 		}
 	}
 	c.subs = append(c.subs, s)
@@ -104,8 +108,8 @@ func (c *Client) Subscribe(ctx context.Context, topics []string, o SubscribeOpti
 	return s, nil
 }
 
-// Value returns the last value of a topic that is subscribed to, with its
-// freshness at this moment; ok is false when none is known.
+// Value returns the last value of a subscribed topic with its freshness at this
+// moment. ok is false when none is known.
 func (c *Client) Value(topic string) (value Event, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,8 +120,8 @@ func (c *Client) Value(topic string) (value Event, ok bool) {
 	return c.store.value(e, time.Now()), true
 }
 
-// Values returns the last value of every topic that is subscribed to, sorted by
-// topic, with its freshness at this moment.
+// Values returns the last value of every subscribed topic, sorted by topic, with
+// its freshness at this moment.
 func (c *Client) Values() []Event { return c.values(func(string) bool { return true }) }
 
 func (c *Client) values(match func(string) bool) []Event {

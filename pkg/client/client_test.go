@@ -38,8 +38,8 @@ func subscribe(t *testing.T, c *Client, patterns string, o SubscribeOptions) *Su
 	return s
 }
 
-// next returns the next update of a type and drops those of other types before
-// it.
+// next returns the next update of a type and drops the updates of other types
+// before it.
 func next[T Update](t *testing.T, s *Subscription) T {
 	t.Helper()
 	return nextThat(t, s, func(T) bool { return true })
@@ -64,7 +64,7 @@ func nextThat[T Update](t *testing.T, s *Subscription, good func(T) bool) T {
 	}
 }
 
-// nothing checks that what comes until the marker event holds no such update.
+// nothing checks that no such update comes before the marker event.
 func nothing[T Update](t *testing.T, s *Subscription, st *stream, marker string) {
 	t.Helper()
 	want := st.publish(marker, "marker").Seq
@@ -82,7 +82,7 @@ func nothing[T Update](t *testing.T, s *Subscription, st *stream, marker string)
 	}
 }
 
-// eventually waits for something that has no update.
+// eventually waits for a state that no update reports.
 func eventually(t *testing.T, what string, good func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !good(); time.Sleep(5 * time.Millisecond) {
@@ -106,7 +106,8 @@ func TestSnapshotThenLive(t *testing.T) {
 	}
 
 	ev := next[*Event](t, s)
-	if ev.Topic != "host.cpu" || string(ev.Data) != "2" || ev.Phase != wire.Snapshot || ev.Version != 2 || ev.Epoch != "E1" {
+	if ev.Topic != "host.cpu" || string(ev.Data) != "2" || ev.Phase != wire.Snapshot || ev.Version != 2 ||
+		ev.Epoch != "E1" {
 		t.Errorf("have %+v, want the last value of host.cpu", ev)
 	}
 	if f := next[*Freshness](t, s); f.Poll != "host.cpu" || f.Stale || !f.Changed || f.Local || f.Age < 0 {
@@ -128,7 +129,8 @@ func TestSnapshotThenLive(t *testing.T) {
 		t.Errorf("have %+v, want stale", f)
 	}
 	v, found := c.Value("host.cpu")
-	if !found || string(v.Data) != "3" || !v.Stale || v.Reason != event.BreakerOpen || v.Detail != "HTTP 503" || v.Breaker != event.Open {
+	if !found || string(v.Data) != "3" || !v.Stale || v.Reason != event.BreakerOpen || v.Detail != "HTTP 503" ||
+		v.Breaker != event.Open {
 		t.Errorf("have %+v, want the last good value, stale", v)
 	}
 	if _, found := c.Value("eth.head"); found {
@@ -141,8 +143,8 @@ func TestSnapshotThenLive(t *testing.T) {
 	}
 }
 
-// Subscriptions that overlap get every event once each, and ending one leaves
-// the other whole.
+// Subscriptions that overlap get every event once each. The end of one does not
+// disturb the other.
 func TestOverlap(t *testing.T) {
 	st := newStream()
 	st.publish("host.cpu", 1)
@@ -192,7 +194,7 @@ func TestOverlap(t *testing.T) {
 	})
 }
 
-// Versions are skipped because that is what was asked for: no gap.
+// With DeliverLatest skipped versions are no gap.
 func TestLatest(t *testing.T) {
 	st := newStream()
 	st.publish("host.cpu", 1)
@@ -209,7 +211,7 @@ func TestLatest(t *testing.T) {
 	nothing[*Gap](t, s, st, "host.cpu")
 }
 
-// Deleted keys are told and forgotten.
+// A deleted key is delivered and forgotten.
 func TestDeletion(t *testing.T) {
 	st := newStream()
 	st.publishKey("host.disk", "a", 1)
@@ -256,7 +258,7 @@ func TestClose(t *testing.T) {
 		st.publish(fmt.Sprintf("host.t%d", i), i)
 	}
 	g := startGateway(t, st)
-	// accepts and says nothing
+	// mute accepts connections and sends nothing.
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -307,7 +309,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// A gateway that is not there yet is waited for, and that is said once.
+// The client waits for a gateway that does not run yet, and reports that once.
 func TestStartBeforeTheGateway(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -20,34 +20,34 @@
 //
 // # What it does by itself
 //
-// A Client connects in the background and, when it has lost its gateway, again
-// and again for ever, with jittered exponential backoff up to 30 s. It ends by
-// itself only when the gateway says that coming back makes no sense (no valid
-// token, say; see CloseError). When a gateway announces that it will go away,
-// the client connects elsewhere before it leaves.
+// A Client connects in the background. When it has lost its gateway it reconnects
+// for ever, with jittered exponential backoff up to 30 s. It ends by itself only
+// when the gateway closes with a code after which reconnecting makes no sense, for
+// example without a valid token (see CloseError). When a gateway announces that it
+// will go away, the client connects to another one first.
 //
-// Every subscription goes on where it stopped: what was published meanwhile
-// follows, each event once and in order. When the gateway cannot give that, a
-// Resumed update says why, the current values follow, and a Gap update names
-// every topic of which events were missed.
+// Every subscription resumes where it stopped: the events that were published
+// meanwhile follow, each once and in order. When the gateway cannot send them, a
+// Resumed update has the reason, the current values follow, and a Gap update names
+// every topic with missed events.
 //
 // # Nothing looks live that is not
 //
 // Every value is stale, with reason connection_lost, from the moment the
 // socket is gone until a new connection has confirmed it, and stale with
 // reason poller_silent when its poll's maxAge (and a second at most) has passed
-// without a record. Both are told as Freshness updates, and Client.Value knows
-// them at any time. Ages are counted from what the gateway said, on the
-// monotonic clock: the local wall clock does not matter, and a value is never
-// shown younger than it is, also when frames were queued on the way. (The time
-// a suspended machine sleeps is seen with the first frame after it.)
+// without a record. Both come as Freshness updates, and Client.Value shows them at
+// any time. Ages are counted from the gateway's frames on the monotonic clock: the
+// local wall clock does not matter, and a value is never shown younger than it is,
+// also when frames were queued on the way. (The time that a suspended machine
+// sleeps is noticed with the first frame after it.)
 //
 // # Bounds
 //
 // A subscription's channel holds SubscribeOptions.Buffer updates. When it is
 // full the client waits for the reader, and so does everything else on its
-// connection: nothing is dropped. A reader that stays away for too long makes
-// the gateway close the connection (4002), and the client resumes. Use a client
-// of its own, or DeliverLatest, for a reader that may be slow. The topics and
+// connection: nothing is dropped. A reader that does not read for too long
+// makes the gateway close the connection (4002), and the client resumes. A reader
+// that may be slow should have its own client, or use DeliverLatest. The topics and
 // polls that a client holds are bounded by Options.MaxTopics.
 package client

@@ -15,8 +15,8 @@ var ErrClosed = errors.New("client is closed")
 // Options.MaxTopics.
 var ErrTooManyTopics = errors.New("subscription matches more topics than the client may hold")
 
-// Error is the gateway's answer to a request that it refused; the connection
-// goes on.
+// Error is the gateway's answer to a request that it refused. The connection
+// stays open.
 type Error struct {
 	// Topics are those of the refused request.
 	Topics  []string
@@ -32,13 +32,13 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("subscribe to %s: gateway says %s: %s", topics, e.Code, e.Message)
 }
 
-// CloseError says with which code the gateway closed the connection. It ends
-// the client, and every subscription, when the code is one of those that make
-// no sense to come back after (wire.CloseCode.Reconnect); an HTTP status 401 or
-// 403 in place of the connection counts as CloseUnauthorized or CloseForbidden.
+// CloseError is the code with which the gateway closed the connection. It ends
+// the client and every subscription when reconnecting makes no sense after the
+// code (wire.CloseCode.Reconnect). An HTTP status 401 or 403 in place of the
+// connection counts as CloseUnauthorized or CloseForbidden.
 type CloseError struct {
 	Code wire.CloseCode
-	// Reason is the gateway's own words; may be empty.
+	// Reason is the gateway's text; it may be empty.
 	Reason string
 }
 
@@ -50,7 +50,8 @@ func (e *CloseError) Error() string {
 	return s
 }
 
-// permanent returns the CloseError in err that makes coming back senseless.
+// permanent returns the CloseError in err after which reconnecting makes no
+// sense, or nil.
 func permanent(err error) *CloseError {
 	if ce, ok := errors.AsType[*CloseError](err); ok && !ce.Code.Reconnect() {
 		return ce

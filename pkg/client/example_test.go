@@ -11,8 +11,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/client"
 )
 
-// Watch a host until Ctrl-C. Whatever happens to the gateway meanwhile is told,
-// and mended.
+// Watch a host until Ctrl-C. The client reports a lost gateway and reconnects by
+// itself.
 func Example() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -47,8 +47,7 @@ func Example() {
 	}
 }
 
-// Ask for the last value whenever it is needed, and for how far it can be
-// trusted.
+// Read the last value whenever it is needed, and how far it can be trusted.
 func ExampleClient_Value() {
 	c, err := client.New(client.Options{URL: "ws://localhost:12080/v1/ws"})
 	if err != nil {
@@ -75,9 +74,10 @@ func ExampleClient_Value() {
 	}
 }
 
-// Go on after a restart of the program with what was published meanwhile.
+// Resume after a restart of the program with the events that were published
+// meanwhile.
 func ExampleSubscribeOptions_since() {
-	load := func() *client.Position { return nil } // from where the program keeps it
+	load := func() *client.Position { return nil } // load it from the program's store
 	save := func(client.Position) {}
 
 	c, err := client.New(client.Options{URL: "wss://pollcast.example.com"})

@@ -25,8 +25,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// stream is what the gateways of a test have in common: the events that were
-// published, in order, and the freshness of every poll.
+// stream is shared by the gateways of a test: the published events, in order, and
+// the freshness of every poll.
 type stream struct {
 	mu       sync.Mutex
 	epoch    string
@@ -45,7 +45,7 @@ func newStream() *stream {
 	return s
 }
 
-// reset begins another incarnation.
+// reset starts another incarnation of the stream.
 func (s *stream) reset(epoch string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +98,7 @@ func (s *stream) fresh(f event.Freshness) {
 	}
 }
 
-// ok is a record that says that all is well.
+// ok returns the record of a poll that is fresh.
 func ok(poll string) event.Freshness {
 	return event.Freshness{Poll: poll, AsOf: time.Now(), IntervalMs: 20_000, MaxAgeMs: 60_000}
 }
@@ -110,7 +110,7 @@ type gateway struct {
 	stream *stream
 	srv    *http.Server
 	addr   string
-	ping   time.Duration // 30 s unless told
+	ping   time.Duration // 0: 30 s
 
 	mu    sync.Mutex
 	conns map[*peer]bool
@@ -161,7 +161,7 @@ func serveGateway(t *testing.T, s *stream, ln net.Listener) *gateway {
 
 func (g *gateway) url() string { return "ws://" + g.addr + "/v1/ws" }
 
-// kill ends the gateway and its connections without a word.
+// kill ends the gateway and its connections without closing frames.
 func (g *gateway) kill() {
 	g.srv.Close()
 	g.each(func(p *peer) { p.conn.NetConn().Close() })
@@ -180,7 +180,7 @@ func (g *gateway) each(f func(*peer)) {
 	}
 }
 
-// drop breaks every connection and stays.
+// drop breaks every connection. The gateway goes on.
 func (g *gateway) drop() { g.each(func(p *peer) { p.conn.NetConn().Close() }) }
 
 // hangUp closes every connection with a code.
@@ -194,7 +194,7 @@ func (g *gateway) connections() int {
 	return len(g.conns)
 }
 
-// accepted is how many connections there ever were.
+// accepted returns the number of connections so far.
 func (g *gateway) accepted() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -214,14 +214,15 @@ func (g *gateway) subscribes() []wire.Subscribe {
 	return out
 }
 
-func (g *gateway) hooks(handshake func(http.ResponseWriter, *http.Request) bool, intercept func(*peer, *wire.ClientFrame) bool) {
+func (g *gateway) hooks(handshake func(http.ResponseWriter, *http.Request) bool,
+	intercept func(*peer, *wire.ClientFrame) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.handshake, g.intercept = handshake, intercept
 }
 
-// cast sends a frame to those who have a pattern for it. The stream's mutex is
-// held, so that it cannot overtake a snapshot.
+// cast sends a frame to the peers that have a pattern for it. The stream's mutex
+// is held, so that the frame cannot overtake a snapshot.
 func (g *gateway) cast(f *wire.ServerFrame, match func(pattern string) bool) {
 	g.each(func(p *peer) {
 		if slices.ContainsFunc(p.subs, match) {

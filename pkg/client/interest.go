@@ -8,9 +8,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// This file is about subscriptions: how they come, are asked for and leave.
+// This file adds subscriptions, asks the gateway for them, and removes them.
 
-// join takes in the subscriptions that came since.
+// join takes in the new subscriptions.
 func (l *loop) join() {
 	c := l.c
 	c.mu.Lock()
@@ -22,25 +22,25 @@ func (l *loop) join() {
 		s.attached = true
 		l.subs = append(l.subs, s)
 		if l.conn != nil {
-			l.tell(s, l.conn)
+			l.deliver(s, l.conn)
 		}
 	}
 }
 
-// accept begins a subscription's updates with what the client knows of its
-// topics already: a gateway does not repeat what it has sent for another.
+// accept begins a subscription's updates with the values that the client already
+// has: a gateway does not repeat what it has sent for another subscription.
 func (l *loop) accept(s *Subscription, now time.Time) {
 	s.accepted = true
 	close(s.ready)
 	if l.conn != s.conn {
-		l.tell(s, l.conn)
+		l.deliver(s, l.conn)
 	}
 	st := &l.c.store
 	for _, name := range slices.Sorted(maps.Keys(st.polls)) {
 		if s.coversPoll(name) {
 			f := st.polls[name].now(now)
 			f.Changed = true
-			l.tell(s, &f)
+			l.deliver(s, &f)
 		}
 	}
 	for _, t := range slices.Sorted(maps.Keys(st.topics)) {
@@ -52,12 +52,12 @@ func (l *loop) accept(s *Subscription, now time.Time) {
 		if s.seen[t] = (seen{}); st.topics[t].era == st.era {
 			s.seen[t] = seen{ev.Seq, ev.Version}
 		}
-		l.tell(s, &ev)
+		l.deliver(s, &ev)
 	}
 }
 
-// leave lets go of the subscriptions that were closed, and of the topics that
-// nobody else wants.
+// leave removes the subscriptions that were closed, and the topics that no other
+// subscription matches.
 func (l *loop) leave() {
 	for _, s := range slices.Clone(l.subs) {
 		if s.closed() {
@@ -66,7 +66,7 @@ func (l *loop) leave() {
 	}
 	c := l.c
 	c.mu.Lock()
-	var unseen []*Subscription // closed before they were taken in
+	var unseen []*Subscription // closed before join took them in
 	c.subs = slices.DeleteFunc(c.subs, func(s *Subscription) bool {
 		if !s.attached && s.closed() {
 			unseen = append(unseen, s)
@@ -88,7 +88,7 @@ func (l *loop) remove(s *Subscription, err error) {
 	l.subs = slices.DeleteFunc(l.subs, func(o *Subscription) bool { return o == s })
 	asked := s.answered || s.request != 0
 	delete(l.requests, s.request)
-	// What was for it and is not handed out yet must not meet its closed channel.
+	// Undelivered updates must not meet its closed channel.
 	l.out = slices.DeleteFunc(l.out, func(d delivery) bool { return d.sub == s })
 
 	c := l.c
@@ -126,8 +126,8 @@ func (l *loop) remove(s *Subscription, err error) {
 
 func (l *loop) wanted(by func(*Subscription) bool) bool { return slices.ContainsFunc(l.subs, by) }
 
-// ask sends the subscribe frames that are due and, when all are answered, the
-// ping whose pong comes after everything that they brought.
+// ask sends the subscribe frames that are due. When all are answered it sends a
+// ping: its pong comes after all the events that they brought.
 func (l *loop) ask(now time.Time) error {
 	open, waiting := false, false
 	for _, s := range l.subs {
@@ -143,13 +143,13 @@ func (l *loop) ask(now time.Time) error {
 			if s.resumes() {
 				f.Since = &wire.Since{Seq: s.pos, Epoch: s.epoch}
 			}
-			told := l.high()
-			if told.Seq > 0 && (f.Since == nil || *f.Since != told) {
-				f.NotOlderThan = &told
+			asked := l.notOlderThan()
+			if asked.Seq > 0 && (f.Since == nil || *f.Since != asked) {
+				f.NotOlderThan = &asked
 			}
 			l.lastID++
 			s.request = l.lastID
-			l.requests[s.request] = &request{at: now, sub: s, told: told}
+			l.requests[s.request] = &request{at: now, sub: s, asked: asked}
 			if err := l.cur.write(&wire.ClientFrame{ID: s.request, Subscribe: f}); err != nil {
 				return err
 			}
@@ -169,21 +169,21 @@ func (l *loop) ask(now time.Time) error {
 	return l.cur.write(&wire.ClientFrame{ID: l.lastID, Ping: &wire.Ping{}})
 }
 
-// high is how far the stream was seen.
-func (l *loop) high() wire.Since {
+// notOlderThan returns the position that a gateway must have reached.
+func (l *loop) notOlderThan() wire.Since {
 	l.c.mu.Lock()
 	defer l.c.mu.Unlock()
-	return wire.Since{Seq: l.c.store.high, Epoch: l.c.store.epoch}
+	return wire.Since{Seq: l.c.store.seenSeq, Epoch: l.c.store.epoch}
 }
 
-// resumes reports whether to ask for what was missed. With DeliverLatest only
-// for the first time: later the newest values are all that is wanted, and
-// skipping leaves no position to go on from.
+// resumes reports whether to ask for missed events. With DeliverLatest this is so
+// only for the first time: later the newest values are enough, and skipping
+// leaves no position to resume from.
 func (s *Subscription) resumes() bool {
 	return s.posOK && (s.opts.Delivery == wire.DeliverAll || !s.accepted)
 }
 
-// subscribed takes the answer to a subscribe frame.
+// subscribed handles the answer to a subscribe frame.
 func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 	r := l.requests[id]
 	if r == nil || r.sub == nil {
@@ -203,7 +203,8 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 			continue
 		}
 		if asked && !f.Resumed && f.Reason == "" {
-			// Nothing new: the connection has asked for all of it before.
+			// The connection has asked for all of it before: nothing can be
+			// missing.
 			s.resumed, complete = true, true
 		}
 		if !o.resumed {
@@ -212,11 +213,11 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 		}
 	}
 	l.c.mu.Lock()
-	anew := l.c.store.answered(f.Epoch, f.Seq, r.told)
+	reset := l.c.store.answered(f.Epoch, f.Seq, r.asked)
 	l.c.mu.Unlock()
 	for _, o := range l.subs {
-		if anew || o == s && s.epoch != f.Epoch {
-			for t := range o.seen { // sequence numbers and versions begin anew
+		if reset || o == s && s.epoch != f.Epoch {
+			for t := range o.seen { // sequence numbers and versions start again
 				o.seen[t] = seen{}
 			}
 		}
@@ -229,11 +230,11 @@ func (l *loop) subscribed(id uint64, f *wire.Subscribed, now time.Time) {
 		l.accept(s, now)
 	}
 	if s.before && (s.opts.Delivery == wire.DeliverAll || asked) {
-		l.tell(s, &Resumed{Complete: complete, Reason: reason})
+		l.deliver(s, &Resumed{Complete: complete, Reason: reason})
 	}
 }
 
-// refused takes the error that answers a frame.
+// refused handles the error that answers a frame.
 func (l *loop) refused(id uint64, e *wire.Error, now time.Time) {
 	r := l.requests[id]
 	switch {

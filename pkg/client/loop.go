@@ -16,14 +16,14 @@ import (
 const (
 	// requestTimeout is how long a gateway may take to answer a frame.
 	requestTimeout = 15 * time.Second
-	// sweepSpacing is the least time between two looks at silent polls.
+	// sweepSpacing is the shortest time between two searches for silent polls.
 	sweepSpacing = 100 * time.Millisecond
 	never        = 100 * 365 * 24 * time.Hour
 )
 
-// loop is the one goroutine that changes a client: it connects, writes, takes
-// frames in and hands updates out. Only readers and dials run beside it, and it
-// waits for them before it ends.
+// loop is the one goroutine that changes a client: it connects, writes, takes in
+// frames and delivers updates. Only readers and dials run beside it. It waits for
+// them before it ends.
 type loop struct {
 	c   *Client
 	log *slog.Logger
@@ -33,16 +33,16 @@ type loop struct {
 	cur      *session    // nil while there is no connection
 	dialing  chan dialed // nil while no dial is under way
 	retryAt  time.Time   // when to dial, while there is no connection
-	moveAt   time.Time   // when to dial although there is one: it goes away
+	moveAt   time.Time   // when to dial another gateway, because the present one goes away
 	attempt  int
-	conn     *Connection // the last one told; nil before the first
+	conn     *Connection // the last one delivered; nil before the first
 	subs     []*Subscription
 	requests map[uint64]*request
 	lastID   uint64
 	pinged   bool // a ping is under way
 	sweepAt  time.Time
 
-	out []delivery // what the next flush hands out, in order
+	out []delivery // what the next flush delivers, in order
 }
 
 type dialed struct {
@@ -54,8 +54,9 @@ type dialed struct {
 type request struct {
 	at  time.Time
 	sub *Subscription // nil for a ping
-	// told is how far the stream had been seen, as the frame says.
-	told wire.Since
+	// asked is the position that the gateway must have reached, as the frame
+	// says.
+	asked wire.Since
 }
 
 type delivery struct {
@@ -65,7 +66,7 @@ type delivery struct {
 
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, requests: map[uint64]*request{}}
-	// Of the URL only the host: the rest may hold secrets.
+	// The log shows the host only: the rest of the URL may hold secrets.
 	u, _ := url.Parse(c.opts.URL)
 	l.log = c.opts.Logger.With("gateway_host", u.Host)
 	return l
@@ -108,8 +109,8 @@ func (l *loop) in() chan received {
 	return l.cur.in
 }
 
-// serve does what is due: subscriptions that came, left or wait for a
-// connection, and dials.
+// serve does what is due: it takes in subscriptions that were added or closed,
+// sends frames, and dials.
 func (l *loop) serve(ctx context.Context, now time.Time) {
 	l.leave()
 	l.join()
@@ -129,7 +130,7 @@ func (l *loop) serve(ctx context.Context, now time.Time) {
 	}
 }
 
-// wait returns for how long there is nothing to do.
+// wait returns the time until the loop has something to do.
 func (l *loop) wait(now time.Time) time.Duration {
 	next := now.Add(never)
 	sooner := func(t time.Time) {
@@ -158,8 +159,7 @@ func (l *loop) wait(now time.Time) time.Duration {
 	return next.Sub(now)
 }
 
-// expire does what time alone brings: polls that fell silent, answers that did
-// not come.
+// expire handles what time brings: silent polls and missing answers.
 func (l *loop) expire(now time.Time) {
 	if l.cur == nil {
 		return
@@ -175,8 +175,8 @@ func (l *loop) expire(now time.Time) {
 	}
 }
 
-// flush hands the updates out. It waits for readers, for as long as their
-// subscriptions live; false means that the client ends.
+// flush delivers the updates. It waits for readers as long as their subscriptions
+// exist. false means that the client ends.
 func (l *loop) flush(ctx context.Context) bool {
 	start := time.Now()
 	waited := false
@@ -201,7 +201,8 @@ func (l *loop) flush(ctx context.Context) bool {
 		l.out = nil
 	}
 	if waited {
-		// What the gateway answered meanwhile has not been read.
+		// Answers that arrived meanwhile were not read: their requests get more
+		// time.
 		d := time.Since(start)
 		for _, r := range l.requests {
 			r.at = r.at.Add(d)
@@ -213,14 +214,15 @@ func (l *loop) flush(ctx context.Context) bool {
 	return true
 }
 
-func (l *loop) tell(s *Subscription, u Update) {
+func (l *loop) deliver(s *Subscription, u Update) {
 	switch {
 	case s.ended:
 	case s.accepted:
 		l.out = append(l.out, delivery{s, u})
 	default:
-		// Who waits for Ready does not read yet: the loop must not wait for it. Only
-		// the connection is told now, and again later if it does not fit.
+		// A caller that waits for Ready does not read yet: the loop must not wait
+		// for it. It gets the connection now if there is room, and otherwise
+		// later.
 		select {
 		case s.updates <- u:
 			s.conn, _ = u.(*Connection)
@@ -229,13 +231,13 @@ func (l *loop) tell(s *Subscription, u Update) {
 	}
 }
 
-func (l *loop) tellAll(u Update) {
+func (l *loop) deliverAll(u Update) {
 	for _, s := range l.subs {
-		l.tell(s, u)
+		l.deliver(s, u)
 	}
 }
 
-// dialed takes the outcome of a dial.
+// dialed handles the result of a dial.
 func (l *loop) dialed(d dialed, now time.Time) {
 	if d.err != nil {
 		delay := l.delay(d.err)
@@ -267,7 +269,7 @@ func (l *loop) dialed(d dialed, now time.Time) {
 	}
 	l.c.mu.Unlock()
 	l.conn = &Connection{Connected: true, Gateway: w.Gateway, ID: w.Connection, Moved: moved}
-	l.tellAll(l.conn)
+	l.deliverAll(l.conn)
 }
 
 // delay counts a failure and returns when to try again. A permanent one ends
@@ -295,7 +297,7 @@ func (l *loop) delay(err error) time.Duration {
 	return max(d, hint)
 }
 
-// lose ends the connection: everything is stale until another one has
+// lose ends the connection. Everything is stale until another connection has
 // confirmed it.
 func (l *loop) lose(err error, now time.Time) {
 	s := l.cur
@@ -306,7 +308,7 @@ func (l *loop) lose(err error, now time.Time) {
 	}
 	hinted := l.moveAt
 	delay := l.delay(err)
-	if !hinted.IsZero() && l.err == nil { // the gateway has said when
+	if !hinted.IsZero() && l.err == nil { // the gateway gave the time
 		delay = max(hinted.Sub(now), 0)
 	}
 	l.retryAt, l.moveAt = now.Add(delay), time.Time{}
@@ -317,11 +319,11 @@ func (l *loop) lose(err error, now time.Time) {
 
 func (l *loop) disconnected(err error, delay time.Duration) {
 	l.conn = &Connection{Err: err, RetryIn: delay}
-	l.tellAll(l.conn)
+	l.deliverAll(l.conn)
 	l.lost(time.Now())
 }
 
-// forget drops what was about the connection.
+// forget clears the state of the connection.
 func (l *loop) forget() {
 	clear(l.requests)
 	l.pinged = false
@@ -334,7 +336,8 @@ func (l *loop) forget() {
 func (l *loop) goAway(g *wire.GoAway, now time.Time) {
 	delay := min(time.Duration(min(max(g.ReconnectAfterMs, 0), maxHint.Milliseconds()))*time.Millisecond, maxHint)
 	if now.Sub(l.cur.since) < stable {
-		// A balancer that knows no other gateway would make this a circle.
+		// If a balancer has no other gateway, the client would connect to this
+		// one in a circle.
 		delay = max(delay, l.c.opts.backoff(l.attempt))
 		l.attempt++
 	} else {
@@ -344,9 +347,9 @@ func (l *loop) goAway(g *wire.GoAway, now time.Time) {
 	l.log.Info("gateway will go away", "reason", g.Reason, "move_seconds", delay.Seconds())
 }
 
-// elsewhere plans the move to another gateway, since this one cannot serve
-// anything that is wanted: it may be behind what the client has seen for as long
-// as its NATS server is cut off.
+// elsewhere plans the move to another gateway, because this one cannot serve any
+// of the subscriptions: it may be behind what the client has seen for as long as
+// its NATS server is cut off.
 func (l *loop) elsewhere(delay time.Duration, now time.Time) {
 	if !l.moveAt.IsZero() {
 		return
@@ -355,7 +358,8 @@ func (l *loop) elsewhere(delay time.Duration, now time.Time) {
 	l.attempt++
 }
 
-// shutdown ends everything and waits for it.
+// shutdown ends the subscriptions and the connection, and waits for all
+// goroutines.
 func (l *loop) shutdown() {
 	c := l.c
 	c.mu.Lock()

@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A program that imports the SDK gets a WebSocket client and the protocol, and nothing
-// of the server side: no NATS, no metrics.
+// A program that imports the SDK gets a WebSocket client and the protocol, and
+// nothing of the server side: no NATS, no metrics.
 func TestDependencies(t *testing.T) {
 	const format = `{{with .Module}}{{.Path}} {{end}}{{.ImportPath}}`
 	out, err := exec.Command("go", "list", "-deps", "-f", format, ".").Output()

@@ -27,15 +27,15 @@ const (
 // maxPatterns bounds the patterns of one subscription.
 const maxPatterns = 10_000
 
-// Options says how to reach a gateway. Only URL is required.
+// Options are a client's settings. Only URL is required.
 type Options struct {
 	// URL of the gateway's WebSocket, such as "ws://localhost:12080/v1/ws".
 	// Schemes are ws and wss; http and https mean the same. A URL without a path
 	// gets /v1/ws.
 	URL string
-	// Token is asked for a token before every connect, with 30 s to answer. It
-	// is sent as "Authorization: Bearer"; an empty token sends nothing. An error
-	// counts as a failed connect, which is tried again.
+	// Token returns a token. It is called before every connect and has 30 s. The
+	// token is sent as "Authorization: Bearer"; an empty token sends nothing. An
+	// error counts as a failed connect, which is tried again.
 	Token func(ctx context.Context) (string, error)
 	// HTTPHeader is sent with the handshake.
 	HTTPHeader http.Header
@@ -45,9 +45,9 @@ type Options struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Logger gets a line when the connection changes; nil means silence.
 	Logger *slog.Logger
-	// MaxTopics bounds the topics, and as well the polls, that the client holds
-	// in memory; 0 means DefaultMaxTopics. A subscription that brings more ends
-	// with ErrTooManyTopics.
+	// MaxTopics bounds the topics that the client holds in memory, and its polls
+	// too; 0 means DefaultMaxTopics. A subscription that matches more ends with
+	// ErrTooManyTopics.
 	MaxTopics int
 	// MaxMessage bounds a frame from the gateway, in bytes; 0 means
 	// DefaultMaxMessage. A larger one ends the connection.
@@ -56,8 +56,8 @@ type Options struct {
 	backoff func(attempt int) time.Duration // for tests
 }
 
-// SubscribeOptions says how a subscription wants its events. The zero value
-// gives every event.
+// SubscribeOptions are a subscription's settings. The zero value delivers every
+// event.
 type SubscribeOptions struct {
 	// Delivery is wire.DeliverAll (also when empty): nothing is skipped; or
 	// wire.DeliverLatest: a connection that cannot keep up gets only the newest
@@ -66,14 +66,14 @@ type SubscribeOptions struct {
 	// MaxHz is the most events per second and topic; 0 means no limit. Above 0
 	// it implies wire.DeliverLatest.
 	MaxHz float64
-	// Since asks for what was published after a position (Event.Position) that
-	// an earlier run has stored, instead of the current values.
+	// Since asks for the events after a position (Event.Position) that an earlier
+	// run has stored, instead of the current values.
 	Since *Position
 	// Buffer is how many updates the channel holds; 0 means DefaultBuffer.
 	Buffer int
 }
 
-// Position is a place in the stream to go on from.
+// Position is a place in the stream to resume from.
 type Position struct {
 	Seq   uint64 `json:"seq"`
 	Epoch string `json:"epoch"`
@@ -82,7 +82,7 @@ type Position struct {
 func (o *Options) normalise() error {
 	u, err := url.Parse(o.URL)
 	if err != nil {
-		// The parser's message holds the whole URL, which may hold a secret.
+		// The parser's error quotes the whole URL, which may hold a secret.
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
@@ -95,7 +95,8 @@ func (o *Options) normalise() error {
 	case "https":
 		u.Scheme = "wss"
 	default:
-		return fmt.Errorf("URL of the gateway: scheme %q is none of ws, wss, http, https; it looks like ws://localhost:12080/v1/ws", u.Scheme)
+		return fmt.Errorf("URL of the gateway: scheme %q is none of ws, wss, http, https; "+
+			"it looks like ws://localhost:12080/v1/ws", u.Scheme)
 	}
 	switch {
 	case u.Host == "":

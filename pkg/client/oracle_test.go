@@ -14,8 +14,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// Whatever breaks, and however often: every subscription gets every event once
-// and in the order of its topic.
+// Every subscription gets every event once and in the order of its topic, however
+// often connections and gateways break.
 func TestEverythingBreaks(t *testing.T) {
 	st := newStream()
 	topics := []string{"host.cpu", "host.mem", "eth.head"}
@@ -34,7 +34,8 @@ func TestEverythingBreaks(t *testing.T) {
 		}
 		go func() { problems <- watch(s, topics) }()
 	}
-	// Before its snapshot is complete a subscription has no place to go on from.
+	// Before its snapshot is complete a subscription has no position to resume
+	// from.
 	eventually(t, "complete snapshots", func() bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -90,8 +91,8 @@ func TestEverythingBreaks(t *testing.T) {
 	})
 }
 
-// watch reads a subscription up to the last event of every topic and returns
-// what was wrong.
+// watch reads a subscription up to the last event of every topic and returns the
+// first mistake.
 func watch(s *Subscription, topics []string) (problem string) {
 	last, open := map[string]uint64{}, map[string]bool{}
 	for _, name := range topics {

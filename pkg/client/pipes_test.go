@@ -45,8 +45,7 @@ func (l *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// bufferedConn is a pipe's end that takes what is written at once, as a socket
-// does.
+// bufferedConn is a pipe's end that accepts a write at once, as a socket does.
 type bufferedConn struct {
 	net.Conn
 	mu    sync.Mutex

@@ -84,7 +84,7 @@ func TestRefusedHandshake(t *testing.T) {
 	}
 }
 
-// Every connect asks for a token; what the user adds to the handshake arrives.
+// Token is called before every connect. The headers of the options arrive.
 func TestTokenAndHeader(t *testing.T) {
 	st := newStream()
 	g := startGateway(t, st)
@@ -133,7 +133,8 @@ func TestSubscribeRefused(t *testing.T) {
 			return true
 		case "host.>":
 			if tries++; tries == 1 {
-				p.send(&wire.ServerFrame{ID: f.ID, Error: &wire.Error{Code: wire.CodeUnavailable, Message: "no stream yet", Retryable: true}})
+				p.send(&wire.ServerFrame{ID: f.ID, Error: &wire.Error{Code: wire.CodeUnavailable, Message: "no stream yet",
+					Retryable: true}})
 				return true
 			}
 		}
@@ -143,7 +144,8 @@ func TestSubscribeRefused(t *testing.T) {
 	bad := subscribe(t, c, "eth.>", SubscribeOptions{})
 	good := subscribe(t, c, "host.>", SubscribeOptions{})
 	e, is := errors.AsType[*Error](bad.Ready(t.Context()))
-	if !is || e.Code != wire.CodeForbidden || e.Message != "not yours" || !reflect.DeepEqual(e.Topics, []string{"eth.>"}) {
+	if !is || e.Code != wire.CodeForbidden || e.Message != "not yours" ||
+		!reflect.DeepEqual(e.Topics, []string{"eth.>"}) {
 		t.Errorf("have %v, want forbidden for eth.>", e)
 	}
 	for range bad.Updates() {
@@ -166,7 +168,7 @@ func TestConflictingSubscriptions(t *testing.T) {
 	for _, tt := range []struct {
 		topics string
 		o      SubscribeOptions
-		want   string // "" is allowed
+		want   string // "": no error
 	}{
 		{"eth.cpu", SubscribeOptions{Delivery: wire.DeliverLatest}, "same Delivery"},
 		{"eth.cpu", SubscribeOptions{MaxHz: 2}, "same Delivery"},

@@ -15,8 +15,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// The gateway is killed and started again at the same address; what was
-// published meanwhile arrives once and in order, and nothing looked live.
+// The gateway is killed and started again at the same address. The events
+// published meanwhile arrive once and in order, and no value looked live.
 func TestResumeAfterKill(t *testing.T) {
 	st := newStream()
 	st.publish("host.cpu", 1)
@@ -73,8 +73,8 @@ func TestResumeAfterKill(t *testing.T) {
 	nothing[*Gap](t, s, st, "host.cpu")
 }
 
-// A resume that cannot be complete says so: with the reason, with the topics of
-// which events are missing, and with the topics that are gone.
+// A resume that cannot be complete reports the reason, the topics with missing
+// events, and the topics that are gone.
 func TestIncompleteResume(t *testing.T) {
 	st := newStream()
 	st.publishKey("host.disk", "a", 1)
@@ -131,8 +131,8 @@ func topicsOf(c *Client) []string {
 	return out
 }
 
-// Another incarnation of the stream begins anew: lower sequence numbers and
-// versions are no duplicates.
+// In another incarnation of the stream lower sequence numbers and versions are no
+// duplicates.
 func TestEpoch(t *testing.T) {
 	st := newStream()
 	for i := range 5 {
@@ -164,7 +164,7 @@ func TestEpoch(t *testing.T) {
 	}
 }
 
-// When the gateway announces its end the client connects elsewhere first:
+// When the gateway announces its end the client connects to another one first:
 // nothing is lost, nothing was stale.
 func TestGoAway(t *testing.T) {
 	st := newStream()
@@ -217,15 +217,15 @@ func TestGoAway(t *testing.T) {
 		}
 	}
 	if !moved {
-		t.Error("no update said that the client moved")
+		t.Error("no update reported that the client moved")
 	}
 	if v, _ := c.Value("host.cpu"); v.Stale {
 		t.Errorf("have %+v, want fresh", v)
 	}
 }
 
-// A reader that does not read stops the connection, the gateway gives up on it,
-// and the client goes on without a gap when the reader is back.
+// A reader that does not read stops the connection. The gateway closes it, and
+// the client resumes without a gap when the reader reads again.
 func TestSlowReader(t *testing.T) {
 	st := newStream()
 	st.publish("host.cpu", 0)
@@ -264,8 +264,8 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// What is no frame may have been an event, so the client resumes. What a later
-// version of the protocol may add is ignored.
+// A message that is no frame may have been an event, so the client resumes.
+// Frames of a later version of the protocol are ignored.
 func TestGarbage(t *testing.T) {
 	st := newStream()
 	st.publish("host.cpu", 1)
@@ -308,7 +308,7 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// A position that an earlier run has stored brings what was published since.
+// A stored position brings the events that were published since.
 func TestSince(t *testing.T) {
 	st := newStream()
 	var third wire.Event
@@ -331,7 +331,7 @@ func TestSince(t *testing.T) {
 	}
 }
 
-// sinces returns what the subscribe frames of the last connection asked for,
+// sinces returns the positions in the subscribe frames of the last connection,
 // one per subscription.
 func sinces(g *gateway, n int) []uint64 {
 	all := g.subscribes()
@@ -346,8 +346,8 @@ func sinces(g *gateway, n int) []uint64 {
 	return out
 }
 
-// The position is the connection's: a quiet topic does not ask for the past of
-// the busy ones.
+// The position is the connection's: a quiet topic does not ask again for the
+// events of the busy ones.
 func TestPositions(t *testing.T) {
 	st := newStream()
 	st.publish("host.quiet", 1)
@@ -377,7 +377,7 @@ func TestPositions(t *testing.T) {
 }
 
 // A connection that is lost before the snapshot was complete leaves no position
-// to go on from: it would leave out the rest.
+// to resume from: the rest of the snapshot would be missing.
 func TestLostDuringSnapshot(t *testing.T) {
 	st := newStream()
 	st.publish("host.a", 1)
@@ -387,7 +387,7 @@ func TestLostDuringSnapshot(t *testing.T) {
 		if f.Subscribe == nil || g.accepted() > 1 {
 			return f.Ping != nil && g.accepted() == 1
 		}
-		// half a snapshot, and the connection breaks
+		// The connection breaks after half a snapshot.
 		ev := st.last["host.a"]
 		ev.Phase = wire.Snapshot
 		p.send(&wire.ServerFrame{ID: f.ID, Subscribed: &wire.Subscribed{Topics: f.Subscribe.Topics, Seq: 2, Epoch: "E1"}})
@@ -411,7 +411,7 @@ func TestLostDuringSnapshot(t *testing.T) {
 	}
 }
 
-// With DeliverLatest the newest values are all that is wanted after a loss.
+// With DeliverLatest only the newest values are asked for after a loss.
 func TestLatestAfterLoss(t *testing.T) {
 	st := newStream()
 	st.publish("host.cpu", 1)

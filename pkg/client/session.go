@@ -21,20 +21,20 @@ const (
 	tokenTimeout = 30 * time.Second
 	writeTimeout = 10 * time.Second
 	linger       = 500 * time.Millisecond // for the gateway's answer to a close
-	// silenceMargin is added to two ping intervals: a gateway that has been
-	// silent for so long is lost.
+	// silenceMargin is added to two ping intervals. A gateway that is silent for
+	// longer is lost.
 	silenceMargin       = 10 * time.Second
 	defaultPingInterval = 30 * time.Second
 	maxPingInterval     = 10 * time.Minute
 )
 
-// session is one connection to a gateway after its welcome. One goroutine
-// reads it, the loop writes.
+// session is one connection to a gateway after its welcome. One goroutine reads
+// from it, the loop writes to it.
 type session struct {
 	conn    *websocket.Conn
 	welcome wire.Welcome
 	since   time.Time
-	took    time.Duration // to connect
+	took    time.Duration // the time to connect
 	silence time.Duration
 	in      chan received
 	quit    chan struct{} // closed when the loop wants no more frames
@@ -47,7 +47,7 @@ type received struct {
 	err   error
 }
 
-// errRetryAfter is a failed handshake whose answer says how long to wait.
+// errRetryAfter is a failed handshake whose answer holds the time to wait.
 type errRetryAfter struct {
 	error
 	after      time.Duration
@@ -122,8 +122,8 @@ func (c *Client) dialer(g *guard) *websocket.Dialer {
 	}
 }
 
-// guard closes connections when its context ends, until released: gorilla's
-// handshake knows the deadline but does not notice a cancel.
+// guard closes connections when its context ends, until release: gorilla's
+// handshake obeys a deadline but does not notice a cancel.
 type guard struct {
 	ctx   context.Context
 	stops []func() bool
@@ -133,7 +133,7 @@ func (g *guard) watch(nc net.Conn) {
 	g.stops = append(g.stops, context.AfterFunc(g.ctx, func() { nc.Close() }))
 }
 
-// release reports whether the connections are still whole.
+// release ends the guard and reports whether the connections are still open.
 func (g *guard) release() bool {
 	ok := true
 	for _, stop := range g.stops {
@@ -176,8 +176,8 @@ func (s *session) greet(ctx context.Context, maxMessage int64) error {
 	return nil
 }
 
-// read hands frames over until the connection ends; then, if the loop closed
-// it, waits a little for the gateway's answer.
+// read passes on frames until the connection ends. If the loop closed it, read
+// then waits a little for the gateway's answer.
 func (s *session) read() {
 	defer s.conn.Close()
 	for {
@@ -229,7 +229,7 @@ func (s *session) pong(data string) error {
 	s.extend()
 	err := s.conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(writeTimeout))
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		return nil // the connection is full; the gateway will judge
+		return nil // the connection is full; the gateway decides what to do
 	}
 	if errors.Is(err, websocket.ErrCloseSent) {
 		return nil
@@ -237,7 +237,8 @@ func (s *session) pong(data string) error {
 	return err
 }
 
-// extend gives the gateway its time to say the next thing. Reader only.
+// extend sets the deadline for the gateway's next frame. Only the reader calls
+// it.
 func (s *session) extend() {
 	d := s.silence
 	select {
@@ -247,13 +248,13 @@ func (s *session) extend() {
 	}
 	s.conn.SetReadDeadline(time.Now().Add(d))
 	select {
-	case <-s.quit: // closed in between: the short deadline holds
+	case <-s.quit: // close was called meanwhile: its short deadline holds
 		s.conn.SetReadDeadline(time.Now().Add(linger))
 	default:
 	}
 }
 
-// write sends a frame. Loop only.
+// write sends a frame. Only the loop calls it.
 func (s *session) write(f *wire.ClientFrame) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -268,8 +269,8 @@ func (s *session) write(f *wire.ClientFrame) error {
 	return nil
 }
 
-// close says goodbye; the reader closes the connection when the gateway has
-// answered or the linger time is over.
+// close sends a close frame. The reader closes the connection when the gateway
+// has answered or the linger time is over.
 func (s *session) close(wg *sync.WaitGroup) {
 	close(s.quit)
 	s.conn.SetReadDeadline(time.Now().Add(linger))
@@ -281,7 +282,7 @@ func (s *session) close(wg *sync.WaitGroup) {
 	})
 }
 
-// drop ends the connection without a word: it is broken.
+// drop closes a broken connection.
 func (s *session) drop() {
 	close(s.quit)
 	s.conn.Close()
@@ -305,7 +306,8 @@ func readError(err error, silence time.Duration) error {
 	return fmt.Errorf("read from gateway: %w", err)
 }
 
-// handshakeError makes sense of an answer that is no WebSocket.
+// handshakeError returns the error that an HTTP answer in place of a WebSocket
+// means.
 func handshakeError(err error, resp *http.Response) error {
 	if !errors.Is(err, websocket.ErrBadHandshake) || resp == nil {
 		return fmt.Errorf("connect to gateway: %w", err)

@@ -8,8 +8,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/topic"
 )
 
-// Subscription is an interest in some topics. Its methods may be called at any
-// time from any goroutine.
+// Subscription is an interest in topics. Its methods may be called at any time
+// from any goroutine.
 type Subscription struct {
 	client   *Client
 	patterns []string
@@ -18,35 +18,36 @@ type Subscription struct {
 	done     chan struct{} // closed by Close
 	once     sync.Once
 	ready    chan struct{} // closed when the gateway has answered or err is set
-	stop     func() bool   // takes back the wait for the context's end
+	stop     func() bool   // stops the wait for the end of the context
 
 	mu  sync.Mutex
 	err error
 
-	// What follows belongs to the loop.
+	// The fields below belong to the loop.
 
-	attached bool // the loop knows of it
-	accepted bool // by a gateway, at least once: from then on it gets updates
+	attached bool // join has taken it in
+	accepted bool // a gateway has accepted it once: from then on it gets updates
 	ended    bool
-	conn     *Connection // the last one told before it was accepted
-	request  uint64      // the subscribe frame under way; 0: none
-	retryAt  time.Time   // after a refusal that may pass
+	conn     *Connection // the last one delivered before it was accepted
+	request  uint64      // the unanswered subscribe frame; 0: none
+	retryAt  time.Time   // when to ask again after a temporary refusal
 	refusals int
-	// answered, resumed, synced are about this connection: the gateway has
-	// accepted, goes on after since, has sent all that came before live events.
+	// answered, resumed and synced are about this connection: the gateway has
+	// accepted, resumes after since, has sent everything that comes before live
+	// events.
 	answered, resumed, synced bool
 	reason                    string // why it was not resumed
-	barrier                   uint64 // the ping whose pong tells that it is synced
+	barrier                   uint64 // the ping whose pong means that it is synced
 	base                      uint64 // where live events begin
-	// pos is where to go on after a lost connection, if posOK.
+	// pos is the position to resume from after a lost connection, if posOK.
 	pos    uint64
 	posOK  bool
 	epoch  string
-	before bool // there was an earlier connection, or Since
+	before bool // there was an earlier connection, or Since is set
 	seen   map[string]seen
 }
 
-// seen is the last event of a topic that a subscription was given.
+// seen is the last event of a topic that a subscription received.
 type seen struct{ seq, version uint64 }
 
 func newSubscription(c *Client, patterns []string, o SubscribeOptions) *Subscription {
@@ -63,8 +64,8 @@ func newSubscription(c *Client, patterns []string, o SubscribeOptions) *Subscrip
 	return s
 }
 
-// Updates returns the channel of what happens, closed when the subscription
-// has ended. It must be read: see the package's Bounds.
+// Updates returns the channel of updates. It is closed when the subscription has
+// ended. It must be read: see Bounds in the package's documentation.
 func (s *Subscription) Updates() <-chan Update { return s.updates }
 
 // Ready waits until the gateway has accepted the subscription. It returns why
@@ -86,10 +87,9 @@ func (s *Subscription) Ready(ctx context.Context) error {
 	}
 }
 
-// Err says why the subscription ended: an *Error when the gateway refused it,
-// a *CloseError when the client has no business there any more, or
-// ErrTooManyTopics. It is nil before, and when it was closed by Close, by its
-// context or with its client.
+// Err returns why the subscription ended: an *Error when the gateway refused it,
+// a *CloseError when the client ended by itself, or ErrTooManyTopics. It is nil
+// before, and when it was closed by Close, by its context or with its client.
 func (s *Subscription) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,7 +159,7 @@ func (s *Subscription) closed() bool {
 	}
 }
 
-// end closes the channel. Loop only.
+// end closes the channel. Only the loop calls it.
 func (s *Subscription) end(err error) {
 	if s.ended {
 		return
@@ -176,7 +176,7 @@ func (s *Subscription) end(err error) {
 	}
 }
 
-// disconnected forgets what was about the connection. Loop only.
+// disconnected clears the state of the connection. Only the loop calls it.
 func (s *Subscription) disconnected() {
 	if s.answered {
 		s.before = true

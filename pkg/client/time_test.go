@@ -17,7 +17,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// These tests run on a virtual clock, over pipes in place of sockets.
+// The tests of this file run on a virtual clock, over pipes in place of sockets.
 
 func bubble(t *testing.T, f func(*testing.T, *stream, *gateway, *pipes)) {
 	synctest.Test(t, func(t *testing.T) {
@@ -26,7 +26,7 @@ func bubble(t *testing.T, f func(*testing.T, *stream, *gateway, *pipes)) {
 	})
 }
 
-// drain takes the updates that are there and returns those of one type.
+// drain takes the present updates and returns those of one type.
 func drain[T Update](s *Subscription) []T {
 	synctest.Wait()
 	var out []T
@@ -46,7 +46,7 @@ func drain[T Update](s *Subscription) []T {
 	}
 }
 
-// A connection on which nothing happens but pings lives on: 25 minutes and more.
+// A connection with nothing but pings stays open, for 25 minutes and more.
 func TestIdleConnectionLives(t *testing.T) {
 	bubble(t, func(t *testing.T, st *stream, g *gateway, ln *pipes) {
 		st.publish("host.cpu", 1)
@@ -67,7 +67,7 @@ func TestIdleConnectionLives(t *testing.T) {
 	})
 }
 
-// A gateway that has gone without a word is lost after 2 ping intervals and 10
+// A gateway that stops without closing is lost after 2 ping intervals and 10
 // seconds, and everything is stale at once.
 func TestSilentGateway(t *testing.T) {
 	bubble(t, func(t *testing.T, st *stream, g *gateway, ln *pipes) {
@@ -96,7 +96,7 @@ func TestSilentGateway(t *testing.T) {
 	})
 }
 
-// Without a record for its maxAge a poll is stale, within a second.
+// A poll without a record for its maxAge is stale, within a second.
 func TestPollerSilent(t *testing.T) {
 	bubble(t, func(t *testing.T, st *stream, g *gateway, ln *pipes) {
 		g.ping = 10 * time.Minute
@@ -114,7 +114,7 @@ func TestPollerSilent(t *testing.T) {
 			record()
 		}
 		time.Sleep(5 * time.Second)
-		st.publish("host.cpu", 2) // an event is a sign of life as well
+		st.publish("host.cpu", 2) // an event also ends the silence
 		time.Sleep(9 * time.Second)
 		for _, f := range drain[*Freshness](s) {
 			if f.Stale {
@@ -123,7 +123,8 @@ func TestPollerSilent(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		fs := drain[*Freshness](s)
-		if len(fs) != 1 || fs[0].Reason != event.PollerSilent || !fs[0].Local || !fs[0].Changed || fs[0].Detail != "no record for 9s" {
+		if len(fs) != 1 || fs[0].Reason != event.PollerSilent || !fs[0].Local || !fs[0].Changed ||
+			fs[0].Detail != "no record for 9s" {
 			t.Fatalf("have %+v, want poller_silent once", fs)
 		}
 		if v, _ := c.Value("host.cpu"); !v.Stale || v.Reason != event.PollerSilent || v.Age < 10*time.Second {
@@ -131,13 +132,13 @@ func TestPollerSilent(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if fs := drain[*Freshness](s); len(fs) != 0 {
-			t.Errorf("have %+v, want it said once", fs)
+			t.Errorf("have %+v, want one report", fs)
 		}
 		record()
 		if fs := drain[*Freshness](s); len(fs) != 1 || fs[0].Stale || !fs[0].Changed {
 			t.Errorf("have %+v, want fresh again", fs)
 		}
-		// Of a poll that is stale already the silence is no news.
+		// The silence of a stale poll changes nothing.
 		f := ok("host.cpu")
 		f.Stale, f.Reason, f.Breaker, f.MaxAgeMs = true, event.BreakerOpen, event.Open, 9000
 		st.fresh(f)
@@ -149,8 +150,8 @@ func TestPollerSilent(t *testing.T) {
 	})
 }
 
-// The age counts from what the gateway said and goes on by itself, whatever
-// clock the gateway has.
+// The age counts from the gateway's frames and grows by itself, whatever the
+// gateway's clock shows.
 func TestAge(t *testing.T) {
 	bubble(t, func(t *testing.T, st *stream, g *gateway, ln *pipes) {
 		g.ping = 10 * time.Minute
@@ -184,12 +185,12 @@ func TestAge(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		age(11 * time.Second)
 
-		// A frame that was queued for 20 s on its way says so by its clock.
+		// The gateway's clock shows that a frame was queued for 20 s on its way.
 		st.add(wire.Event{Topic: "host.cpu", Poll: "host.cpu", AsOf: time.Now().Add(skew - 21*time.Second), AgeMs: 1000}, 2)
 		if v := drain[*Event](s); len(v) != 1 || v[0].Age < 20950*time.Millisecond {
 			t.Errorf("have %v, want one event 21s old", v)
 		}
-		age(11 * time.Second) // it was confirmed since
+		age(11 * time.Second) // it was confirmed 11 s ago
 
 		// An older record changes nothing.
 		f.Stale, f.Reason = true, event.Timeout
@@ -202,7 +203,7 @@ func TestAge(t *testing.T) {
 	})
 }
 
-// Frames that waited behind a slow reader are as old as they are.
+// Frames that waited behind a slow reader have their true age.
 func TestAgeBehindSlowReader(t *testing.T) {
 	bubble(t, func(t *testing.T, st *stream, g *gateway, ln *pipes) {
 		c := connect(t, Options{URL: "ws://x", DialContext: ln.dial})
@@ -228,18 +229,19 @@ func TestAgeBehindSlowReader(t *testing.T) {
 	})
 }
 
-// A gateway that cannot be reached is asked less and less often, for ever.
+// A gateway that cannot be reached is dialled less and less often, for ever.
 func TestBackoffWhileUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials []time.Time
-		c := connect(t, Options{URL: "ws://x", backoff: backoff, DialContext: func(context.Context, string, string) (net.Conn, error) {
-			dials = append(dials, time.Now())
-			return nil, errors.New("no route")
-		}})
+		c := connect(t, Options{URL: "ws://x", backoff: backoff,
+			DialContext: func(context.Context, string, string) (net.Conn, error) {
+				dials = append(dials, time.Now())
+				return nil, errors.New("no route")
+			}})
 		s := subscribe(t, c, "host.>", SubscribeOptions{})
 		time.Sleep(2 * time.Hour)
 		if us := drain[*Connection](s); len(us) != 1 || us[0].Connected || !strings.Contains(us[0].Err.Error(), "no route") {
-			t.Errorf("have %+v, want the failure said once", us)
+			t.Errorf("have %+v, want one report of the failure", us)
 		}
 		for i := range dials[1:] {
 			d := dials[i+1].Sub(dials[i])
@@ -254,8 +256,8 @@ func TestBackoffWhileUnreachable(t *testing.T) {
 	})
 }
 
-// A gateway that accepts and closes at once does not reset the backoff; one
-// that says how long to wait is obeyed.
+// A gateway that accepts and closes at once does not reset the backoff. The time
+// that a gateway asks for is obeyed.
 func TestBackoffHints(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *stream, g *gateway, ln *pipes) {
 		connect(t, Options{URL: "ws://x", DialContext: ln.dial, backoff: backoff})
@@ -264,7 +266,7 @@ func TestBackoffHints(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			g.hangUp(wire.CloseGoingAway)
 		}
-		// At 30 s at most and 3 s at least.
+		// The waits are between 3 s and 30 s.
 		if have := g.accepted(); have < 20 || have > 100 {
 			t.Errorf("have %d connections in 10 minutes", have)
 		}
@@ -295,8 +297,8 @@ func TestBackoffHints(t *testing.T) {
 	})
 }
 
-// The gateway's word counts: the move comes when it said, and the same goes for
-// the next dial when it closed before.
+// The client moves at the time that the gateway gave, also when the gateway
+// closed before.
 func TestGoAwayHint(t *testing.T) {
 	for _, early := range []bool{false, true} {
 		t.Run(fmt.Sprintf("closed early: %v", early), func(t *testing.T) {
@@ -323,7 +325,7 @@ func TestGoAwayHint(t *testing.T) {
 	}
 }
 
-// A gateway that does not answer a subscribe or says no welcome is left.
+// A gateway that does not answer a subscribe frame or sends no welcome is left.
 func TestDumbGateway(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *stream, g *gateway, ln *pipes) {
 		g.hooks(nil, func(*peer, *wire.ClientFrame) bool { return true })
@@ -340,7 +342,7 @@ func TestDumbGateway(t *testing.T) {
 			a, b := net.Pipe()
 			t.Cleanup(func() { b.Close() })
 			go func() {
-				for buf := make([]byte, 1024); ; { // reads and says nothing
+				for buf := make([]byte, 1024); ; { // reads and answers nothing
 					if _, err := b.Read(buf); err != nil {
 						return
 					}
@@ -375,10 +377,13 @@ func TestClock(t *testing.T) {
 	}
 	const slack = 30 * time.Millisecond
 	check("first frame, 500 ms under way", c.event(at(time.Second), gw(0), 500), time.Second, 500*time.Millisecond+slack)
-	check("a faster frame", c.event(at(2*time.Second), gw(1900*time.Millisecond), 90), 2*time.Second, 90*time.Millisecond+slack)
-	check("a queued frame", c.event(at(20*time.Second), gw(9*time.Second), 1000), 20*time.Second, 11*time.Second-10*time.Millisecond-9*time.Millisecond+slack)
+	check("a faster frame", c.event(at(2*time.Second), gw(1900*time.Millisecond), 90), 2*time.Second,
+		90*time.Millisecond+slack)
+	check("a queued frame", c.event(at(20*time.Second), gw(9*time.Second), 1000), 20*time.Second,
+		11*time.Second-10*time.Millisecond-9*time.Millisecond+slack)
 	c.roundTrip(4 * time.Millisecond)
-	check("less slack", c.event(at(21*time.Second), gw(20*time.Second), 1000), 21*time.Second, time.Second+4*time.Millisecond)
+	check("less slack", c.event(at(21*time.Second), gw(20*time.Second), 1000), 21*time.Second,
+		time.Second+4*time.Millisecond)
 	if b, known := c.local(at(30*time.Second), gw(25*time.Second)); !known {
 		t.Error("the clock is not known")
 	} else {
@@ -387,10 +392,12 @@ func TestClock(t *testing.T) {
 	if b, _ := c.local(at(30*time.Second), gw(time.Hour)); b.After(at(30 * time.Second)) {
 		t.Error("a value was confirmed in the future")
 	}
-	// A poller whose clock runs ahead says nothing about the gateway's.
+	// A poller whose clock runs ahead shows nothing about the gateway's clock.
 	check("age 0", c.event(at(31*time.Second), gw(time.Hour), 0), 31*time.Second, 4*time.Millisecond)
-	check("still right", c.event(at(32*time.Second), gw(31*time.Second), 1000), 32*time.Second, time.Second+4*time.Millisecond)
-	for _, asOf := range []time.Time{{}, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2100, 12, 31, 0, 0, 0, 0, time.UTC)} {
+	check("still right", c.event(at(32*time.Second), gw(31*time.Second), 1000), 32*time.Second,
+		time.Second+4*time.Millisecond)
+	for _, asOf := range []time.Time{{}, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(2100, 12, 31, 0, 0, 0, 0, time.UTC)} {
 		for _, ms := range []int64{math.MinInt64, -1, 0, 1, math.MaxInt64} {
 			fresh := newClock(start, 0)
 			for range 2 {

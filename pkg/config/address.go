@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// CheckAddress says what is wrong with an address to listen on, host:port with
-// a port from 0, which takes a free one, to 65535; nil means nothing.
+// CheckAddress returns what is wrong with an address to listen on: host:port with
+// a port from 0, which takes a free one, to 65535. nil: nothing is wrong.
 func CheckAddress(addr string) error {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -19,7 +19,7 @@ func CheckAddress(addr string) error {
 	return nil
 }
 
-// IsPort says that text is a port's number.
+// IsPort reports whether text is the number of a port.
 func IsPort(text string) bool {
 	_, err := strconv.ParseUint(text, 10, 16)
 	return err == nil

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// check calls every Checker in v. at is where v, or else its nearest ancestor,
-// is written.
+// check calls every Checker in v. at is the place of v or, if v is not written,
+// of its nearest ancestor that is.
 func (l *loader) check(v reflect.Value, n *node, at place, path string) {
 	if n != nil {
 		at = n.at
@@ -47,8 +47,8 @@ func (l *loader) check(v reflect.Value, n *node, at place, path string) {
 }
 
 // locate follows rel from n, which is at path. It returns the full path, the
-// place of the last part of it that is written, and whether a mistake on the
-// way is reported already.
+// place of the last part of it that is written, and whether a mistake on the way
+// was already reported.
 func (l *loader) locate(n *node, at place, path, rel string) (full string, where place, moot bool) {
 	for more := rel != ""; more; {
 		if number, after, ok := strings.Cut(strings.TrimPrefix(rel, "["), "]"); ok && rel[0] == '[' {

@@ -2,11 +2,11 @@ package config
 
 import "testing"
 
-// reporter says whatever the test wants it to.
+// reporter reports what the test wants.
 type reporter struct {
-	Items map[string]reporterItem `yaml:"items"`
-	List  []reporterItem          `yaml:"list"`
-	say   []string
+	Items   map[string]reporterItem `yaml:"items"`
+	List    []reporterItem          `yaml:"list"`
+	reports []string
 }
 
 type reporterItem struct {
@@ -14,7 +14,7 @@ type reporterItem struct {
 }
 
 func (r reporter) Check(report func(path, problem, fix string)) {
-	for _, path := range r.say {
+	for _, path := range r.reports {
 		report(path, "is wrong", "")
 	}
 }
@@ -41,7 +41,7 @@ func TestReportedPathsFindTheirPlace(t *testing.T) {
 		"a\nb":               `f:1:1: "a\nb": is wrong`,
 		"items.a.b.url.deep": `f:3:10: items."a.b".url.deep: is wrong`,
 	} {
-		err := Load(&reporter{say: []string{path}}, Source{File: "f", Data: []byte(text)})
+		err := Load(&reporter{reports: []string{path}}, Source{File: "f", Data: []byte(text)})
 		switch {
 		case want == "":
 			want = bad
@@ -61,9 +61,10 @@ func TestChecksReachEveryValue(t *testing.T) {
 		Ptr  **reporter           `yaml:"ptr"`
 		Nil  *reporter            `yaml:"nil"`
 	}{
-		Map:  map[string]*reporter{"b": {say: []string{"url"}}, "a": {say: []string{""}}, "none": nil},
-		List: []reporter{{say: []string{"x"}}},
-		Ptr:  new(&reporter{say: []string{"y"}}),
+		Map:  map[string]*reporter{"b": {reports: []string{"url"}}, "a": {reports: []string{""}}, "none": nil},
+		List: []reporter{{reports: []string{"x"}}},
+		Ptr:  new(&reporter{reports: []string{"y"}}),
 	}
-	wantError(t, Load(&cfg, Source{}), lines("map.a: is wrong", "map.b.url: is wrong", "list[0].x: is wrong", "ptr.y: is wrong"))
+	wantError(t, Load(&cfg, Source{}), lines("map.a: is wrong", "map.b.url: is wrong", "list[0].x: is wrong",
+		"ptr.y: is wrong"))
 }

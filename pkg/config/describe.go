@@ -21,17 +21,16 @@ type Field struct {
 	Env     string // the variable that overrides it; "" inside lists
 }
 
-// Describe returns every setting of the struct that into points to, in the
-// order of its fields, a section before what is in it. Defaults are the values
-// that into holds. Sections of other services are left out.
+// Describe returns every setting of the struct that into points to, in the order
+// of its fields, a section before its settings. Defaults are the values in into.
+// Sections of other services are left out.
 func Describe(into any) []Field {
 	var all []Field
 	describe(rootOf(into), "", EnvPrefix, &all)
 	return all
 }
 
-// describe adds what is inside v. env is what the names of its variables start
-// with.
+// describe adds the settings in v. env is the prefix of their variables.
 func describe(v reflect.Value, path, env string, all *[]Field) {
 	switch kindOf(v.Type()) {
 	case pointer:
@@ -54,7 +53,7 @@ func describe(v reflect.Value, path, env string, all *[]Field) {
 
 func under(env, part string) string {
 	if env == "" {
-		return "" // nothing inside a list has a variable
+		return "" // settings in a list have no variable
 	}
 	return env + part + "_"
 }
@@ -70,9 +69,9 @@ func typeName(t reflect.Type) string {
 	}
 }
 
-// plain returns v as JSON would hold it, without secrets; nil if there is
+// jsonValue returns v as JSON would hold it, without secrets; nil if there is
 // nothing to show.
-func plain(v reflect.Value) any {
+func jsonValue(v reflect.Value) any {
 	switch kindOf(v.Type()) {
 	case secret, other:
 		return nil
@@ -91,14 +90,14 @@ func plain(v reflect.Value) any {
 		if v.IsNil() {
 			return nil
 		}
-		return plain(v.Elem())
+		return jsonValue(v.Elem())
 	case list:
 		if v.Len() == 0 {
 			return nil
 		}
 		items := make([]any, v.Len())
 		for i := range items {
-			items[i] = plain(v.Index(i))
+			items[i] = jsonValue(v.Index(i))
 		}
 		return items
 	case table:
@@ -107,13 +106,13 @@ func plain(v reflect.Value) any {
 		}
 		m := map[string]any{}
 		for _, key := range mapKeys(v, nil) {
-			m[key] = plain(entryOf(v, key))
+			m[key] = jsonValue(entryOf(v, key))
 		}
 		return m
 	case section:
 		m := map[string]any{}
 		for _, f := range fieldsOf(v.Type()) {
-			if value := plain(v.Field(f.index)); value != nil {
+			if value := jsonValue(v.Field(f.index)); value != nil {
 				m[f.name] = value
 			}
 		}
@@ -124,9 +123,9 @@ func plain(v reflect.Value) any {
 
 func defaultText(v reflect.Value) string {
 	if settingKind(v.Type()) == section {
-		return "" // its settings have rows of their own
+		return "" // its settings have their own rows
 	}
-	switch value := plain(v).(type) {
+	switch value := jsonValue(v).(type) {
 	case nil:
 		return ""
 	case string:
@@ -140,7 +139,7 @@ func defaultText(v reflect.Value) string {
 	}
 }
 
-// durationText is d without the zeros that String ends in: 5m, not 5m0s.
+// durationText returns d without the zeros at the end of String: 5m, not 5m0s.
 func durationText(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -159,7 +158,7 @@ func Reference(into any) string {
 	cell := strings.NewReplacer("|", `\|`, "\n", " ", "<", `\<`).Replace
 	for _, f := range Describe(into) {
 		if f.Type == kinds[section].name && strings.ContainsAny(f.Path, ".[") && f.Doc == "" {
-			continue // its keys say it all
+			continue // its keys are rows
 		}
 		if f.Type == kinds[section].name && !strings.ContainsAny(f.Path, ".[") {
 			fmt.Fprintf(&b, "\n## `%s`\n", f.Path)
@@ -182,11 +181,11 @@ func Reference(into any) string {
 	return strings.TrimPrefix(b.String(), "\n")
 }
 
-// Print writes the configuration that into points to as YAML that Load takes
-// again, with [redacted] for its secrets, which Load refuses. from is where it
-// was loaded from, if it was: plain text that holds a ${NAME} there, such as the
-// password in a URL, is printed as it is written; other passwords in URLs are
-// redacted, too.
+// Print writes the configuration that into points to as YAML that Load can read,
+// with [redacted] in place of its secrets, which Load refuses. from is where it
+// was loaded from, if it was. Plain text that holds a ${NAME} there, such as the
+// password in a URL, is printed as it is written. Other passwords in URLs are
+// redacted.
 func Print(into any, from ...Source) ([]byte, error) {
 	var root yaml.Node
 	if err := root.Encode(rootOf(into).Interface()); err != nil {
@@ -210,7 +209,7 @@ func Print(into any, from ...Source) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// escapeValues keeps ${ in text from being read as a variable.
+// escapeValues escapes ${ in text, so that Load does not take it for a variable.
 func escapeValues(n *yaml.Node) {
 	n.Value = escape(n.Value)
 	for i, child := range n.Content {
@@ -235,13 +234,13 @@ func writtenAt(into any, src Source) (*node, error) {
 	l := &loader{env: environ(src.Env), tainted: map[string]bool{}}
 	root := l.parseFile(src.File, src.Data)
 	if root != nil {
-		l.override(rootOf(into), root, src) // what is overridden was not taken from the file
+		l.override(rootOf(into), root, src) // overridden values do not come from the file
 	}
 	return root, nil
 }
 
-// showReferences puts the text of n, where plain text in v came of variables, in
-// the place of what came of them.
+// showReferences replaces plain text in v that came from variables by the text of
+// n, which names them.
 func showReferences(v reflect.Value, y *yaml.Node, n *node) {
 	if n == nil {
 		return

@@ -69,7 +69,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// What Print writes, Load reads back to the same, but for secrets.
+// Load reads the output of Print back to the same configuration, but for secrets.
 func TestPrintIsLoadable(t *testing.T) {
 	cfg := mustLoad(t, readGood(t), goodEnv, []string{"gateway.listen=${A} $$"})
 	out, err := Print(&cfg)
@@ -80,7 +80,8 @@ func TestPrintIsLoadable(t *testing.T) {
 		t.Errorf("have\n%s\nwant the token redacted", out)
 	}
 	_, err = load(string(out), nil, nil)
-	if err == nil || strings.Count(err.Error(), "\n") != 1 || !strings.Contains(err.Error(), "nats.token: \"[redacted]\" stands for a secret") {
+	if err == nil || strings.Count(err.Error(), "\n") != 1 ||
+		!strings.Contains(err.Error(), "nats.token: \"[redacted]\" stands for a secret") {
 		t.Errorf("have %v, want a complaint about each of the two secrets", err)
 	}
 	again := mustLoad(t, strings.ReplaceAll(string(out), "'[redacted]'", "s"), nil, nil)
@@ -91,10 +92,11 @@ func TestPrintIsLoadable(t *testing.T) {
 	}
 }
 
-// Parameters of a call may hold a secret, and have no type that says so: what
-// came from the environment is sent, and shown nowhere.
+// Parameters of a call may hold a secret and have no type that shows it: text
+// from the environment is sent and never printed.
 func TestPrintHidesVariables(t *testing.T) {
-	cfg := mustLoad(t, `poller: {sources: {host: {upstreams: [{url: u}], polls: {p: {method: m, params: ["token:${TOKEN}", {a: "${TOKEN}"}, "$$5", "${NONE:-}", x]}}}}}`,
+	cfg := mustLoad(t, `poller: {sources: {host: {upstreams: [{url: u}], polls: {p: {method: m, params: `+
+		`["token:${TOKEN}", {a: "${TOKEN}"}, "$$5", "${NONE:-}", x]}}}}}`,
 		[]string{"TOKEN=hunter2"}, nil)
 	params := cfg.Poller.Sources["host"].Polls["p"].Params
 	sent, err := json.Marshal(params)
@@ -117,7 +119,7 @@ func TestPrintHidesVariables(t *testing.T) {
 	}
 }
 
-// A secret in the middle of plain text has no type that says so either.
+// A secret in the middle of plain text has no type that shows it either.
 func TestPrintShowsReferences(t *testing.T) {
 	file := `
 nats: {url: "nats://user:${PW}@h:4222"}
@@ -134,7 +136,8 @@ poller: {sources: {host: {upstreams: [{url: plain}, {url: "https://h/${KEY}/$$"}
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"nats://user:${PW}@h:4222", "https://h/${KEY}/$$", "url: plain", "listen: :81", "maxClients: 7"} {
+	for _, want := range []string{"nats://user:${PW}@h:4222", "https://h/${KEY}/$$", "url: plain", "listen: :81",
+		"maxClients: 7"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("have\n%s\nwant %s", out, want)
 		}
@@ -151,7 +154,8 @@ poller: {sources: {host: {upstreams: [{url: plain}, {url: "https://h/${KEY}/$$"}
 func TestDurationText(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", time.Second: "1s", 10 * time.Second: "10s", 90 * time.Second: "1m30s", 5 * time.Minute: "5m",
-		time.Hour: "1h", 10 * time.Hour: "10h", 90 * time.Minute: "1h30m", time.Hour + time.Second: "1h0m1s", 250 * time.Millisecond: "250ms",
+		time.Hour: "1h", 10 * time.Hour: "10h", 90 * time.Minute: "1h30m", time.Hour + time.Second: "1h0m1s",
+		250 * time.Millisecond: "250ms",
 	} {
 		if have := durationText(d); have != want {
 			t.Errorf("have %s, want %s", have, want)

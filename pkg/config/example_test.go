@@ -21,7 +21,7 @@ func (g gateway) Check(report func(path, problem, fix string)) {
 
 type root struct {
 	Gateway gateway      `yaml:"gateway"`
-	Poller  config.Other `yaml:"poller,omitempty"` // the poller's own business
+	Poller  config.Other `yaml:"poller,omitempty"` // another service's section
 }
 
 func Example() {

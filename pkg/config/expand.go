@@ -7,9 +7,9 @@ import (
 
 var reference = regexp.MustCompile(`^\{([A-Za-z_][A-Za-z0-9_]*)(:-[^}]*)?\}`)
 
-// expand replaces ${NAME} and ${NAME:-default} by what env holds, and $$ by $.
-// The default stands in for a variable that is unset or empty. Only names
-// reach complain: the text around them may be a secret.
+// expand replaces ${NAME} and ${NAME:-default} by the value in env, and $$ by $.
+// The default replaces a variable that is unset or empty. complain receives only
+// names: the text around them may be a secret.
 func expand(text string, env map[string]string, complain func(problem, fix string)) string {
 	var out strings.Builder
 	for {
@@ -47,7 +47,7 @@ func expand(text string, env map[string]string, complain func(problem, fix strin
 	}
 }
 
-// escape is the reverse: text that expands to s.
+// escape is the inverse of expand: it returns text that expands to s.
 func escape(s string) string {
 	var out strings.Builder
 	for i := range len(s) {

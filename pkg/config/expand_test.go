@@ -14,7 +14,7 @@ func TestExpand(t *testing.T) {
 		"${NONE:-d e:-}": "d e:-",
 		"${NONE:-}":      "",
 		"${A:-d}":        "1",
-		"${ODD}":         "${A} $$ }", // what a variable holds is not expanded again
+		"${ODD}":         "${A} $$ }", // the value of a variable is not expanded
 		"${_x9}":         "u",
 		"$$":             "$",
 		"$${A}":          "${A}",

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// FuzzLoad: no panic, no endless work, every mistake tells one line each, and
-// what loads is printed to something that loads to the same.
+// FuzzLoad checks that Load does not panic and ends, that every mistake has one
+// line, and that the output of Print loads to the same configuration.
 func FuzzLoad(f *testing.F) {
 	for _, pattern := range []string{"testdata/*.yaml", "testdata/bad/*.yaml"} {
 		files, err := filepath.Glob(pattern)
@@ -48,7 +48,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(out), redacted+"@") {
-			return // what stood in a URL is not there to load
+			return // a redacted URL cannot be loaded
 		}
 		again := defaults()
 		unredacted := strings.ReplaceAll(string(out), "'"+redacted+"'", "s")

@@ -2,10 +2,10 @@ package config
 
 import "strings"
 
-// homes are where beneath or above path the key is known: what is written a
-// level too high or too deep is more often out of place than wrong. path is
-// one as join makes it, and so are the homes; <name> stands in them for a key
-// of a map that is not in path.
+// homes returns the paths above or below path where the key is known: a key that
+// is written a level too high or too deep is more often misplaced than wrong.
+// path has the form of join, and so have the homes, with <name> for a map's key
+// that is not in path.
 func homes(into any, path, key string) (found []string) {
 	here := splitPath(path)
 	for _, f := range Describe(into) {
@@ -26,10 +26,10 @@ func homes(into any, path, key string) (found []string) {
 	return found
 }
 
-// anyName stands in a Field's path for a map's key.
+// anyName is the place of a map's key in a Field's path.
 const anyName = "<name>"
 
-// related says that one of the two lies beneath the other.
+// related reports whether one of the two is below the other.
 func related(path, pattern []string) bool {
 	for i := range min(len(path), len(pattern)) {
 		if path[i] != pattern[i] && pattern[i] != anyName {
@@ -48,7 +48,7 @@ func splitPath(path string) (keys []string) {
 	return keys
 }
 
-// misplaced is what to say of a key that is known elsewhere.
+// misplaced returns the problem of a key that is known at other places.
 func misplaced(homes []string) string {
 	switch {
 	case len(homes) == 1 && homes[0] == "":

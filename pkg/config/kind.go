@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// kind is what a Go type takes from a configuration. Decoding, overrides and
-// the reference all ask kindOf, so they cannot disagree.
+// kind is what a Go type accepts from a configuration. Decoding, overrides and
+// the reference all use kindOf, so that they cannot disagree.
 type kind int
 
 const (
@@ -30,8 +30,8 @@ const (
 	other
 )
 
-// kinds has a kind's name in the reference, what a message calls it, and how
-// to write one.
+// kinds has a kind's name in the reference, its name in messages, and how to
+// write a value.
 var kinds = [...]struct{ name, noun, fix string }{
 	text:     {"string", "text", `write a single value, "" for none`},
 	boolean:  {"bool", "true or false", "write true or false"},
@@ -155,8 +155,8 @@ func mapIndex(v reflect.Value, key string) reflect.Value {
 	return v.MapIndex(reflect.ValueOf(key).Convert(v.Type().Key()))
 }
 
-// targetOf returns an addressable copy of what the pointer v points to, or a
-// fresh one.
+// targetOf returns an addressable copy of the value that the pointer v points to,
+// or a fresh one.
 func targetOf(v reflect.Value) reflect.Value {
 	target := fresh(v.Type().Elem())
 	if !v.IsNil() {

@@ -8,21 +8,20 @@ import (
 	"strings"
 )
 
-// maxFile bounds the file: 1 MiB, what a Kubernetes ConfigMap can hold.
+// maxFile bounds the file: 1 MiB, the limit of a Kubernetes ConfigMap.
 const maxFile = 1 << 20
 
-// Source says where settings come from. Its zero value is a configuration of
-// defaults only.
+// Source is where settings come from. Its zero value means the defaults only.
 type Source struct {
 	// File is the name of the YAML file; it is read unless Data is set.
 	// Empty: there is no file.
 	File string
-	// Data is the content of File, if it is at hand already.
+	// Data is the content of File, if it was read already.
 	Data []byte
-	// Env is the environment as os.Environ gives it. It feeds ${NAME}, and
+	// Env is the environment in the form of os.Environ. ${NAME} reads it, and
 	// POLLCAST_<PATH> overrides the setting of that path: POLLCAST_GATEWAY_LISTEN
-	// overrides gateway.listen. Variables of that prefix that Kubernetes makes
-	// for Services are passed over.
+	// overrides gateway.listen. Variables with that prefix that Kubernetes sets
+	// for Services are ignored.
 	Env []string
 	// Reserved are the POLLCAST_ variables that are not settings, such as
 	// POLLCAST_CONFIG.
@@ -50,7 +49,7 @@ func Load(into any, src Source) error {
 	if src.Data != nil {
 		root = l.parseFile(src.File, src.Data)
 	}
-	if root != nil { // a file that is not YAML has no more mistakes to look for
+	if root != nil { // a file that is not YAML has no other mistakes
 		l.override(v, root, src)
 		l.decode(v, root, "")
 		l.check(v, root, root.at, "")
@@ -66,10 +65,10 @@ type loader struct {
 	into     any
 	env      map[string]string
 	problems []Problem
-	tainted  map[string]bool // paths that have a mistake, so a check's word about them is moot
+	tainted  map[string]bool // paths that have a mistake, so that checks need not report them
 }
 
-// mistake records a problem with the setting at path.
+// mistake records a mistake of the setting at path.
 func (l *loader) mistake(at place, path, problem, fix string) {
 	l.tainted[path] = true
 	l.report(at, path, problem, fix)

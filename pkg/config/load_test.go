@@ -87,13 +87,15 @@ func TestLoadReadsFile(t *testing.T) {
 		return file
 	}
 	cfg := defaults()
-	if err := Load(&cfg, Source{File: write("good.yaml", "gateway: {listen: ':7'}\n")}); err != nil || cfg.Gateway.Listen != ":7" {
+	if err := Load(&cfg, Source{File: write("good.yaml", "gateway: {listen: ':7'}\n")}); err != nil ||
+		cfg.Gateway.Listen != ":7" {
 		t.Errorf("have listen %q and error %v, want :7 and none", cfg.Gateway.Listen, err)
 	}
 	if err := Load(&cfg, Source{File: filepath.Join(dir, "none.yaml")}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("have %v, want %v", err, fs.ErrNotExist)
 	}
-	if err := Load(&cfg, Source{File: write("large.yaml", strings.Repeat("#", maxFile+1))}); !errors.Is(err, errTooLarge) {
+	if err := Load(&cfg, Source{File: write("large.yaml", strings.Repeat("#", maxFile+1))}); !errors.Is(err,
+		errTooLarge) {
 		t.Errorf("have %v, want %v", err, errTooLarge)
 	}
 	wantError(t, Load(&cfg, Source{File: "x", Data: make([]byte, maxFile+1)}), "x: is larger than 1 MiB")
@@ -102,7 +104,8 @@ func TestLoadReadsFile(t *testing.T) {
 }
 
 func TestPrefilledValuesMerge(t *testing.T) {
-	shared := map[string]sampleSource{"host": {Driver: "http", Upstreams: []sampleUpstream{{"u", 1}}, Breaker: &sampleBreaker{7, time.Hour}}}
+	shared := map[string]sampleSource{"host": {Driver: "http", Upstreams: []sampleUpstream{{"u", 1}},
+		Breaker: &sampleBreaker{7, time.Hour}}}
 	cfg := defaults()
 	cfg.Poller.Sources = shared
 	cfg.Gateway.Origins = []string{"old"}
@@ -150,17 +153,21 @@ func TestNull(t *testing.T) {
 
 func TestAliasBombIsBounded(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("poller:\n  sources:\n    x:\n      upstreams: [{url: u}]\n      polls:\n        p:\n          method: m\n          params:\n            - &a0 [x, x, x, x, x, x, x, x, x, x]\n")
+	b.WriteString("poller:\n  sources:\n    x:\n      upstreams: [{url: u}]\n      polls:\n        p:\n          " +
+		"method: m\n          params:\n            - &a0 [x, x, x, x, x, x, x, x, x, x]\n")
 	for i := range 30 {
-		fmt.Fprintf(&b, "            - &a%d [%s]\n", i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+		fmt.Fprintf(&b, "            - &a%d [%s]\n", i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10),
+			", "))
 	}
 	_, err := load(b.String(), nil, nil)
-	wantError(t, err, "pollcast.yaml: holds more than 200000 values once its aliases are followed; use fewer aliases of aliases")
+	wantError(t, err, "pollcast.yaml: holds more than 200000 values once its aliases are followed; use fewer aliases "+
+		"of aliases")
 }
 
 func TestDepthIsBounded(t *testing.T) {
 	deep := func(n int) string {
-		return "poller: {sources: {x: {upstreams: [{url: u}], polls: {p: {method: m, params: " + strings.Repeat("[", n) + strings.Repeat("]", n) + "}}}}}"
+		return "poller: {sources: {x: {upstreams: [{url: u}], polls: {p: {method: m, params: " + strings.Repeat("[",
+			n) + strings.Repeat("]", n) + "}}}}}"
 	}
 	mustLoad(t, deep(50), nil, nil)
 	_, err := load(deep(5000), nil, nil)
@@ -217,7 +224,8 @@ func TestStructsOutsideTheRulesPanic(t *testing.T) {
 }
 
 func TestAliasesAsKeysAndValues(t *testing.T) {
-	cfg := mustLoad(t, "gateway: {listen: &l ':1', origins: [*l, *l]}\nnats: {url: *l}\nlog: {? &k level : info}\n", nil, nil)
+	cfg := mustLoad(t, "gateway: {listen: &l ':1', origins: [*l, *l]}\nnats: {url: *l}\nlog: {? &k level : info}\n", nil,
+		nil)
 	if cfg.NATS.URL != ":1" || !reflect.DeepEqual(cfg.Gateway.Origins, []string{":1", ":1"}) {
 		t.Errorf("have %+v, want :1 at every alias", cfg)
 	}
@@ -229,5 +237,6 @@ func TestAliasesAsKeysAndValues(t *testing.T) {
 
 func TestLongValuesAreClipped(t *testing.T) {
 	_, err := load("gateway: {maxClients: "+strings.Repeat("x", 100)+"}", nil, nil)
-	wantError(t, err, "pollcast.yaml:1:23: gateway.maxClients: "+strings.Repeat("x", 60)+"… is not a whole number; write digits only")
+	wantError(t, err, "pollcast.yaml:1:23: gateway.maxClients: "+strings.Repeat("x",
+		60)+"… is not a whole number; write digits only")
 }

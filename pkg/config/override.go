@@ -13,8 +13,8 @@ import (
 // EnvPrefix starts the name of every variable that overrides a setting.
 const EnvPrefix = "POLLCAST_"
 
-// override writes what the environment and then the flags say into the tree,
-// so that they are decoded, checked and placed like the file.
+// override writes the values of the environment and then of the flags into the
+// tree, so that they are decoded, checked and placed like the file's.
 func (l *loader) override(v reflect.Value, root *node, src Source) {
 	l.overrideEnv(v, root, src.Reserved)
 	for _, set := range src.Sets {
@@ -23,7 +23,7 @@ func (l *loader) override(v reflect.Value, root *node, src Source) {
 }
 
 func (l *loader) overrideEnv(v reflect.Value, root *node, reserved []string) {
-	names := slices.Sorted(maps.Keys(l.env)) // sorted, a whole comes before its parts
+	names := slices.Sorted(maps.Keys(l.env)) // sorted: a section comes before its parts
 	names = slices.DeleteFunc(names, func(name string) bool {
 		return !strings.HasPrefix(name, EnvPrefix) || slices.Contains(reserved, name)
 	})
@@ -67,9 +67,10 @@ func isOthers(name string, known map[string][]target) bool {
 
 var serviceLink = regexp.MustCompile(`_SERVICE_(HOST|PORT)(_|$)|_PORT_[0-9]+_(TCP|UDP|SCTP)`)
 
-// isServiceLink knows the variables that Kubernetes (and Docker's links) put
-// into every container for every Service of the namespace: a Service called
-// pollcast-gateway makes POLLCAST_GATEWAY_PORT=tcp://10.0.0.1:80 and so on.
+// isServiceLink reports whether Kubernetes (or Docker's links) set the variable:
+// they set some in every container for every Service of the namespace. A Service
+// called pollcast-gateway makes POLLCAST_GATEWAY_PORT=tcp://10.0.0.1:80 and so
+// on.
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 func isServiceLink(name, value string) bool {
 	return serviceLink.MatchString(name) || strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
@@ -83,7 +84,7 @@ func (l *loader) overrideSet(v reflect.Value, root *node, set string) {
 		return
 	}
 	var keys []string
-	created := false // keys has a map entry that did not exist
+	created := false // keys names a map entry that did not exist
 	n, more := root, true
 	for more {
 		here := target{keys: keys}.String()
@@ -96,7 +97,8 @@ func (l *loader) overrideSet(v reflect.Value, root *node, set string) {
 			key, path, more = cut(path, func(string) bool { return false })
 			f, ok := fieldNamed(v, key)
 			if !ok && created {
-				l.report(at, here, "unknown key "+strconv.Quote(clip(key)), `quote a new key that holds dots, as in polls."a.b".interval`)
+				l.report(at, here, "unknown key "+strconv.Quote(clip(key)),
+					`quote a new key that holds dots, as in polls."a.b".interval`)
 				return
 			}
 			if !ok {
@@ -114,7 +116,8 @@ func (l *loader) overrideSet(v reflect.Value, root *node, set string) {
 			l.report(at, here, "belongs to another service", "give the flag to that one")
 			return
 		default:
-			l.report(at, here, fmt.Sprintf("takes %s, so %s cannot be set inside it", kinds[k].noun, show(path)), "set it as a whole")
+			l.report(at, here, fmt.Sprintf("takes %s, so %s cannot be set inside it", kinds[k].noun, show(path)),
+				"set it as a whole")
 			return
 		}
 	}
@@ -124,7 +127,7 @@ func (l *loader) overrideSet(v reflect.Value, root *node, set string) {
 // target is a setting that an override may name.
 type target struct {
 	keys []string
-	kind kind // what it takes, never pointer
+	kind kind // never pointer
 }
 
 func (t target) String() string {
@@ -135,8 +138,8 @@ func (t target) String() string {
 	return path
 }
 
-// settings yields every setting beneath v and n, with the map entries that
-// either has. Elements of lists are no settings.
+// settings yields every setting below v and n, with the map entries of both.
+// Elements of lists are not settings.
 func settings(v reflect.Value, n *node, keys []string, yield func(target)) {
 	k := kindOf(v.Type())
 	if k == pointer {
@@ -180,7 +183,7 @@ func envName(keys []string) string {
 	return EnvPrefix + envPart(strings.Join(keys, "_"))
 }
 
-// envPart is a key as it stands in the name of a variable.
+// envPart returns a key in the form that the names of variables have.
 func envPart(key string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' {
@@ -190,8 +193,8 @@ func envPart(key string) string {
 	}, strings.ToUpper(key))
 }
 
-// put writes value at the target's keys. For a list, a map, a struct or any
-// value it is YAML, usually in its flow style: [a, b].
+// put writes value at the target's keys. For a list, a map, a struct or any value
+// it is YAML, usually in flow style: [a, b].
 func (l *loader) put(root *node, t target, value string, at place) {
 	n := &node{at: at, text: value, literal: true}
 	switch t.kind {
@@ -216,7 +219,7 @@ func (l *loader) put(root *node, t target, value string, at place) {
 	into.merge(t.keys[last], at, n)
 }
 
-// merge sets key to value; where both are mappings, key by key.
+// merge sets key to value. Two mappings are merged key by key.
 func (n *node) merge(key string, at place, value *node) {
 	if old := n.get(key); old != nil && old.kind == mapping && value.kind == mapping {
 		for _, e := range value.entries {

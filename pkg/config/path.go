@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// join adds a key to a path, quoted if it could be taken for several.
+// join adds a key to a path. It quotes a key that could be taken for several.
 func join(path, key string) string {
 	if key == "" || strings.ContainsAny(key, `.[]="`) || show(key) != key {
 		key = strconv.Quote(key)
@@ -16,8 +16,8 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// cut takes the first key off a path: a quoted one, else the longest for which
-// has says yes, else what stands before the next dot or bracket.
+// cut removes the first key of a path: a quoted one, else the longest for which
+// has returns true, else the text before the next dot or bracket.
 func cut(path string, has func(key string) bool) (key, rest string, more bool) {
 	if quoted, err := strconv.QuotedPrefix(path); err == nil && quoted[0] == '"' {
 		key, _ = strconv.Unquote(quoted)

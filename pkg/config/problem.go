@@ -13,12 +13,12 @@ import (
 // maxLines bounds the lines of Error's text.
 const maxLines = 50
 
-// Error is every mistake of a configuration, those of the file first, by line.
+// Error is all mistakes of a configuration, those of the file first, by line.
 type Error struct{ Problems []Problem }
 
 // Problem is one mistake.
 type Problem struct {
-	Place   string // file:line:col, POLLCAST_NAME, "-set path" or, if it is nowhere written, ""
+	Place   string // file:line:col, POLLCAST_NAME, "-set path" or "" if it is not written
 	Path    string // the setting, such as gateway.listen; "" if it is about the whole
 	Problem string // what is wrong
 	Fix     string // what to do; may be empty
@@ -26,7 +26,7 @@ type Problem struct {
 	at place
 }
 
-// String is one line: "place: path: problem; fix".
+// String returns one line: "place: path: problem; fix".
 func (p Problem) String() string {
 	var b strings.Builder
 	for _, part := range []string{p.Place, p.Path} {
@@ -41,7 +41,7 @@ func (p Problem) String() string {
 	return oneLine(b.String())
 }
 
-// Error is one line per problem, 50 at most.
+// Error returns one line per problem, at most 50.
 func (e *Error) Error() string {
 	var lines []string
 	for _, p := range e.Problems[:min(len(e.Problems), maxLines)] {
@@ -63,8 +63,8 @@ func newError(problems []Problem) *Error {
 	return &Error{problems}
 }
 
-// place is where something is written: in the named file, variable or flag.
-// line and col count from 1 and are 0 where they mean nothing.
+// place is where something is written: in the named file, variable or flag. line
+// and col count from 1; 0: they mean nothing.
 type place struct {
 	name      string
 	line, col int
@@ -80,10 +80,11 @@ func (p place) String() string {
 	return fmt.Sprintf("%s:%d:%d", p.name, p.line, p.col)
 }
 
-// rank puts what has a line before what has none.
+// rank orders places with a line before places without one.
 func (p place) rank() int { return min(p.line, 1) }
 
-// show makes a value fit for a message: clipped, and bare if it is one word.
+// show prepares a value for a message: clipped, and without quotes if it is one
+// word.
 func show(value string) string {
 	odd := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == '"' }
 	value = clip(value)

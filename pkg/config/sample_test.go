@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// The sample is shaped like the real thing, with one field of every kind.
+// sampleRoot has the shape of the real configuration, with one field of every
+// kind.
 type sampleRoot struct {
 	NATS    sampleNATS    `yaml:"nats" doc:"Where the stream lives."`
 	Poller  samplePoller  `yaml:"poller" doc:"What is asked, and how often."`
@@ -112,7 +113,8 @@ func defaults() sampleRoot {
 // load loads the text over the defaults.
 func load(text string, env, sets []string) (sampleRoot, error) {
 	cfg := defaults()
-	err := Load(&cfg, Source{File: "pollcast.yaml", Data: []byte(text), Env: env, Sets: sets, Reserved: []string{"POLLCAST_CONFIG"}})
+	err := Load(&cfg, Source{File: "pollcast.yaml", Data: []byte(text), Env: env, Sets: sets,
+		Reserved: []string{"POLLCAST_CONFIG"}})
 	return cfg, err
 }
 

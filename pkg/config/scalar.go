@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// text returns the text of the scalar n with its variables filled in, and
-// whether that worked.
+// text returns the text of the scalar n with its variables replaced. ok is false
+// if there was a mistake.
 func (l *loader) text(n *node, path string) (string, bool) {
 	value, ok := n.text, true
 	if !n.literal {
@@ -22,15 +22,15 @@ func (l *loader) text(n *node, path string) (string, bool) {
 			l.mistake(n.at, path, problem, fix)
 		})
 	}
-	if !utf8.ValidString(value) { // from the environment or a flag
+	if !utf8.ValidString(value) { // the value is from the environment or a flag
 		ok = false
 		l.mistake(n.at, path, "is not UTF-8", "encode the value as UTF-8")
 	}
 	return value, ok
 }
 
-// scalar sets v from the text of n. Messages show the text as written, which
-// is ${NAME} where the value is the environment's.
+// scalar sets v from the text of n. Messages show the text as written, which is
+// ${NAME} if the value is the environment's.
 func (l *loader) scalar(v reflect.Value, k kind, n *node, path string) {
 	value, ok := l.text(n, path)
 	if !ok {
@@ -42,7 +42,7 @@ func (l *loader) scalar(v reflect.Value, k kind, n *node, path string) {
 	case k == secret:
 		l.mistake(n.at, path, problem, fix)
 	case k == custom && value == n.text:
-		l.mistake(n.at, path, problem, fix) // says the value itself
+		l.mistake(n.at, path, problem, fix) // problem holds the value
 	case k == custom:
 		l.mistake(n.at, path, "the value of "+show(n.text)+" is not valid here", fix)
 	default:
@@ -91,7 +91,7 @@ func assign(v reflect.Value, k kind, value string) (problem, fix string) {
 		}
 	case duration:
 		d, err := time.ParseDuration(value)
-		if decimal.MatchString(value) { // "0" too, which ParseDuration takes
+		if decimal.MatchString(value) { // also "0", which ParseDuration accepts
 			return "has no unit", kinds[k].fix
 		}
 		if err == nil {
@@ -114,13 +114,13 @@ func assign(v reflect.Value, k kind, value string) (problem, fix string) {
 var (
 	digits  = regexp.MustCompile(`^[-+]?[0-9]+$`)
 	decimal = regexp.MustCompile(`^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$`)
-	// jsonNumber is a number to JSON and to YAML alike.
+	// jsonNumber matches a number of JSON and YAML alike.
 	jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$`)
 )
 
-// freeScalar returns n as YAML takes it. Where YAML sees a number that JSON
-// would not write that way, such as 0x1b4 or 007, it is as likely text that
-// wants quotes, so neither is assumed.
+// freeScalar returns n with its YAML type. A number that JSON would write
+// differently, such as 0x1b4 or 007, may be text without its quotes: it is a
+// mistake.
 func (l *loader) freeScalar(n *node, path string) any {
 	switch n.tag {
 	case "!!null":
@@ -140,6 +140,7 @@ func (l *loader) freeScalar(n *node, path string) any {
 	default:
 		return n.text
 	}
-	l.mistake(n.at, path, show(n.text)+" is a number to YAML that JSON cannot hold exactly", "quote it to send it as text, or write it in decimal")
+	l.mistake(n.at, path, show(n.text)+" is a number to YAML that JSON cannot hold exactly",
+		"quote it to send it as text, or write it in decimal")
 	return nil
 }

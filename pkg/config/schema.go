@@ -20,7 +20,7 @@ func JSONSchema(into any) []byte {
 	root["title"] = "Pollcast configuration"
 	out, err := json.MarshalIndent(root, "", "  ")
 	if err != nil {
-		panic("config: make JSON Schema: " + err.Error()) // a default that JSON cannot hold
+		panic("config: make JSON Schema: " + err.Error()) // a default is not valid JSON
 	}
 	return append(out, '\n')
 }
@@ -36,7 +36,7 @@ func schema(v reflect.Value) map[string]any {
 		if k == unsigned {
 			s["minimum"] = 0
 		}
-		switch { // what fits 64 bits is for the loader to say: JSON numbers are not that exact
+		switch { // the loader checks 64 bits: JSON numbers are not that exact
 		case bits < 64 && k == unsigned:
 			s["maximum"] = uint64(1)<<bits - 1
 		case bits < 64:
@@ -72,7 +72,7 @@ func property(v reflect.Value, doc string) map[string]any {
 	if doc != "" {
 		s["description"] = doc
 	}
-	if value := plain(v); value != nil && settingKind(v.Type()) != section {
+	if value := jsonValue(v); value != nil && settingKind(v.Type()) != section {
 		s["default"] = value
 	}
 	return s

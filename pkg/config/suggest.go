@@ -2,7 +2,7 @@ package config
 
 import "strings"
 
-// nearest returns the candidate that was probably meant by word, or "".
+// nearest returns the candidate that word probably means, or "".
 func nearest(word string, candidates []string) string {
 	plain := func(s string) []rune {
 		return []rune(strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s)))

@@ -15,8 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// documents returns the first two documents of data, with Kind 0 where there is
-// none.
+// documents returns the first two documents of data; Kind is 0 for a missing one.
 func documents(data []byte) (doc, next yaml.Node, err error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	if err = decoder.Decode(&doc); err == nil {
@@ -37,7 +36,8 @@ func unreadable(data []byte) (line, col int, problem, fix string) {
 			return line, col, "is not UTF-8", "save the file as UTF-8"
 		case unicode.IsControl(r) && !strings.ContainsRune("\n\r\t\u0085", r):
 			line, col = position(data, i)
-			return line, col, fmt.Sprintf("holds the control character %U", r), "remove it, or write it as an escape in double quotes"
+			return line, col, fmt.Sprintf("holds the control character %U", r),
+				"remove it, or write it as an escape in double quotes"
 		}
 	}
 	return 0, 0, "", ""
@@ -49,9 +49,9 @@ var (
 	indentation = regexp.MustCompile(`(?m)^ *\t`)
 )
 
-// syntax says what yaml.v3's err is and where. The line that yaml.v3 tells is
-// missing if it is the first, and the errors of its parser, other than those of
-// its scanner, tell where the enclosing block starts and count from 0.
+// syntax returns what yaml.v3's err means and where. yaml.v3 omits the line if it
+// is the first. The errors of its parser, but not of its scanner, give the line
+// where the enclosing block starts, counted from 0.
 func syntax(data []byte, err error) (line, col int, problem, fix string) {
 	m := yamlError.FindStringSubmatch(err.Error())
 	if m == nil {
@@ -73,7 +73,7 @@ func syntax(data []byte, err error) (line, col int, problem, fix string) {
 		}
 	}
 	if strings.HasPrefix(m[2], "did not find expected") {
-		// The first line without which the parser would not have said this.
+		// The first line whose absence makes the error disappear.
 		line = 1 + sort.Search(bytes.Count(data, []byte("\n")), func(i int) bool {
 			_, _, part := documents(data[:lineStart(data, i+2)])
 			return part != nil && part.Error() == err.Error()

@@ -6,7 +6,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Bounds of a document, after its aliases are followed.
+// The bounds of a document, after its aliases are followed.
 const (
 	maxNodes = 200_000
 	maxDepth = 64
@@ -25,8 +25,8 @@ type node struct {
 	kind    shape
 	at      place
 	text    string         // scalar: as written
-	tag     string         // scalar: what YAML takes it for
-	literal bool           // scalar: from an override, $ has no meaning
+	tag     string         // scalar: its YAML type
+	literal bool           // scalar: from an override, where $ is an ordinary character
 	items   []*node        // sequence
 	entries []entry        // mapping, in the order written
 	index   map[string]int // mapping: where in entries
@@ -80,17 +80,17 @@ func (n *node) keys() []string {
 	return keys
 }
 
-// parser turns YAML into nodes; place gives what it reads a place.
+// parser turns YAML into nodes. place returns the place of what it reads.
 type parser struct {
 	*loader
 	place   func(line, col int) place
-	path    string // of the whole
+	path    string // of the document
 	literal bool
 	nodes   int
 	open    map[*yaml.Node]bool // anchored values that are being followed
 }
 
-// parseFile returns nil if data is no document that could be looked into.
+// parseFile returns nil if data is no readable document.
 func (l *loader) parseFile(file string, data []byte) *node {
 	p := &parser{loader: l, place: func(line, col int) place { return place{file, line, col} }}
 	root := p.parse(data)
@@ -101,8 +101,8 @@ func (l *loader) parseFile(file string, data []byte) *node {
 	return root
 }
 
-// parse reads the one document in data. It returns nil and reports why if the
-// text is not YAML or too much of it.
+// parse reads the one document in data. It returns nil and reports the reason if
+// the text is not YAML or is too large.
 func (p *parser) parse(data []byte) *node {
 	if len(data) > maxFile {
 		p.report(p.place(0, 0), p.path, "is larger than 1 MiB", "")
@@ -127,7 +127,8 @@ func (p *parser) parse(data []byte) *node {
 	p.open = map[*yaml.Node]bool{}
 	root := p.node(doc.Content[0], p.path, 0)
 	if p.nodes > maxNodes {
-		p.report(p.place(0, 0), p.path, fmt.Sprintf("holds more than %d values once its aliases are followed", maxNodes), "use fewer aliases of aliases")
+		p.report(p.place(0, 0), p.path, fmt.Sprintf("holds more than %d values once its aliases are followed", maxNodes),
+			"use fewer aliases of aliases")
 		return nil
 	}
 	return root
@@ -195,7 +196,7 @@ func (p *parser) entry(n *node, key, value *yaml.Node, path string, depth int) {
 	default:
 		child := p.node(value, join(path, key.Value), depth+1)
 		if child.kind != scalar {
-			child.at = at // where the key is, not where the first thing inside is
+			child.at = at // the place of the key, not of the first value in it
 		}
 		n.set(key.Value, at, child)
 	}

@@ -29,7 +29,8 @@ func TestSecretNeverShows(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%q", "%s", "%x", "%X", "%d", "%T", "%p", "%10.3s", "%t", "%!"} {
 		shown = append(shown, fmt.Sprintf(verb, s), fmt.Sprintf(verb, &s), fmt.Sprintf(verb, h), fmt.Sprintf(verb, &h))
 	}
-	shown = append(shown, fmt.Sprint(s), fmt.Sprintln(h), s.String(), fmt.Errorf("connect: %v", h).Error(), fmt.Sprint(reflect.ValueOf(h)))
+	shown = append(shown, fmt.Sprint(s), fmt.Sprintln(h), s.String(), fmt.Errorf("connect: %v", h).Error(),
+		fmt.Sprint(reflect.ValueOf(h)))
 	for _, handler := range []func(*bytes.Buffer) slog.Handler{
 		func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
 		func(b *bytes.Buffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
@@ -38,7 +39,8 @@ func TestSecretNeverShows(t *testing.T) {
 		slog.New(handler(&b)).Info("loaded", "secret", s, "pointer", &s, "holder", h, "config", &h, slog.Group("g", "s", s))
 		shown = append(shown, b.String())
 	}
-	for _, marshal := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal, func(v any) ([]byte, error) { return Print(v) }} {
+	for _, marshal := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal,
+		func(v any) ([]byte, error) { return Print(v) }} {
 		out, err := marshal(&h)
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +69,7 @@ func TestSecretNeverShows(t *testing.T) {
 	}
 }
 
-// Mistakes must not quote what a secret setting or a variable holds.
+// Mistakes must not quote the value of a secret setting or of a variable.
 func TestSecretNotInMistakes(t *testing.T) {
 	env := []string{"S=hunter2"}
 	for _, text := range []string{
@@ -116,7 +118,8 @@ func TestSize(t *testing.T) {
 			t.Errorf("have %s, want %s", have, want)
 		}
 	}
-	for _, text := range []string{"", "x", "-1", "1.5MiB", "1MB", "1kb", "1Mi", "1 MiB", "KiB", "9223372036854775808", "8388608TiB", "0x10", "+5"} {
+	for _, text := range []string{"", "x", "-1", "1.5MiB", "1MB", "1kb", "1Mi", "1 MiB", "KiB", "9223372036854775808",
+		"8388608TiB", "0x10", "+5"} {
 		if have := Size(7); have.UnmarshalText([]byte(text)) == nil || have != 7 {
 			t.Errorf("%q: have %d and no error, want an error and no change", text, have)
 		}

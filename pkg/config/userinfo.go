@@ -6,16 +6,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// userinfo is what stands between the scheme and the host of a URL, of which
-// plain text may hold several; it may have a / or an @ that should have been
-// escaped, and is then taken for as long as it can be.
+// userinfo matches the text between the scheme and the host of a URL. Plain text
+// may hold several URLs. The userinfo may hold a / or an @ that should have been
+// escaped: the match is as long as possible.
 var userinfo = regexp.MustCompile(`://([^/\s@:]*:)?([^/\s]*)@`)
 
-// aVariable is a whole ${NAME}, which tells no secret.
+// aVariable matches a whole ${NAME}, which shows no secret.
 var aVariable = regexp.MustCompile(`^\$\{[^{}]*\}$`)
 
-// hideUserinfo redacts the passwords of URLs in plain text, and a user without
-// one, which is a token to NATS.
+// hideUserinfo redacts the passwords of URLs in plain text, and a user without a
+// password, which is a token to NATS.
 func hideUserinfo(text string) string {
 	return userinfo.ReplaceAllStringFunc(text, func(found string) string {
 		part := userinfo.FindStringSubmatch(found)
@@ -26,7 +26,7 @@ func hideUserinfo(text string) string {
 	})
 }
 
-// hideUserinfos does that to all values beneath n.
+// hideUserinfos applies hideUserinfo to all values below n.
 func hideUserinfos(n *yaml.Node) {
 	n.Value = hideUserinfo(n.Value)
 	for i, child := range n.Content {

@@ -5,13 +5,14 @@ import (
 	"testing"
 )
 
-// Passwords in URLs do not show, wherever the URL came from.
+// Passwords in URLs are not printed, wherever the URL came from.
 func TestPrintHidesUserinfo(t *testing.T) {
 	const file = `
 nats: {url: "nats://file:hunter2@h:4222"}
 poller: {sources: {host: {upstreams: [{url: "https://u:hunter2@h/"}, {url: "https://plain/a@b"}, {url: "https://u:${PW}@h/"}]}}}
 `
-	src := Source{File: "f.yaml", Data: []byte(file), Env: []string{"PW=hunter2", "POLLCAST_NATS_URL=nats://user:hunter2@one,nats://token-hunter2@two"}}
+	src := Source{File: "f.yaml", Data: []byte(file),
+		Env: []string{"PW=hunter2", "POLLCAST_NATS_URL=nats://user:hunter2@one,nats://token-hunter2@two"}}
 	cfg := defaults()
 	if err := Load(&cfg, src); err != nil {
 		t.Fatal(err)
@@ -39,7 +40,8 @@ poller: {sources: {host: {upstreams: [{url: "https://u:hunter2@h/"}, {url: "http
 func TestHideUserinfo(t *testing.T) {
 	for text, want := range map[string]string{
 		"nats://h:4222": "nats://h:4222", "https://h/a:b@c": "https://h/a:b@c", "a:b@c": "a:b@c",
-		"nats://u:p@h": "nats://u:[redacted]@h", "nats://u:p@q@h": "nats://u:[redacted]@h", "nats://t@h": "nats://[redacted]@h",
+		"nats://u:p@h": "nats://u:[redacted]@h", "nats://u:p@q@h": "nats://u:[redacted]@h",
+		"nats://t@h":  "nats://[redacted]@h",
 		"nats://u:@h": "nats://u:@h", "nats://u:${P}@h": "nats://u:${P}@h", "nats://u:$${P}@h": "nats://u:[redacted]@h",
 		"nats://u:x${P}@h": "nats://u:[redacted]@h",
 	} {

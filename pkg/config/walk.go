@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// decode sets v from n. What is wrong is reported; v keeps its value there.
+// decode sets v from n. Mistakes are reported; v keeps its value there.
 func (l *loader) decode(v reflect.Value, n *node, path string) {
 	k := kindOf(v.Type())
 	switch {
@@ -30,7 +30,7 @@ func (l *loader) decode(v reflect.Value, n *node, path string) {
 		l.mistake(n.at, path, "has no value", kinds[k].fix)
 	case n.kind != shapeOf(k):
 		fix := kinds[k].fix
-		if n.at.line == 0 { // a variable or a flag has one
+		if n.at.line == 0 { // from a variable or a flag
 			fix = cmp.Or(onOneLine[k], fix)
 		}
 		l.mistake(n.at, path, shapeNames[n.kind]+" where "+kinds[k].noun+" is wanted", fix)
@@ -45,7 +45,7 @@ func (l *loader) decode(v reflect.Value, n *node, path string) {
 	}
 }
 
-// onOneLine is the fix of kinds where it takes lines.
+// onOneLine is the fix of kinds that otherwise take several lines.
 var onOneLine = map[kind]string{
 	list:    "write [a, b], [] for none",
 	table:   "write {key: value}, or name the key as well",
@@ -85,7 +85,7 @@ func (l *loader) unknown(t reflect.Type, n *node, at place, path, key string) {
 	} else if near := nearest(key, names); near != "" {
 		fix = fmt.Sprintf("did you mean %q?", near)
 		if n.get(near) == nil {
-			l.tainted[join(path, near)] = true // or it would be called missing as well
+			l.tainted[join(path, near)] = true // or it would also be reported as missing
 		}
 	}
 	l.report(at, path, "unknown key "+strconv.Quote(clip(key)), fix)
@@ -119,8 +119,8 @@ func (l *loader) list(v reflect.Value, n *node, path string) {
 	v.Set(items)
 }
 
-// free returns n as what JSON can hold: nil, bool, int, float64, string,
-// []any or map[string]any, with variable for text that holds a variable's.
+// free returns n as a value that JSON can hold: nil, bool, int, float64, string,
+// []any or map[string]any, and variable for text from a variable.
 func (l *loader) free(n *node, path string) any {
 	switch n.kind {
 	case mapping:
@@ -144,7 +144,7 @@ func (l *loader) free(n *node, path string) any {
 	case value == n.text:
 		return l.freeScalar(n, path)
 	case !strings.Contains(n.text, "${"):
-		return value // $$, for a $
+		return value // $$ stands for $
 	}
-	return variable(value) // text, whatever it looks like
+	return variable(value) // always text, whatever its form
 }

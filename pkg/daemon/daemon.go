@@ -1,4 +1,4 @@
-// Package daemon is what the mains of all services have in common: flags, the
+// Package daemon is what the main functions of all services share: flags, the
 // configuration file, logs, signals, exit codes.
 package daemon
 
@@ -29,7 +29,8 @@ const (
 	ExitConfig = 2 // a mistake in the configuration or on the command line
 )
 
-// FileVariable names the configuration file where no flag does.
+// FileVariable is the variable that names the configuration file when no flag
+// does.
 const FileVariable = "POLLCAST_CONFIG"
 
 // Log is the configuration's section about logs.
@@ -38,7 +39,7 @@ type Log struct {
 	Level  string `yaml:"level" doc:"debug, info, warn or error"`
 }
 
-// DefaultLog returns the section that an empty file means.
+// DefaultLog returns the section's defaults.
 func DefaultLog() Log { return Log{Format: "text", Level: "info"} }
 
 // Check reports every mistake in the section.
@@ -52,11 +53,11 @@ func (l *Log) Check(report func(path, problem, fix string)) {
 	}
 }
 
-// Logger makes the logger of a checked section.
+// Logger returns the logger of a checked section.
 func (l *Log) Logger(w io.Writer) *slog.Logger {
 	o := new(slog.HandlerOptions)
 	var level slog.Level
-	_ = level.UnmarshalText([]byte(l.Level)) // Check has refused what fails here
+	_ = level.UnmarshalText([]byte(l.Level)) // Check has accepted it
 	o.Level = level
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
@@ -73,14 +74,14 @@ type Service struct {
 	Log *Log
 	// Run runs the service, on the loaded configuration, until ctx ends.
 	Run func(ctx context.Context, logger *slog.Logger, registry *prometheus.Registry) error
-	// Reload, if set, is what SIGHUP does; Run says how (Reloader.Use).
+	// Reload, if set, handles SIGHUP; Run registers what it does (Reloader.Use).
 	Reload *Reloader
 
 	hangups <-chan struct{}
 }
 
-// Main runs a service as a process and exits. SIGINT and SIGTERM end it
-// cleanly; a second one kills it. SIGHUP makes it read its configuration again.
+// Main runs a service as a process and exits. SIGINT and SIGTERM stop it in
+// order; a second one kills it. SIGHUP makes it read its configuration again.
 func Main(s Service) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -105,7 +106,9 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 	check := flags.Bool("check", false, "check the configuration and exit: 0 is good, 2 is not")
 	print := flags.Bool("print-config", false, "print the configuration in effect, without secrets, and exit")
 	health := flags.String("healthcheck", "", "get this `URL` and exit: 0 when it answers 200")
-	reload := flags.String("reload", "", "make the process with this operations `address`, such as http://127.0.0.1:12082, read its configuration again, and exit: 0 is done, 2 is refused")
+	reload := flags.String("reload", "",
+		"make the process with this operations `address`, such as http://127.0.0.1:12082, "+
+			"read its configuration again, and exit: 0 is done, 2 is refused")
 	version := flags.Bool("version", false, "print what was built and exit")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return ExitOK
@@ -140,7 +143,7 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 		if err != nil {
 			return fail(ExitFailed, err)
 		}
-		_, _ = stdout.Write(out) // nowhere to report it
+		_, _ = stdout.Write(out) // there is no place to report a failure
 		return ExitOK
 	}
 	logger := s.Log.Logger(stderr).With("service", s.Name)
@@ -162,9 +165,9 @@ func Exec(ctx context.Context, s Service, args, env []string, stdout, stderr io.
 	return ExitOK
 }
 
-// Complain prints why a command fails: its name before the error, except before
-// the mistakes of a configuration, whose lines begin with their place, which
-// editors can read.
+// Complain prints why a command fails, after the command's name. The mistakes of
+// a configuration are printed without it: their lines begin with their place,
+// which editors can read.
 func Complain(w io.Writer, name string, err error) {
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		fmt.Fprintln(w, err)
@@ -173,7 +176,7 @@ func Complain(w io.Writer, name string, err error) {
 	fmt.Fprintf(w, "%s: %v\n", name, err)
 }
 
-// Flags are the flags that say where the configuration comes from.
+// Flags are the flags that select the configuration.
 type Flags struct {
 	File string
 	Sets []string
@@ -193,7 +196,7 @@ func (f *Flags) Load(into any, env []string) error {
 	return f.LoadData(into, f.file(env), nil, env)
 }
 
-// file is the name of the configuration's file, "" for none.
+// file returns the name of the configuration's file; "" for none.
 func (f *Flags) file(env []string) string {
 	if f.File != "" {
 		return f.File
@@ -201,7 +204,7 @@ func (f *Flags) file(env []string) string {
 	return Getenv(env, FileVariable)
 }
 
-// LoadData is Load with the file's content at hand; nil data means to read it.
+// LoadData is Load with the content of the file; nil data: it is read.
 func (f *Flags) LoadData(into any, file string, data []byte, env []string) error {
 	return config.Load(into, f.source(file, data, env))
 }
@@ -228,14 +231,15 @@ func Getenv(env []string, name string) string {
 	return value
 }
 
-// NewRegistry has what the Go runtime and the process tell of themselves.
+// NewRegistry returns a registry with the metrics of the Go runtime and the
+// process.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
-// healthcheck stands in for curl, which images made from scratch lack.
+// healthcheck gets a URL, as curl does, which images made from scratch lack.
 func healthcheck(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -249,7 +253,7 @@ func healthcheck(ctx context.Context, url string) error {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(res.Body, 300)) // for the message alone
+		body, _ := io.ReadAll(io.LimitReader(res.Body, 300)) // only for the message
 		return fmt.Errorf("check health: %s: %s: %s", url, res.Status, strings.TrimSpace(string(body)))
 	}
 	return nil

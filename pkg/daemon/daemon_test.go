@@ -56,7 +56,8 @@ func TestExec(t *testing.T) {
 		{"file", "-config " + file, nil, nil, 0, `"msg":"runs on from-file"`},
 		{"file by environment", "", []string{"POLLCAST_CONFIG=" + file}, nil, 0, "runs on from-file"},
 		{"environment over file", "-config " + file, []string{"POLLCAST_PART_LISTEN=from-env"}, nil, 0, "runs on from-env"},
-		{"flag over environment", "-set part.listen=from-flag", []string{"POLLCAST_PART_LISTEN=from-env"}, nil, 0, "runs on from-flag"},
+		{"flag over environment", "-set part.listen=from-flag", []string{"POLLCAST_PART_LISTEN=from-env"}, nil, 0,
+			"runs on from-flag"},
 		{"mistake", "-set part.listen=nowhere", nil, nil, 2, `"nowhere" is not an address; write host:port`},
 		{"all mistakes", "-set part.listen=nowhere -set log.level=loud", nil, nil, 2, "write debug, info, warn or error"},
 		{"unknown key", "-set part.lisen=x", nil, nil, 2, `did you mean "listen"`},
@@ -110,7 +111,7 @@ func TestTogether(t *testing.T) {
 	if have := strings.Join(order, ""); have != "abc" || !errors.Is(err, boom) {
 		t.Errorf("stopped in the order %s with %v, want abc with boom", have, err)
 	}
-	// The first to end by itself ends the others.
+	// The first part that ends by itself ends the others.
 	err = Together(t.Context(), part("d", nil), func(context.Context) error { return boom })
 	if !errors.Is(err, boom) {
 		t.Errorf("have %v, want boom", err)

@@ -7,9 +7,10 @@ import (
 	"syscall"
 )
 
-// Hangups tells of every SIGHUP, until stop is called. One that comes because
-// the process's terminal was closed calls end instead: nobody is left to end it
-// then. What was started with SIGHUP ignored, as by nohup, survives that.
+// Hangups returns a channel that receives every SIGHUP until stop is called. A
+// SIGHUP that comes because the process's terminal was closed calls end instead:
+// without a terminal nobody can end the process. A process that was started with
+// SIGHUP ignored, for example by nohup, goes on.
 func Hangups(end func()) (hangups <-chan struct{}, stop func()) {
 	attached := !signal.Ignored(syscall.SIGHUP) && hasTerminal()
 	signals, out, done := make(chan os.Signal, 1), make(chan struct{}, 1), make(chan struct{})
@@ -28,7 +29,7 @@ func Hangups(end func()) (hangups <-chan struct{}, stop func()) {
 			}
 			select {
 			case out <- struct{}{}:
-			default: // one that waits is enough
+			default: // one waiting hangup is enough
 			}
 		}
 	})

@@ -17,19 +17,19 @@ import (
 	"github.com/pollcast/pollcast/pkg/config"
 )
 
-// Changes is what a reload did, by source, and what it could not do.
+// Changes is what a reload changed, by source, and what it could not change.
 type Changes struct {
 	Added     []string `json:"added"`
 	Changed   []string `json:"changed"`
 	Removed   []string `json:"removed"`
 	Unchanged []string `json:"unchanged"`
-	// Restart lists the settings whose new value waits for a restart.
+	// Restart lists the settings whose new value needs a restart.
 	Restart []string `json:"restart"`
 }
 
-// Apply reads the configuration anew with load, into a struct that holds the
-// defaults, and brings a running process to it. With an error nothing has
-// changed.
+// Apply reads the configuration again with load, into a struct that holds the
+// defaults, and changes the running process accordingly. When it returns an error
+// nothing has changed.
 type Apply func(ctx context.Context, load func(into any) error) (Changes, error)
 
 // ErrNotRunning means that the process is still starting.
@@ -44,22 +44,22 @@ type Reloader struct {
 	apply Apply
 }
 
-// Bind says where the configuration comes from.
+// Bind sets the function that loads the configuration.
 func (r *Reloader) Bind(load func(into any) error, log *slog.Logger) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.load, r.log = load, log
 }
 
-// Use says what a reload does, once the process runs.
+// Use sets what a reload does, once the process runs.
 func (r *Reloader) Use(apply Apply) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.apply = apply
 }
 
-// Reload reloads once, and logs how it went. A reload that has begun goes on
-// when ctx ends.
+// Reload reloads once and logs the result. A reload that has begun continues when
+// ctx ends.
 func (r *Reloader) Reload(ctx context.Context) (Changes, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,15 +73,16 @@ func (r *Reloader) Reload(ctx context.Context) (Changes, error) {
 		}
 		return Changes{}, err
 	}
-	r.log.Info("configuration reloaded", "added", c.Added, "changed", c.Changed, "removed", c.Removed, "unchanged", len(c.Unchanged))
+	r.log.Info("configuration reloaded", "added", c.Added, "changed", c.Changed, "removed", c.Removed, "unchanged",
+		len(c.Unchanged))
 	if len(c.Restart) > 0 {
 		r.log.Warn("some changed settings wait for a restart", "settings", c.Restart)
 	}
 	return c, nil
 }
 
-// Heed reloads at every hangup until done is closed; without a Reloader it only
-// says that there is nothing to reload.
+// Heed reloads at every hangup until done is closed. Without a Reloader it logs
+// that there is nothing to reload.
 func Heed(done <-chan struct{}, hangups <-chan struct{}, r *Reloader, log *slog.Logger) {
 	for {
 		select {
@@ -97,7 +98,8 @@ func Heed(done <-chan struct{}, hangups <-chan struct{}, r *Reloader, log *slog.
 	}
 }
 
-// mistakes is an error by lines: a configuration has one for each mistake.
+// mistakes splits an error into lines: a configuration has one line for each
+// mistake.
 func mistakes(err error) []string {
 	if e, ok := errors.AsType[*config.Error](err); ok {
 		return strings.Split(e.Error(), "\n")
@@ -134,17 +136,17 @@ func (r *Reloader) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_, _ = w.Write(append(data, '\n')) // the reader is gone, or not
+	_, _ = w.Write(append(data, '\n')) // fails only when the client has gone
 }
 
-// reloadTime bounds a request to reload: sources that change let calls under
-// way finish.
+// reloadTime bounds a request to reload. Sources that change wait for their
+// running calls.
 const reloadTime = 30 * time.Second
 
-// RequestReload asks the process whose operations address is base, such as
-// http://127.0.0.1:12082, to reload, prints the answer and returns the exit
-// code: ExitConfig if the configuration was refused, ExitFailed if nobody
-// answered as expected.
+// RequestReload asks the process with the operations address base, such as
+// http://127.0.0.1:12082, to reload. It prints the answer and returns the exit
+// code: ExitConfig if the configuration was refused, ExitFailed if there was no
+// valid answer.
 func RequestReload(ctx context.Context, base, name string, stdout, stderr io.Writer) int {
 	a, err := requestReload(ctx, base)
 	switch {

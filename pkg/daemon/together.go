@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// Together runs the parts of a process until ctx ends or one of them does. The
-// parts are stopped in the order given, each when the one before it has ended,
-// and the errors of all are returned.
+// Together runs the parts of a process until ctx ends or one of them ends. The
+// parts are stopped in the given order, each when the one before it has ended. It
+// returns the errors of all.
 func Together(ctx context.Context, parts ...func(context.Context) error) error {
 	ended := make(chan struct{}, len(parts))
 	errs := make([]error, len(parts))

@@ -7,18 +7,20 @@ import (
 	"runtime/debug"
 )
 
-// release is the version of a build that has no repository at hand, such as
-// that of an image: go build -ldflags="-X github.com/pollcast/pollcast/pkg/daemon.release=v1.2.3".
+// release is the version of a build without a repository, such as that of an
+// image:
+//
+//	go build -ldflags="-X github.com/pollcast/pollcast/pkg/daemon.release=v1.2.3"
 var release string
 
-// Version is a line about the program called name: what it was built from, the
-// toolchain and the platform.
+// Version returns a line about the program called name: what it was built from,
+// the toolchain and the platform.
 func Version(name string) string {
 	return fmt.Sprintf("%s %s %s %s/%s", name, Build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// Build names what the program was built from: its version or its commit, with
-// a + when that was changed, or "(devel)" when nobody knows.
+// Build returns what the program was built from: its version or its commit, with
+// a + when the tree was changed, or "(devel)" when that is unknown.
 func Build() string {
 	info, ok := debug.ReadBuildInfo()
 	if release != "" || !ok {

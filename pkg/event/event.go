@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// CloudEvents types of the three records.
+// The CloudEvents types of the records.
 const (
 	TypeEvent    = "pollcast.event.v1"
 	TypeDeletion = "pollcast.deletion.v1"
 	TypeFresh    = "pollcast.freshness.v1"
 	TypeBreaker  = "pollcast.breaker.v1"
-	// TypeReorganised is an event that takes positions back.
+	// TypeReorganised is an event that withdraws positions.
 	TypeReorganised = "pollcast.reorganised.v1"
 )
 
@@ -25,13 +25,13 @@ type Event struct {
 	Key string
 	// Data is the value as JSON; nil for a deletion.
 	Data json.RawMessage
-	// Deleted says that the key is gone from the poll's answer.
+	// Deleted is set if the key is gone from the poll's answer.
 	Deleted bool
 	// Position is the place in the sequence that the poll walks (follow); nil
 	// when it walks none.
 	Position *int64
-	// Reorganised says that what was published for the positions after Position
-	// does not hold any more; -1 is before all. Data is then a Reorganisation.
+	// Reorganised is set if the events for the positions after Position are not
+	// valid any more; -1 is before all. Data is then a Reorganisation.
 	Reorganised bool
 	// Version counts the topic's events from 1, by 1: a gap is a subtraction.
 	Version uint64
@@ -48,15 +48,15 @@ type Event struct {
 	Traceparent string
 }
 
-// Reorganisation is the value of an event that takes positions back, as
+// Reorganisation is the value of an event that withdraws positions, as
 // {"reorganised": {...}}.
 type Reorganisation struct {
 	Reorganised struct {
-		// From is the newest position that was published, To the newest that still
-		// holds; -1 if none does.
+		// From is the newest position that was published, To the newest that is
+		// still valid; -1 if none is.
 		From int64 `json:"from"`
 		To   int64 `json:"to"`
-		// ID is that of To, if positions have one (follow.id) and it is known.
+		// ID is the id of To, if positions have one (follow.id) and it is known.
 		ID json.RawMessage `json:"id,omitempty"`
 	} `json:"reorganised"`
 }
@@ -72,20 +72,20 @@ const (
 	HalfOpen State = "half_open"
 )
 
-// Freshness is the freshness record of a poll: it speaks for the poll's topic
+// Freshness is the freshness record of a poll. It is valid for the poll's topic
 // and for every keyed topic under it.
 type Freshness struct {
 	Poll string `json:"poll"`
 	// AsOf is when the request was sent that last confirmed the poll's values;
-	// zero when none ever did.
+	// zero when there was none.
 	AsOf time.Time `json:"asOf,omitzero"`
 	// CheckedAt is when this record was made.
 	CheckedAt time.Time `json:"checkedAt,omitzero"`
 	Stale     bool      `json:"stale"`
-	// Reason is why it is stale; empty while it is not.
+	// Reason is why it is stale; empty while it is fresh.
 	Reason Reason `json:"reason"`
-	// Detail is the last failure in words, at most MaxDetail bytes, without
-	// secrets; empty while all is well.
+	// Detail is the text of the last failure, at most MaxDetail bytes, without
+	// secrets; empty while there is none.
 	Detail              string `json:"detail,omitempty"`
 	Breaker             State  `json:"breaker"`
 	ConsecutiveFailures int    `json:"consecutiveFailures"`
@@ -93,15 +93,15 @@ type Freshness struct {
 	NextProbeAt time.Time `json:"nextProbeAt,omitzero"`
 	// IntervalMs is the poll's interval, in milliseconds.
 	IntervalMs int64 `json:"intervalMs"`
-	// MaxAgeMs is how long the record holds without renewal, in milliseconds:
-	// a reader that has seen no newer one for so long must take the poll's
-	// values for stale (ReasonPollerSilent).
+	// MaxAgeMs is how long the record is valid without renewal, in milliseconds:
+	// a reader that has seen no newer one for so long must take the poll's values
+	// for stale (PollerSilent).
 	MaxAgeMs int64 `json:"maxAgeMs"`
 	// Fence is the revision of the lease under which it was published.
 	Fence uint64 `json:"fence,omitempty"`
 }
 
-// MaxAge is MaxAgeMs as a duration.
+// MaxAge returns MaxAgeMs as a duration.
 func (f *Freshness) MaxAge() time.Duration { return time.Duration(f.MaxAgeMs) * time.Millisecond }
 
 // MaxDetail bounds Freshness.Detail and Breaker.Cause, in bytes.
@@ -113,8 +113,8 @@ type Breaker struct {
 	Upstream string `json:"upstream"`
 	From     State  `json:"from"`
 	To       State  `json:"to"`
-	// Cause is the failure that opened it, in words; "recovered" when it closed,
-	// "probe" when it went half open.
+	// Cause is the text of the failure that opened it; "recovered" when it
+	// closed, "probe" when it became half open.
 	Cause    string    `json:"cause"`
 	Failures int       `json:"failures"`
 	At       time.Time `json:"at,omitzero"`
@@ -123,34 +123,36 @@ type Breaker struct {
 	Fence       uint64    `json:"fence,omitempty"`
 }
 
-// Circuit is the state of one upstream's circuit. Records carry those of all
-// upstreams of their source for whoever owns it next; clients are not told.
+// Circuit is the state of one upstream's circuit. Records carry the circuits of
+// all upstreams of their source for the next lease holder. Clients do not receive
+// them.
 type Circuit struct {
 	Upstream string `json:"upstream"`
 	State    State  `json:"state"`
-	// Failures counts those in a row.
+	// Failures counts the failures in a row.
 	Failures int    `json:"failures"`
-	Cause    string `json:"cause,omitempty"` // the last of them
+	Cause    string `json:"cause,omitempty"` // of the last failure
 	// At is when any of this last changed, Changes how often that was: of two
-	// records of one owner, the one with more is the later.
+	// records of one lease holder the one with more changes is the later.
 	At      time.Time `json:"at,omitzero"`
 	Changes uint64    `json:"changes"`
 	// NextProbeAt is when an open circuit lets its next call through.
 	NextProbeAt time.Time `json:"nextProbeAt,omitzero"`
-	// WaitUntil is until when the upstream asked to be left alone (Retry-After).
+	// WaitUntil is the end of the pause that the upstream asked for
+	// (Retry-After).
 	WaitUntil time.Time `json:"waitUntil,omitzero"`
-	// Calls is how often the upstream was asked in each of the last seconds
-	// before the record, the latest first, if there is a limit to that.
+	// Calls counts the calls in each of the last seconds before the record, the
+	// latest first, if the calls are limited.
 	Calls []int `json:"calls,omitempty"`
 }
 
 // Place is how far a poll has walked along a sequence. Freshness records carry it
-// for whoever owns the source next, because the stream may have dropped the last
-// event; clients are not told.
+// for the next lease holder, because the stream may have dropped the last event.
+// Clients do not receive it.
 type Place struct {
 	Position int64  `json:"position"`
 	Version  uint64 `json:"version"` // of the topic's last event
-	// ID is what the expression By gave for the value there, as JSON.
+	// ID is the result of the expression By for the value there, as JSON.
 	ID json.RawMessage `json:"id,omitempty"`
 	By string          `json:"by,omitempty"`
 }

@@ -6,11 +6,11 @@ import (
 	"unicode/utf8"
 )
 
-// Records and frames are written field by field where there are many of them:
-// encoding/json takes eight times as long.
+// Frequent records and frames are written field by field: encoding/json takes
+// eight times as long.
 
-// AppendJSON appends the record as encoding/json has it, without what is only
-// special in HTML escaped.
+// AppendJSON appends the record in the form of encoding/json, without escaping
+// characters that are special only in HTML.
 func (f *Freshness) AppendJSON(b []byte) []byte {
 	b = AppendString(append(b, `{"poll":`...), f.Poll)
 	if !f.AsOf.IsZero() {
@@ -37,7 +37,7 @@ func (f *Freshness) AppendJSON(b []byte) []byte {
 	return append(b, '}')
 }
 
-// AppendTime appends t as encoding/json has it.
+// AppendTime appends t in the form of encoding/json.
 func AppendTime(b []byte, t time.Time) []byte {
 	return append(t.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
 }
@@ -57,7 +57,7 @@ func AppendString(b []byte, s string) []byte {
 		if c >= utf8.RuneSelf {
 			var r rune
 			r, n = utf8.DecodeRuneInString(s[i:])
-			// Line and paragraph separator would end a line of JavaScript.
+			// A line or paragraph separator would end a line of JavaScript.
 			if separator := r == '\u2028' || r == '\u2029'; !separator && (r != utf8.RuneError || n > 1) {
 				i += n
 				continue

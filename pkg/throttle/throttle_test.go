@@ -32,12 +32,13 @@ func TestGatePassesOnePerIntervalAndCountsTheOthers(t *testing.T) {
 // stage returns a Logger and a function that returns the lines since its last call.
 func stage(level slog.Level, every time.Duration) (*Logger, func() []string) {
 	var out bytes.Buffer
-	h := slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}})
+	h := slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level,
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}})
 	return New(slog.New(h), every), func() []string {
 		defer out.Reset()
 		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")

@@ -1,5 +1,5 @@
-// Package topic says what a topic and a pattern are, which topics a pattern
-// matches, and how a key becomes one token of a topic.
+// Package topic defines topics and patterns, which topics a pattern matches, and
+// how a key becomes one token of a topic.
 //
 //	topic    host.system.status          <source>.<poll>
 //	topic    eth.balance.0xabc           <source>.<poll>.<key>

@@ -42,8 +42,8 @@ func Overlap(a, b string) bool {
 	}
 }
 
-// CoversPoll reports whether a pattern can match the topic of the poll or one
-// of its keyed topics, so that the poll's freshness concerns who holds it.
+// CoversPoll reports whether a pattern can match the topic of the poll or one of
+// its keyed topics. A subscriber of the pattern then needs the poll's freshness.
 func CoversPoll(pattern, poll string) bool {
 	return Match(pattern, poll) || Overlap(pattern, poll+".*")
 }
@@ -54,8 +54,8 @@ func CoversSource(pattern, source string) bool {
 	return p == source || p == "*" || p == ">"
 }
 
-// Canonical returns the smallest set that matches what the patterns match
-// together, sorted and without repetition: "a.b" goes when "a.>" is there.
+// Canonical returns the smallest set that matches the same topics, sorted and
+// without repetition: "a.b" is dropped when "a.>" is present.
 func Canonical(patterns []string) []string {
 	var out []string
 	for i, p := range patterns {

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Bounds of a topic or pattern. They keep every subject far below the 4,096
-// bytes of a NATS control line, beyond which a server closes the connection.
+// The bounds of a topic or pattern keep every subject far below the 4,096 bytes
+// of a NATS control line, beyond which a server closes the connection.
 const (
 	MaxLen    = 512 // bytes
 	MaxTokens = 32
 )
 
-// Error says what is wrong with a topic, pattern or name.
+// Error is what is wrong with a topic, pattern or name.
 type Error struct {
 	What    string // "topic", "pattern", "name"
 	Value   string
@@ -139,10 +139,10 @@ const (
 	emptyKey = "%2D"
 )
 
-// EscapeKey makes one token of a key: every byte that a token may not hold,
-// every "%", and a leading "_" become %XX. The empty key becomes "%2D", which no
-// other key can become, since "-" needs no escape. UnescapeKey gives the key back. Keys that would make a token longer than
-// MaxLen are for the caller to refuse (Check does).
+// EscapeKey makes one token of a key: every byte that a token may not hold, every
+// "%", and a leading "_" become %XX. The empty key becomes "%2D", which no other
+// key can become, because "-" needs no escape. UnescapeKey is its inverse. The
+// caller must refuse keys whose topic would be longer than MaxLen (Check does).
 func EscapeKey(key string) string {
 	if key == "" {
 		return emptyKey

@@ -9,10 +9,10 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// AppendJSON appends the frame as ProtocolJSON has it, without what is only
-// special in HTML escaped. The two frames that there are many of are written
-// field by field, the others by encoding/json, which a test holds them all
-// against. Data must be valid JSON.
+// AppendJSON appends the frame in the form of ProtocolJSON. Characters that are
+// special only in HTML are not escaped. The two most frequent frames are written
+// field by field, the others by encoding/json; a test compares all of them with
+// encoding/json. Data must be valid JSON.
 func (f *ServerFrame) AppendJSON(dst []byte) ([]byte, error) {
 	switch {
 	case f.ID != 0:
@@ -68,7 +68,7 @@ func appendCompact(b, data []byte) []byte {
 	from := 0
 	for i := 0; i < len(data); i++ {
 		switch data[i] {
-		case '"': // to the end of the string
+		case '"': // skip to the end of the string
 			for i++; i < len(data) && data[i] != '"'; i++ {
 				if data[i] == '\\' {
 					i++

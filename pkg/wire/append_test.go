@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// same fails when AppendJSON writes another frame than encoding/json does, or
-// one that protobuf's JSON mapping does not read.
+// same checks that AppendJSON writes the same frame as encoding/json, and one
+// that protobuf's JSON mapping can read.
 func same(t *testing.T, f *ServerFrame) {
 	t.Helper()
 	var buf bytes.Buffer
@@ -49,8 +49,8 @@ func TestAppendGoldenFrames(t *testing.T) {
 	}
 }
 
-// Every field is written, each alone and all together: a field that is added
-// to the structs and forgotten in AppendJSON shows here.
+// Every field is written, each alone and all together. A field that is added to
+// the structs and forgotten in AppendJSON is found here.
 func TestAppendEveryField(t *testing.T) {
 	for _, f := range []func() (*ServerFrame, reflect.Value){
 		func() (*ServerFrame, reflect.Value) {
@@ -103,7 +103,8 @@ func fill(t *testing.T, v reflect.Value) {
 
 func FuzzAppend(f *testing.F) {
 	f.Add("host.cpu", "sda1", "", []byte(`{"a": [1, "x y"]}`), int64(0), uint64(3), true)
-	f.Add("a.\xff\u2028", "\x00\x1f\x7f", "\\\"", []byte(` "\\" `), int64(1_700_000_000_123_456_789), uint64(1<<64-1), false)
+	f.Add("a.\xff\u2028", "\x00\x1f\x7f", "\\\"", []byte(` "\\" `), int64(1_700_000_000_123_456_789), uint64(1<<64-1),
+		false)
 	f.Fuzz(func(t *testing.T, topic, key, reason string, data []byte, at int64, n uint64, flag bool) {
 		if !json.Valid(data) {
 			data = nil
@@ -111,8 +112,10 @@ func FuzzAppend(f *testing.F) {
 		when := time.Unix(0, at).UTC()
 		pos := int64(n)
 		e := &Event{
-			Topic: topic, Seq: n, Version: n / 3, Phase: Phase(reason), ChangedAt: when, AsOf: when.Add(time.Duration(n)), AgeMs: at, Stale: flag, Reason: event.Reason(reason),
-			Breaker: event.State(key), Deleted: flag, Key: key, Poll: topic, Upstream: reason, Position: &pos, Reorganised: !flag, Data: data,
+			Topic: topic, Seq: n, Version: n / 3, Phase: Phase(reason), ChangedAt: when, AsOf: when.Add(time.Duration(n)),
+			AgeMs: at, Stale: flag, Reason: event.Reason(reason),
+			Breaker: event.State(key), Deleted: flag, Key: key, Poll: topic, Upstream: reason, Position: &pos,
+			Reorganised: !flag, Data: data,
 		}
 		r := &event.Freshness{
 			Poll: topic, AsOf: when, Stale: flag, Reason: event.Reason(reason), Detail: key, Breaker: event.State(reason),
@@ -126,8 +129,9 @@ func FuzzAppend(f *testing.F) {
 func BenchmarkAppendEvent(b *testing.B) {
 	now := time.Now().UTC()
 	f := &ServerFrame{Event: &Event{
-		Topic: "bench.p.k17", Seq: 123456, Version: 97, Phase: Live, ChangedAt: now, AsOf: now, AgeMs: 12, Breaker: event.Closed,
-		Key: "k17", Poll: "bench.p", Data: json.RawMessage(`{"at":"1700000000123456789","pad":"xxxxxxxxxxxxxxxxxxxx"}`),
+		Topic: "bench.p.k17", Seq: 123456, Version: 97, Phase: Live, ChangedAt: now, AsOf: now, AgeMs: 12,
+		Breaker: event.Closed,
+		Key:     "k17", Poll: "bench.p", Data: json.RawMessage(`{"at":"1700000000123456789","pad":"xxxxxxxxxxxxxxxxxxxx"}`),
 	}}
 	b.Run("AppendJSON", func(b *testing.B) {
 		b.ReportAllocs()

@@ -7,8 +7,8 @@ import (
 )
 
 // CloseCode is a WebSocket close code (RFC 6455, section 7.4). Of the private
-// ones, 4000-4499 mean that reconnecting makes sense and 4500-4999 that it
-// does not. The table is proto/wire.md's; a test compares the two.
+// codes, 4000-4499 mean that reconnecting makes sense and 4500-4999 that it does
+// not. The table is in proto/wire.md; a test compares the two.
 type CloseCode int
 
 // The close codes a gateway sends.
@@ -65,33 +65,34 @@ func (c CloseCode) Reconnect() bool {
 	return c < 4500 || c > 4999
 }
 
-// ErrorCode names what was wrong with a client frame.
+// ErrorCode is what was wrong with a client frame.
 type ErrorCode string
 
 // The error codes. Only CodeUnavailable and CodeRateLimited are retryable.
 const (
-	CodeBadFrame     ErrorCode = "bad_frame"     // not a frame: no JSON object, no or several of the known keys, wrong types
+	CodeBadFrame     ErrorCode = "bad_frame"     // no JSON object, not exactly one known key, wrong types
 	CodeUnknownFrame ErrorCode = "unknown_frame" // an object whose key this gateway does not know
 	CodeInvalidTopic ErrorCode = "invalid_topic" // a topic or pattern breaks the rules
 	CodeLimit        ErrorCode = "limit"         // more topics than a connection may hold
 	CodeInvalid      ErrorCode = "invalid"       // another field has a value that is not allowed
 	CodeForbidden    ErrorCode = "forbidden"     // the token does not allow it
 	CodeRateLimited  ErrorCode = "rate_limited"  // too many frames
-	CodeUnavailable  ErrorCode = "unavailable"   // the gateway cannot hold what was asked for now
+	CodeUnavailable  ErrorCode = "unavailable"   // the gateway cannot serve the request now
 )
 
 // Retryable reports whether the same frame may succeed later.
 func (c ErrorCode) Retryable() bool { return c == CodeUnavailable || c == CodeRateLimited }
 
-// RetryIn is the reason of a close frame that asks the client to wait: why, and
-// "; retry in <n>s" with whole seconds.
+// RetryIn returns the reason of a close frame that asks the client to wait: why,
+// and "; retry in <n>s" with whole seconds.
 func RetryIn(why string, wait time.Duration) string {
 	return fmt.Sprintf("%s%s%ds", why, retryMark, int(wait.Seconds()))
 }
 
 const retryMark = "; retry in "
 
-// RetryHint is how long a close frame's reason asks to wait; 0 if it does not.
+// RetryHint returns how long a close frame's reason asks to wait; 0 if it does
+// not.
 func RetryHint(reason string) time.Duration {
 	_, wait, _ := strings.Cut(reason, retryMark)
 	d, err := time.ParseDuration(wait)

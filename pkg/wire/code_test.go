@@ -100,9 +100,10 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
-// A code that neither side's table holds follows the ranges.
+// A code that is in no table follows the ranges.
 func TestUnknownCloseCodes(t *testing.T) {
-	for code, want := range map[CloseCode]bool{1006: true, 1011: true, 3000: true, 4000: true, 4499: true, 4500: false, 4999: false} {
+	for code, want := range map[CloseCode]bool{1006: true, 1011: true, 3000: true, 4000: true, 4499: true, 4500: false,
+		4999: false} {
 		if have := code.Reconnect(); have != want {
 			t.Errorf("%d: have reconnect %v, want %v", code, have, want)
 		}

@@ -1,7 +1,6 @@
-// Package wire is the Go face of the protocol between a gateway and its
-// clients: the frames of proto/pollcast/v1, the close codes and the error
-// codes of proto/wire.md. The gateway and the client SDK read and write frames
-// through it and nothing else.
+// Package wire is the protocol between a gateway and its clients: the frames of
+// proto/pollcast/v1, the close codes and the error codes of proto/wire.md. The
+// gateway and the client SDK read and write frames only through it.
 package wire
 
 // The WebSocket subprotocols, in the server's order of preference. A client

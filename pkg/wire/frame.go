@@ -27,11 +27,11 @@ type Subscribe struct {
 	MaxHz float64 `json:"maxHz,omitempty"`
 	// Replay is "latest" (also when empty): a snapshot, then live.
 	Replay string `json:"replay,omitempty"`
-	// Since asks to go on after a position instead of with a snapshot.
+	// Since asks for the events after a position instead of a snapshot.
 	Since *Since `json:"since,omitempty"`
-	// NotOlderThan is what the client has seen: it is not answered with an older
-	// state of the stream, but with CodeUnavailable if the gateway is behind it.
-	// Of another epoch it means nothing.
+	// NotOlderThan is the position that the client has seen. A gateway that is
+	// behind it answers with CodeUnavailable and not with an older state of the
+	// stream. A position of another epoch means nothing.
 	NotOlderThan *Since `json:"notOlderThan,omitempty"`
 }
 
@@ -47,7 +47,7 @@ type Since struct {
 	Epoch string `json:"epoch"`
 }
 
-// Unsubscribe takes topics or patterns away, written as they were subscribed.
+// Unsubscribe removes topics or patterns, written as they were subscribed.
 type Unsubscribe struct {
 	Topics []string `json:"topics"`
 }
@@ -63,7 +63,7 @@ type Authenticate struct {
 // ServerFrame is a frame from a gateway to a client: exactly one of the fields
 // other than ID is set.
 type ServerFrame struct {
-	// ID is that of the client frame which this one answers; 0 means none.
+	// ID is that of the client frame which this frame answers; 0: none.
 	ID            uint64           `json:"id,omitempty"`
 	Welcome       *Welcome         `json:"welcome,omitempty"`
 	Subscribed    *Subscribed      `json:"subscribed,omitempty"`
@@ -92,9 +92,9 @@ type Subscribed struct {
 	// Seq is the stream position at which live frames begin.
 	Seq   uint64 `json:"seq"`
 	Epoch string `json:"epoch"`
-	// Resumed says that Since was given and everything after it follows.
+	// Resumed is set if Since was given and everything after it follows.
 	Resumed bool `json:"resumed"`
-	// Reason says why it was not resumed although Since was given.
+	// Reason is why it was not resumed although Since was given.
 	Reason string `json:"reason"`
 }
 
@@ -118,7 +118,7 @@ type Authenticated struct {
 	ExpiresAt time.Time `json:"expiresAt,omitzero"`
 }
 
-// Phase says why an event was sent.
+// Phase is why an event was sent.
 type Phase string
 
 // The phases of an event, in the order a subscription sees them.
@@ -147,14 +147,14 @@ type Event struct {
 	Breaker event.State  `json:"breaker"`
 	Deleted bool         `json:"deleted,omitempty"`
 	Key     string       `json:"key,omitempty"`
-	// Poll is the poll whose freshness speaks for this topic.
+	// Poll is the poll whose freshness is valid for this topic.
 	Poll     string `json:"poll"`
 	Upstream string `json:"upstream,omitempty"`
 	// Position is the place in the sequence that the poll walks (follow); nil
 	// when it walks none.
 	Position *int64 `json:"position,omitempty"`
-	// Reorganised says that what was sent for the positions after Position does
-	// not hold any more. Data is an event.Reorganisation.
+	// Reorganised is set if the events for the positions after Position are not
+	// valid any more. Data is an event.Reorganisation.
 	Reorganised bool            `json:"reorganised,omitempty"`
 	Data        json.RawMessage `json:"data,omitempty"`
 	// Epoch is the stream's incarnation that Seq belongs to. Frames carry it in
@@ -162,18 +162,19 @@ type Event struct {
 	Epoch string `json:"-"`
 }
 
-// Error says what was wrong with the client frame of this id, or with the
+// Error is what was wrong with the client frame of this id, or with the
 // connection.
 type Error struct {
 	Code    ErrorCode `json:"code"`
 	Message string    `json:"message"`
-	// Retryable says whether the same frame may succeed later.
+	// Retryable is set if the same frame may succeed later.
 	Retryable bool `json:"retryable"`
 }
 
 // GoAway announces that the gateway will close this connection soon.
 type GoAway struct {
 	Reason string `json:"reason"`
-	// ReconnectAfterMs is when to reconnect, in milliseconds from now.
+	// ReconnectAfterMs is the time from now until the client should reconnect, in
+	// milliseconds.
 	ReconnectAfterMs int64 `json:"reconnectAfterMs"`
 }

@@ -115,8 +115,8 @@ func TestGoldenBinary(t *testing.T) {
 	}
 }
 
-// embedData turns an event's embedded data into what protojson wants of a
-// bytes field: base64 of the JSON text. Nothing else differs.
+// embedData turns an event's embedded data into the form of a bytes field in
+// protojson: base64 of the JSON text. Nothing else differs.
 func embedData(t *testing.T, golden []byte) map[string]json.RawMessage {
 	t.Helper()
 	var frame, ev map[string]json.RawMessage

@@ -10,7 +10,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// MarshalProto is the frame as ProtocolProto has it: one binary message.
+// MarshalProto returns the frame in the form of ProtocolProto: one binary
+// message.
 func (f *ServerFrame) MarshalProto() ([]byte, error) { return proto.Marshal(f.toProto()) }
 
 func (f *ServerFrame) toProto() *wirepb.ServerFrame {
@@ -18,7 +19,8 @@ func (f *ServerFrame) toProto() *wirepb.ServerFrame {
 	switch {
 	case f.Welcome != nil:
 		out.Frame = &wirepb.ServerFrame_Welcome{Welcome: &wirepb.Welcome{
-			Connection: f.Welcome.Connection, Gateway: f.Welcome.Gateway, Epoch: f.Welcome.Epoch, PingIntervalMs: f.Welcome.PingIntervalMs,
+			Connection: f.Welcome.Connection, Gateway: f.Welcome.Gateway, Epoch: f.Welcome.Epoch,
+			PingIntervalMs: f.Welcome.PingIntervalMs,
 		}}
 	case f.Subscribed != nil:
 		s := f.Subscribed
@@ -30,7 +32,8 @@ func (f *ServerFrame) toProto() *wirepb.ServerFrame {
 	case f.Pong != nil:
 		out.Frame = &wirepb.ServerFrame_Pong{Pong: &wirepb.Pong{}}
 	case f.Authenticated != nil:
-		out.Frame = &wirepb.ServerFrame_Authenticated{Authenticated: &wirepb.Authenticated{ExpiresAt: stamp(f.Authenticated.ExpiresAt)}}
+		a := &wirepb.Authenticated{ExpiresAt: stamp(f.Authenticated.ExpiresAt)}
+		out.Frame = &wirepb.ServerFrame_Authenticated{Authenticated: a}
 	case f.Event != nil:
 		e := f.Event
 		out.Frame = &wirepb.ServerFrame_Event{Event: &wirepb.Event{
@@ -68,7 +71,7 @@ func freshToProto(f *event.Freshness) *wirepb.Freshness {
 	}
 }
 
-// UnmarshalProto reads a client frame as ProtocolProto has it. A frame that
+// UnmarshalProto reads a client frame in the form of ProtocolProto. A frame that
 // this version does not know leaves every field but ID unset.
 func (f *ClientFrame) UnmarshalProto(b []byte) error {
 	var in wirepb.ClientFrame
@@ -98,7 +101,7 @@ func sinceFromProto(p *wirepb.Since) *Since {
 	return &Since{Seq: p.Seq, Epoch: p.Epoch}
 }
 
-// stamp is nil for the zero time, which JSON leaves out as well.
+// stamp returns nil for the zero time, which JSON omits too.
 func stamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Every golden frame says the same in both formats.
-func TestProtoSaysTheSame(t *testing.T) {
+// Every golden frame has the same meaning in both formats.
+func TestProtoMeansTheSame(t *testing.T) {
 	files, err := filepath.Glob("../../proto/golden/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("golden frames: %v, %v", files, err)

@@ -8,7 +8,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// A reader of version 1 must survive what later versions add.
+// A reader of version 1 must accept the additions of later versions.
 func TestUnknownFieldsAndFramesAreIgnored(t *testing.T) {
 	var f ServerFrame
 	in := `{"later":{"x":1},"event":{"topic":"a.b","seq":1,"version":1,"colour":"red","data":null}}`
@@ -20,7 +20,7 @@ func TestUnknownFieldsAndFramesAreIgnored(t *testing.T) {
 	}
 }
 
-// Keys that clients look at stand in every frame, also when they say "no".
+// Keys that clients read are in every frame, also with false or an empty value.
 func TestFreshnessKeysAreAlwaysThere(t *testing.T) {
 	for _, frame := range []ServerFrame{
 		{Event: &Event{Topic: "a.b", Phase: Live, Breaker: event.Closed}},

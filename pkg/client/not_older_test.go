@@ -6,9 +6,9 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// A client that comes back without a position says what it has seen, and goes
-// elsewhere when the gateway is behind that. Nothing older takes the place of
-// what it has, and nothing is taken for deleted.
+// A client that reconnects without a position sends what it has seen, and moves
+// to another gateway when this one is behind that. No older value replaces one
+// that it has, and nothing is taken for deleted.
 func TestNotOlderThan(t *testing.T) {
 	st := newStream()
 	st.publishKey("host.disk", "a", 1)
@@ -21,12 +21,13 @@ func TestNotOlderThan(t *testing.T) {
 	st.publishKey("host.disk", "a", 2)
 	nextThat(t, s, func(e *Event) bool { return e.Version == 2 })
 
-	behind := g.accepted() + 1 // the connection whose gateway is cut off
+	behind := g.accepted() + 1 // number of the connection whose gateway is cut off
 	g.hooks(nil, func(p *peer, f *wire.ClientFrame) bool {
 		if f.Subscribe == nil || g.accepted() != behind {
 			return false
 		}
-		p.send(&wire.ServerFrame{ID: f.ID, Error: &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "behind"}})
+		p.send(&wire.ServerFrame{ID: f.ID, Error: &wire.Error{Code: wire.CodeUnavailable, Retryable: true,
+			Message: "behind"}})
 		return true
 	})
 	g.drop()
@@ -52,7 +53,7 @@ func TestNotOlderThan(t *testing.T) {
 	}
 }
 
-// A stream that was set back begins anew: what is older now is what there is.
+// After a stream was set back, older sequence numbers are the current ones.
 func TestSetBack(t *testing.T) {
 	st := newStream()
 	for i := range 5 {
