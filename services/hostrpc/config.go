@@ -18,18 +18,18 @@ const (
 	topBatch     = 10_000
 )
 
-// ErrConfig marks every error that a changed [Config] would cure.
+// ErrConfig marks every error that a changed [Config] can fix.
 var ErrConfig = errors.New("bad hostrpc configuration")
 
-// Config is what an operator decides about a hostrpc server. Start from
-// [DefaultConfig]: a zero value is a mistake, not a default.
+// Config is the configuration of a hostrpc server. Start from [DefaultConfig]:
+// the zero value is a mistake, not a default.
 type Config struct {
 	// Listen is host:port; an empty host means every interface, port 0 a free
-	// port. Answers tell much about the host and nobody is asked who they are,
+	// port. Answers reveal much about the host and callers are not authenticated,
 	// so the default is loopback.
 	Listen string `yaml:"listen" doc:"address to answer on; its answers tell much about the host, so loopback unless asked otherwise"`
-	// AllowFaults adds the fault.* methods and makes Faults settable by
-	// whoever reaches the address. For demonstrations and tests.
+	// AllowFaults adds the fault.* methods and lets every caller set Faults. It
+	// is for demonstrations and tests.
 	AllowFaults bool `yaml:"allowFaults" doc:"let callers make methods fail (fault.set), for demonstrations and tests"`
 	// MaxBodyBytes bounds a request body, 1 KiB to 64 MiB; more is HTTP 413.
 	MaxBodyBytes int `yaml:"maxBodyBytes" doc:"longest request body in bytes; longer ones get HTTP 413"`
@@ -47,8 +47,8 @@ func DefaultConfig() Config {
 	}
 }
 
-// Check reports every mistake: the key's path inside this section, what is
-// wrong with its value, and what to write instead.
+// Check reports every mistake: the key's path in this section, what is wrong with
+// its value, and what to write instead.
 func (c Config) Check(report func(path, problem, fix string)) {
 	const address = `write host:port, such as "` + DefaultListen + `"`
 	if err := config.CheckAddress(c.Listen); err != nil {
@@ -64,7 +64,7 @@ func (c Config) Check(report func(path, problem, fix string)) {
 	}
 }
 
-// validate turns what Check reports into one error that names all of it.
+// validate returns one error that holds everything that Check reports.
 func (c Config) validate() error {
 	var mistakes []error
 	c.Check(func(path, problem, fix string) {

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// hold keeps a request back for as long as its faults want, and cuts the
-// connection when there is to be no answer.
+// hold delays a request as its faults require, and cuts the connection when there
+// must be no answer.
 func (s *Server) hold(ctx context.Context, plan faultPlan, requests []request, start time.Time) {
 	wait := plan.delay
 	if plan.hang {
 		wait = hangFor
 	}
-	outcome := string(FaultHang) // five minutes are over
+	outcome := string(FaultHang) // maxHang has passed
 	if release, ok := take(s.held); ok {
 		defer release()
 		timer := time.NewTimer(wait)
@@ -44,7 +44,7 @@ func (s *Server) spoil(w http.ResponseWriter, plan faultPlan, requests []request
 	}
 	contentType, body := garbage(s.spoiled.Add(1))
 	w.Header().Set("Content-Type", contentType)
-	_, _ = w.Write(body) // a failed write: the client is gone
+	_, _ = w.Write(body) // fails only when the client has gone
 }
 
 func (s *Server) observeAll(requests []request, outcome string, start time.Time) {
@@ -53,7 +53,7 @@ func (s *Server) observeAll(requests []request, outcome string, start time.Time)
 	}
 }
 
-// label keeps the method label to names that this server knows.
+// label returns the method label of the metrics: only names that this server has.
 func (s *Server) label(rq request) string {
 	if m, ok := s.methods[rq.method]; ok && rq.err == nil {
 		return m.Name
@@ -61,8 +61,8 @@ func (s *Server) label(rq request) string {
 	return methodUnknown
 }
 
-// answer runs the requests in order and returns the body for all of them, or
-// nil when all are notifications.
+// answer runs the requests in order and returns the body for all of them; nil
+// when all are notifications.
 func (s *Server) answer(ctx context.Context, requests []request, batch bool, plan faultPlan, start time.Time) []byte {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -106,7 +106,7 @@ func (s *Server) call(ctx context.Context, rq request, fault FaultKind) ([]byte,
 	return s.invoke(ctx, m, rq.params)
 }
 
-// take takes one of a channel's places without waiting.
+// take takes one of a channel's places if one is free.
 func take(places chan struct{}) (release func(), ok bool) {
 	select {
 	case places <- struct{}{}:

@@ -11,22 +11,22 @@ import (
 	"time"
 )
 
-// FaultKind is what goes wrong with a method.
+// FaultKind is what a fault does to a method.
 type FaultKind string
 
-// The kinds of fault. In a batch, slow and hang hold back the whole batch,
-// garbage and http500 spoil the whole answer, error only its own entry.
+// The kinds of fault. In a batch, slow and hang delay the whole batch, garbage
+// and http500 replace the whole answer, error only its own entry.
 const (
-	FaultNone    FaultKind = "none"    // takes the method's fault away
+	FaultNone    FaultKind = "none"    // removes the method's fault
 	FaultSlow    FaultKind = "slow"    // the right answer, late
 	FaultError   FaultKind = "error"   // JSON-RPC error -32000
-	FaultHang    FaultKind = "hang"    // no answer, until the client goes or for five minutes
-	FaultGarbage FaultKind = "garbage" // HTTP 200 with half a JSON document or with HTML, in turn
+	FaultHang    FaultKind = "hang"    // no answer until the client closes, five minutes at most
+	FaultGarbage FaultKind = "garbage" // HTTP 200, alternately with half a JSON document and with HTML
 	FaultHTTP500 FaultKind = "http500" // HTTP 500
 )
 
-// FaultAll stands for every method that can have a fault. A method's own
-// fault goes before it.
+// FaultAll is the fault of every method that can have one. A method's own fault
+// has precedence.
 const FaultAll = "*"
 
 const (
@@ -37,7 +37,7 @@ const (
 
 var faultKinds = []FaultKind{FaultSlow, FaultError, FaultHang, FaultGarbage, FaultHTTP500, FaultNone}
 
-// Errors of [Faults.Set]; what is wrong exactly is in the wrapped text.
+// The errors of [Faults.Set]. The wrapped text has the details.
 var (
 	ErrFaultsNotAllowed = errors.New("faults are not allowed: set allowFaults in the configuration")
 	ErrBadFault         = errors.New("bad fault")
@@ -48,7 +48,7 @@ type Fault struct {
 	// Method is the name of a method, not one of fault.*, or [FaultAll].
 	Method string    `json:"method"`
 	Kind   FaultKind `json:"kind"`
-	// DelayMs is read for slow only: 1 to 300000 milliseconds, 0 means 2000.
+	// DelayMs is for slow only: 1 to 300000 milliseconds; 0 means 2000.
 	DelayMs int `json:"delayMs"`
 }
 
@@ -58,7 +58,7 @@ type Faults struct {
 	allowed bool
 	log     *slog.Logger
 	metrics *metrics
-	methods []string // that may have a fault; fixed after New
+	methods []string // the methods that may have a fault; fixed after New
 
 	mu     sync.RWMutex
 	active map[string]Fault // bounded by methods and "*"
@@ -68,17 +68,17 @@ func newFaults(allowed bool, log *slog.Logger, m *metrics) *Faults {
 	return &Faults{allowed: allowed, log: log, metrics: m, active: make(map[string]Fault)}
 }
 
-// Allowed says whether Set can succeed.
+// Allowed reports whether Set can succeed.
 func (f *Faults) Allowed() bool { return f.allowed }
 
-// Methods lists what Fault.Method may be, "*" first.
+// Methods lists the values of Fault.Method, "*" first.
 func (f *Faults) Methods() []string { return append([]string{FaultAll}, f.methods...) }
 
-// Kinds lists what Fault.Kind may be.
+// Kinds lists the values of Fault.Kind.
 func (f *Faults) Kinds() []FaultKind { return slices.Clone(faultKinds) }
 
-// Set gives a method its fault, in place of the one it had; the kind "none"
-// takes it away. It fails with [ErrFaultsNotAllowed] or [ErrBadFault].
+// Set sets a method's fault in place of the one it had; the kind "none" removes
+// it. It fails with [ErrFaultsNotAllowed] or [ErrBadFault].
 func (f *Faults) Set(fault Fault) error {
 	if !f.allowed {
 		return ErrFaultsNotAllowed
@@ -87,7 +87,8 @@ func (f *Faults) Set(fault Fault) error {
 		return fmt.Errorf("%w: method %q is not one of %s", ErrBadFault, clip(fault.Method), strings.Join(known, ", "))
 	}
 	if !slices.Contains(faultKinds, fault.Kind) {
-		return fmt.Errorf("%w: kind %q is not one of %s", ErrBadFault, clip(string(fault.Kind)), strings.Join(kindNames(), ", "))
+		return fmt.Errorf("%w: kind %q is not one of %s", ErrBadFault, clip(string(fault.Kind)),
+			strings.Join(kindNames(), ", "))
 	}
 	if most := int(maxDelay / time.Millisecond); fault.DelayMs < 0 || fault.DelayMs > most {
 		return fmt.Errorf("%w: delayMs %d is outside 0 to %d", ErrBadFault, fault.DelayMs, most)
@@ -110,7 +111,7 @@ func (f *Faults) Set(fault Fault) error {
 	return nil
 }
 
-// Clear takes every fault away and says how many there were.
+// Clear removes every fault and returns how many there were.
 func (f *Faults) Clear() int {
 	f.mu.Lock()
 	n := len(f.active)
@@ -135,13 +136,13 @@ func (f *Faults) List() []Fault {
 	return all
 }
 
-// faultPlan is what the faults make of one body, decided once, before any of
-// its calls runs: a fault.clear in a batch does not save that batch.
+// faultPlan is the effect of the faults on one body. It is decided once, before
+// the first call runs: a fault.clear in a batch does not change that batch.
 type faultPlan struct {
 	delay time.Duration
 	hang  bool
 	spoil FaultKind   // FaultGarbage or FaultHTTP500 when the whole answer is bad
-	calls []FaultKind // by request
+	calls []FaultKind // in the order of the requests
 }
 
 func (f *Faults) plan(requests []request) faultPlan {
@@ -152,7 +153,7 @@ func (f *Faults) plan(requests []request) faultPlan {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	for i, r := range requests {
-		// fault.* and unknown names are out of reach, also for "*".
+		// fault.* and unknown names have no faults, not even with "*".
 		if r.err != nil || !slices.Contains(f.methods, r.method) {
 			continue
 		}
@@ -179,7 +180,7 @@ func (f *Faults) plan(requests []request) faultPlan {
 	return p
 }
 
-// faultState is what fault.list and GET on FaultsHandler answer.
+// faultState is the answer of fault.list and of GET on FaultsHandler.
 type faultState struct {
 	Allowed bool        `json:"allowed"`
 	Methods []string    `json:"methods"`
@@ -199,7 +200,7 @@ func kindNames() []string {
 	return names
 }
 
-// addFaultMethods adds fault.*, which no fault can reach.
+// addFaultMethods adds fault.*, which no fault affects.
 func (s *Server) addFaultMethods(add func(string, string, func(context.Context, args) (any, error), ...param)) {
 	add("fault.set", "Gives a method a fault, or takes it away with the kind none.",
 		func(_ context.Context, a args) (any, error) {
@@ -210,9 +211,11 @@ func (s *Server) addFaultMethods(add func(string, string, func(context.Context, 
 			}
 			return s.faults.state(), nil
 		},
-		param{Name: "method", Type: typeString, Description: "The method, or * for all.", Required: true, Enum: s.faults.Methods()},
+		param{Name: "method", Type: typeString, Description: "The method, or * for all.", Required: true,
+			Enum: s.faults.Methods()},
 		param{Name: "kind", Type: typeString, Description: "What goes wrong.", Required: true, Enum: kindNames()},
-		param{Name: "delayMs", Type: typeInteger, Description: "How late slow is, in milliseconds.", Default: int(defaultDelay / time.Millisecond), Min: new(1), Max: new(int(maxDelay / time.Millisecond))})
+		param{Name: "delayMs", Type: typeInteger, Description: "How late slow is, in milliseconds.",
+			Default: int(defaultDelay / time.Millisecond), Min: new(1), Max: new(int(maxDelay / time.Millisecond))})
 	add("fault.list", "Faults that are set, and what can be set.",
 		func(context.Context, args) (any, error) { return s.faults.state(), nil })
 	add("fault.clear", "Takes every fault away.",
@@ -221,11 +224,12 @@ func (s *Server) addFaultMethods(add func(string, string, func(context.Context, 
 		})
 }
 
-// garbage returns a body no client can use: half an answer, or the HTML of
-// some proxy, in turn.
+// garbage returns a body that no client can use: alternately half an answer and
+// the HTML of a proxy.
 func garbage(turn uint64) (contentType string, body []byte) {
 	if turn%2 == 1 {
-		return "text/html; charset=utf-8", []byte("<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>\n")
+		return "text/html; charset=utf-8",
+			[]byte("<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>\n")
 	}
 	return "application/json", []byte(`{"jsonrpc":"2.0","result":{"hostname":"half an ans`)
 }

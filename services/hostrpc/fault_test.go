@@ -35,7 +35,8 @@ func TestFaultMethods(t *testing.T) {
 	if have := s.Faults().List(); have == nil || len(have) != 0 {
 		t.Errorf("have %#v, want an empty list", have)
 	}
-	for _, params := range []string{``, `[]`, `["system.status"]`, `["fault.set","slow"]`, `["nope","slow"]`, `["*","fire"]`, `["*","slow",0]`, `["*","slow",300001]`, `["*","slow","2s"]`} {
+	for _, params := range []string{``, `[]`, `["system.status"]`, `["fault.set","slow"]`, `["nope","slow"]`,
+		`["*","fire"]`, `["*","slow",0]`, `["*","slow",300001]`, `["*","slow","2s"]`} {
 		body := `{"jsonrpc":"2.0","method":"fault.set","id":1`
 		if params != "" {
 			body += `,"params":` + params
@@ -55,7 +56,8 @@ func TestFaultMethods(t *testing.T) {
 
 func TestFaultsGo(t *testing.T) {
 	closed := start(t, Options{})
-	if err := closed.Faults().Set(Fault{Method: "*", Kind: FaultError}); !errors.Is(err, ErrFaultsNotAllowed) || closed.Faults().Allowed() {
+	if err := closed.Faults().Set(Fault{Method: "*", Kind: FaultError}); !errors.Is(err, ErrFaultsNotAllowed) ||
+		closed.Faults().Allowed() {
 		t.Errorf("have %v, want ErrFaultsNotAllowed", err)
 	}
 	for _, name := range []string{"fault.set", "fault.list", "fault.clear"} {
@@ -65,7 +67,8 @@ func TestFaultsGo(t *testing.T) {
 		}
 	}
 	f := start(t, faultsAllowed()).Faults()
-	for _, bad := range []Fault{{}, {Method: "*"}, {Kind: FaultError}, {Method: "x", Kind: FaultError}, {Method: "fault.list", Kind: FaultError},
+	for _, bad := range []Fault{{}, {Method: "*"}, {Kind: FaultError}, {Method: "x", Kind: FaultError},
+		{Method: "fault.list", Kind: FaultError},
 		{Method: "*", Kind: FaultSlow, DelayMs: -1}, {Method: "*", Kind: FaultSlow, DelayMs: 300_001}} {
 		if err := f.Set(bad); !errors.Is(err, ErrBadFault) {
 			t.Errorf("%+v: have %v, want ErrBadFault", bad, err)
@@ -84,8 +87,8 @@ func TestFaultsGo(t *testing.T) {
 	}
 }
 
-// TestFaultKinds sees every kind from the other end of a real connection,
-// alone and as the middle call of a batch.
+// TestFaultKinds checks every kind over a real connection, alone and as the
+// middle call of a batch.
 func TestFaultKinds(t *testing.T) {
 	const rest = `{"jsonrpc":"2.0","method":"rpc.methods","id":0}`
 	set := func(s *testServer, f Fault) {
@@ -95,7 +98,7 @@ func TestFaultKinds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A delay must not be ended by any timeout of the server.
+	// No timeout of the server must end a delay.
 	s := start(t, faultsAllowed(), func(s *Server) {
 		s.http.ReadTimeout, s.http.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
 	})
@@ -149,7 +152,7 @@ func TestFaultKinds(t *testing.T) {
 		}
 		eventually(t, "the hanging request ends with its client", func() bool { return len(s.held) == 0 })
 
-		// Other methods are untouched meanwhile.
+		// Other methods work meanwhile.
 		if status, text, _ := s.post(rest); status != 200 || !strings.Contains(text, `"result"`) {
 			t.Errorf("have %d %s of a method without fault", status, text)
 		}
@@ -159,8 +162,8 @@ func TestFaultKinds(t *testing.T) {
 	}
 }
 
-// TestFaultAll: "*" reaches notifications, but not fault.*, or nobody could
-// take it away again, and not what is no call.
+// TestFaultAll checks that "*" affects notifications, but neither fault.*,
+// because it could not be cleared then, nor bodies that hold no call.
 func TestFaultAll(t *testing.T) {
 	s := start(t, faultsAllowed())
 	result[faultState](s, "fault.set", `["*","http500"]`)
@@ -168,7 +171,7 @@ func TestFaultAll(t *testing.T) {
 		timeCall: 500,
 		`{"jsonrpc":"2.0","method":"system.time"}`:                   500,
 		`{"jsonrpc":"2.0","method":"nope","id":1}`:                   200,
-		`{"jsonrpc":"2.0","method":"system.time","params":1,"id":1}`: 200, // no request
+		`{"jsonrpc":"2.0","method":"system.time","params":1,"id":1}`: 200, // not a request
 		`{"jsonrpc":"2.0","method":"fault.list","id":1}`:             200,
 		`[{"jsonrpc":"2.0","method":"fault.clear"},` + timeCall:      200, // not JSON
 	} {
@@ -176,7 +179,7 @@ func TestFaultAll(t *testing.T) {
 			t.Errorf("%s: have %d %s, want %d", body, have, text, want)
 		}
 	}
-	// The faults are those at the start of a body.
+	// The faults at the start of a body count.
 	if status, _, _ := s.post(`[{"jsonrpc":"2.0","method":"fault.clear","id":1},` + timeCall + `]`); status != 500 {
 		t.Errorf("have %d, want 500", status)
 	}
@@ -186,23 +189,26 @@ func TestFaultAll(t *testing.T) {
 	}
 }
 
-// TestPlanDelay: a batch waits once, for its slowest call.
+// TestPlanDelay checks that a batch waits once, for its slowest call.
 func TestPlanDelay(t *testing.T) {
 	s := start(t, faultsAllowed())
-	for _, f := range []Fault{{"system.time", FaultSlow, 100}, {"system.status", FaultSlow, 900}, {"storage.list", FaultGarbage, 0}, {"network.list", FaultHTTP500, 0}} {
+	for _, f := range []Fault{{"system.time", FaultSlow, 100}, {"system.status", FaultSlow, 900},
+		{"storage.list", FaultGarbage, 0}, {"network.list", FaultHTTP500, 0}} {
 		if err := s.Faults().Set(f); err != nil {
 			t.Fatal(err)
 		}
 	}
-	have := s.Faults().plan([]request{{method: "system.time"}, {method: "network.list"}, {method: "system.status"}, {method: "storage.list"}, {method: "nope"}})
-	want := faultPlan{delay: 900 * time.Millisecond, spoil: FaultHTTP500, calls: []FaultKind{FaultSlow, FaultHTTP500, FaultSlow, FaultGarbage, ""}}
+	have := s.Faults().plan([]request{{method: "system.time"}, {method: "network.list"}, {method: "system.status"},
+		{method: "storage.list"}, {method: "nope"}})
+	want := faultPlan{delay: 900 * time.Millisecond, spoil: FaultHTTP500,
+		calls: []FaultKind{FaultSlow, FaultHTTP500, FaultSlow, FaultGarbage, ""}}
 	if !reflect.DeepEqual(have, want) {
 		t.Errorf("have %+v\nwant %+v", have, want)
 	}
 }
 
-// TestHeldLimit: requests that wait for a fault have places of their own, and
-// one too many is cut instead of kept.
+// TestHeldLimit checks that delayed requests have their own places, and that one
+// too many is cut.
 func TestHeldLimit(t *testing.T) {
 	s := start(t, faultsAllowed(), func(s *Server) { s.held = make(chan struct{}, 1) })
 	result[faultState](s, "fault.set", `["system.time","hang"]`)
@@ -216,7 +222,7 @@ func TestHeldLimit(t *testing.T) {
 	if status, text, _, err := s.do(t.Context(), http.MethodPost, "/", timeCall, nil); err == nil {
 		t.Errorf("have %d %s, want a cut connection", status, text)
 	}
-	// Held requests do not keep others from being served.
+	// Delayed requests do not keep others from being served.
 	if len(s.slots) != 0 {
 		t.Errorf("a held request keeps %d places", len(s.slots))
 	}
@@ -226,7 +232,8 @@ func TestHeldLimit(t *testing.T) {
 	}
 }
 
-// TestShutdownDuringFaults: neither a hang nor a long delay keeps Run.
+// TestShutdownDuringFaults checks that neither a hang nor a long delay blocks
+// Run.
 func TestShutdownDuringFaults(t *testing.T) {
 	for _, f := range []Fault{{"system.time", FaultHang, 0}, {"system.time", FaultSlow, 300_000}} {
 		s := start(t, faultsAllowed())

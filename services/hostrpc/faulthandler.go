@@ -11,14 +11,14 @@ import (
 
 const maxFaultBody = 4 << 10
 
-// FaultsHandler serves a server's faults to a console of the same origin,
-// under whatever path it is mounted. GET answers
+// FaultsHandler serves a server's faults to a console of the same origin, under
+// any path. GET answers
 //
 //	{"allowed":true,"methods":[...],"kinds":[...],"active":[{"method","kind","delayMs"}]}
 //
-// and so do POST {"method","kind","delayMs"}, which sets one, and DELETE,
-// which clears all. Both want Content-Type application/json and are refused
-// to other sites' pages. Errors are {"error":{"code","message"}}.
+// and so do POST {"method","kind","delayMs"}, which sets one, and DELETE, which
+// clears all. Both need Content-Type application/json and are refused to pages of
+// other sites. Errors are {"error":{"code","message"}}.
 func (s *Server) FaultsHandler() http.Handler {
 	var origin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -37,8 +37,8 @@ func (s *Server) FaultsHandler() http.Handler {
 			writeFaultError(w, http.StatusForbidden, "cross_origin", "a page of another site may not change faults")
 			return
 		}
-		// A form cannot send this type, so an old browser that names no origin
-		// cannot be made to either.
+		// A form cannot send this type, so a page of another site cannot use an
+		// old browser that sends no origin.
 		if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 			writeFaultError(w, http.StatusUnsupportedMediaType, "unsupported_media_type", "send Content-Type: application/json")
 			return
@@ -81,8 +81,8 @@ func writeFaultError(w http.ResponseWriter, status int, code, message string) {
 	writeJSON(w, status, map[string]any{"error": map[string]string{"code": code, "message": message}})
 }
 
-// writeJSON answers with a value that always marshals. A failed write means
-// the client is gone, and there is nobody left to tell.
+// writeJSON answers with a value that always marshals. A write fails only when
+// the client has gone.
 func writeJSON(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

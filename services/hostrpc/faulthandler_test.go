@@ -44,8 +44,10 @@ func TestFaultsHandler(t *testing.T) {
 		{"no type", "POST", `{}`, nil, 415, "unsupported_media_type"},
 		{"form", "POST", `{}`, []string{kind, "text/plain"}, 415, "unsupported_media_type"},
 		{"delete without type", "DELETE", ``, nil, 415, "unsupported_media_type"},
-		{"cross site", "POST", `{"method":"*","kind":"error"}`, []string{kind, asJSON, "Sec-Fetch-Site", "cross-site"}, 403, "cross_origin"},
-		{"same site, other origin", "DELETE", ``, []string{kind, asJSON, "Sec-Fetch-Site", "same-site"}, 403, "cross_origin"},
+		{"cross site", "POST", `{"method":"*","kind":"error"}`, []string{kind, asJSON, "Sec-Fetch-Site", "cross-site"}, 403,
+			"cross_origin"},
+		{"same site, other origin", "DELETE", ``, []string{kind, asJSON, "Sec-Fetch-Site", "same-site"}, 403,
+			"cross_origin"},
 		{"other origin", "DELETE", ``, []string{kind, asJSON, "Origin", "https://evil.example"}, 403, "cross_origin"},
 		{"put", "PUT", `{}`, []string{kind, asJSON}, 405, "method_not_allowed"},
 		{"empty", "POST", ``, []string{kind, asJSON}, 400, "bad_fault"},
@@ -59,7 +61,8 @@ func TestFaultsHandler(t *testing.T) {
 		var answer struct {
 			Error struct{ Code, Message string }
 		}
-		if err := json.Unmarshal([]byte(text), &answer); err != nil || status != c.want || answer.Error.Code != c.code || answer.Error.Message == "" {
+		if err := json.Unmarshal([]byte(text), &answer); err != nil || status != c.want || answer.Error.Code != c.code ||
+			answer.Error.Message == "" {
 			t.Errorf("%s: have %d %s, want %d %s", c.name, status, text, c.want, c.code)
 		}
 		if status == 405 && header.Get("Allow") == "" {
@@ -70,7 +73,8 @@ func TestFaultsHandler(t *testing.T) {
 		t.Errorf("refused requests changed the faults to %v", have)
 	}
 
-	status, text, _ = call("DELETE", "", kind, asJSON, "Origin", "http://gateway.example", "Sec-Fetch-Site", "same-origin")
+	status, text, _ = call("DELETE", "", kind, asJSON, "Origin", "http://gateway.example", "Sec-Fetch-Site",
+		"same-origin")
 	if status != 200 || !strings.Contains(text, `"active":[]`) || len(s.Faults().List()) != 0 {
 		t.Errorf("have %d %s, want no fault left", status, text)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// callTimeout bounds the work on one body, delays by faults not counted.
+// callTimeout bounds the work on one body, without the delays of faults.
 const callTimeout = 10 * time.Second
 
 func (s *Server) routes(g prometheus.Gatherer) http.Handler {
@@ -29,7 +29,8 @@ func (s *Server) routes(g prometheus.Gatherer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec := &recorder{ResponseWriter: w}
-		// Deferred: requests that a fault or a lost client ends panic out.
+		// Deferred, because requests that a fault or a lost client ends leave by
+		// a panic.
 		defer func() {
 			s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 				slog.String("http_method", r.Method), slog.String("path", clip(r.URL.Path)), slog.Int("status", rec.status),
@@ -40,8 +41,8 @@ func (s *Server) routes(g prometheus.Gatherer) http.Handler {
 	})
 }
 
-// serveHealth says whether answers would be true: a server whose sampler is
-// stuck is up, but of no use.
+// serveHealth reports whether answers would be correct: a server with a stuck
+// sampler runs but is useless.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -54,11 +55,11 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = io.WriteString(w, "ok\n") // a failed write: the client is gone
+	_, _ = io.WriteString(w, "ok\n") // fails only when the client has gone
 }
 
-// serveRPC is the way of one body: admitted, read, parsed, perhaps held back
-// or spoiled by a fault, answered.
+// serveRPC handles one body: it is admitted, read, parsed, delayed or replaced by
+// a fault, answered.
 func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	if !s.admit(w, r) {
@@ -67,7 +68,8 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	release, ok := take(s.slots)
 	if !ok {
 		w.Header().Set("Retry-After", "1")
-		s.reject(w, r, http.StatusServiceUnavailable, outcomeOverloaded, failf(codeServer, "%d requests are in flight, the limit", maxInFlight))
+		s.reject(w, r, http.StatusServiceUnavailable, outcomeOverloaded,
+			failf(codeServer, "%d requests are in flight, the limit", maxInFlight))
 		return
 	}
 	defer func() { release() }()
@@ -90,8 +92,8 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		release = func() {}
 		s.hold(r.Context(), plan, requests, start)
 	}
-	// The write deadline has run since the headers came, through any delay.
-	// The read deadline does not matter: net/http lifts it behind the body.
+	// The write deadline has counted since the headers came, through any delay.
+	// The read deadline does not matter: net/http removes it after the body.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(callTimeout + writeTimeout))
 	if plan.spoil != "" {
 		s.spoil(w, plan, requests, start)
@@ -105,16 +107,18 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	s.write(w, r, http.StatusOK, answer)
 }
 
-// admit refuses what is no JSON-RPC call by its headers alone.
+// admit refuses by the headers what is no JSON-RPC call.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		s.reject(w, r, http.StatusMethodNotAllowed, outcomeHTTPMethod, failf(codeInvalidRequest, "JSON-RPC calls are HTTP POST, this is %s", clip(r.Method)))
+		s.reject(w, r, http.StatusMethodNotAllowed, outcomeHTTPMethod,
+			failf(codeInvalidRequest, "JSON-RPC calls are HTTP POST, this is %s", clip(r.Method)))
 		return false
 	}
-	// A browser on this host can reach loopback for any page it shows.
+	// Any web page in a browser on this host can reach loopback.
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
-		s.reject(w, r, http.StatusForbidden, outcomeCrossOrigin, failf(codeInvalidRequest, "a page of another site may not call this server"))
+		s.reject(w, r, http.StatusForbidden, outcomeCrossOrigin,
+			failf(codeInvalidRequest, "a page of another site may not call this server"))
 		return false
 	}
 	if problem := mediaProblem(r.Header); problem != "" {
@@ -124,8 +128,8 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// mediaProblem names what is wrong with a body's type, or is empty. No type
-// at all is accepted: simple clients send none.
+// mediaProblem returns what is wrong with a body's type, or "". A body without a
+// type is accepted: simple clients send none.
 func mediaProblem(h http.Header) string {
 	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return fmt.Sprintf("Content-Encoding %q is not supported: send the body as it is", clip(encoding))
@@ -153,7 +157,8 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 		return body, true
 	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		s.reject(w, r, http.StatusRequestEntityTooLarge, outcomeTooLarge, failf(codeInvalidRequest, "the body has more than %d bytes, the limit", tooLarge.Limit))
+		s.reject(w, r, http.StatusRequestEntityTooLarge, outcomeTooLarge,
+			failf(codeInvalidRequest, "the body has more than %d bytes, the limit", tooLarge.Limit))
 		return nil, false
 	}
 	status := http.StatusBadRequest

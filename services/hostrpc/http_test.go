@@ -36,7 +36,7 @@ func TestHTTPRules(t *testing.T) {
 		name, method, path, body string
 		header                   http.Header
 		want                     int
-		naming                   string // in the body
+		naming                   string // a text in the body
 	}{
 		{"root", "POST", "/", timeCall, with(), 200, `"result"`},
 		{"jsonrpc", "POST", "/jsonrpc", timeCall, with(), 200, `"result"`},
@@ -90,7 +90,8 @@ func TestHTTPRules(t *testing.T) {
 func TestGzip(t *testing.T) {
 	s := start(t, Options{}, func(s *Server) {
 		for name, size := range map[string]int{"small": 100, "large": 5000} {
-			s.methods[name] = &method{Name: name, call: func(context.Context, args) (any, error) { return strings.Repeat("x", size), nil }}
+			s.methods[name] = &method{Name: name,
+				call: func(context.Context, args) (any, error) { return strings.Repeat("x", size), nil }}
 		}
 	})
 	for _, c := range []struct {
@@ -138,7 +139,8 @@ func TestGzip(t *testing.T) {
 	}
 }
 
-// TestUnfinishedBody: a client that stops in the middle is told, and let go.
+// TestUnfinishedBody checks that a client that stops in the middle gets an answer
+// and is closed.
 func TestUnfinishedBody(t *testing.T) {
 	s := start(t, Options{}, func(s *Server) { s.http.ReadTimeout = 200 * time.Millisecond })
 	conn, err := net.Dial("tcp", s.Addr())
@@ -160,23 +162,29 @@ func TestUnfinishedBody(t *testing.T) {
 	}
 }
 
-// TestInFlightLimit fills every place with calls that wait, then asks once more.
+// TestInFlightLimit fills every place with calls that wait, then makes one more.
 func TestInFlightLimit(t *testing.T) {
 	release := make(chan struct{})
 	s := start(t, Options{}, func(s *Server) {
 		s.slots = make(chan struct{}, 2)
-		s.methods["wait"] = &method{Name: "wait", call: func(context.Context, args) (any, error) { <-release; return nil, nil }}
+		s.methods["wait"] = &method{Name: "wait", call: func(context.Context, args) (any, error) {
+			<-release
+			return nil,
+				nil
+		}}
 	})
 	done := make(chan int, 2)
 	for range 2 {
 		go func() {
-			status, _, _, _ := s.do(context.WithoutCancel(t.Context()), "POST", "/", `{"jsonrpc":"2.0","method":"wait","id":1}`, nil)
+			status, _, _, _ := s.do(context.WithoutCancel(t.Context()), "POST", "/", `{"jsonrpc":"2.0","method":"wait","id":1}`,
+				nil)
 			done <- status
 		}()
 	}
 	eventually(t, "both places are taken", func() bool { return len(s.slots) == 2 })
 	status, text, header := s.post(timeCall)
-	if _, fail := failure(t, text); status != http.StatusServiceUnavailable || fail.Code != codeServer || header.Get("Retry-After") == "" {
+	if _, fail := failure(t, text); status != http.StatusServiceUnavailable || fail.Code != codeServer ||
+		header.Get("Retry-After") == "" {
 		t.Errorf("have %d %s, want 503 with -32000 and Retry-After", status, text)
 	}
 	close(release)
@@ -190,7 +198,7 @@ func TestInFlightLimit(t *testing.T) {
 	}
 }
 
-// TestMetrics counts what was asked, and keeps callers' words out of labels.
+// TestMetrics checks the counts, and that callers' texts are in no label.
 func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	o := faultsAllowed()
@@ -240,7 +248,7 @@ func TestMetrics(t *testing.T) {
 		delete(have, name)
 	}
 	if len(have) != 0 {
-		t.Errorf("have series nobody wants: %v", have)
+		t.Errorf("have unexpected series: %v", have)
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must happen; nothing waits that
-// long unless it is broken.
+// patience is the longest time that a test waits. It is reached only when
+// something is broken.
 const patience = 20 * time.Second
 
 type testServer struct {
@@ -27,11 +27,11 @@ type testServer struct {
 	url    string
 	client *http.Client
 	logs   *logBuffer
-	stop   func() error // ends Run and returns what it returned
+	stop   func() error // ends Run and returns its error
 }
 
-// start runs a server on a free port until the test ends. prepare may change
-// it before it serves.
+// start runs a server on a free port until the test ends. prepare may change it
+// before it serves.
 func start(t *testing.T, o Options, prepare ...func(*Server)) *testServer {
 	t.Helper()
 	return startWith(t, t.Context(), o, prepare...)
@@ -74,7 +74,8 @@ func startWith(t *testing.T, ctx context.Context, o Options, prepare ...func(*Se
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return &testServer{Server: s, t: t, url: "http://" + s.Addr(), client: &http.Client{Transport: transport, Timeout: patience}, logs: logs, stop: stop}
+	return &testServer{Server: s, t: t, url: "http://" + s.Addr(),
+		client: &http.Client{Transport: transport, Timeout: patience}, logs: logs, stop: stop}
 }
 
 func faultsAllowed() Options {
@@ -86,14 +87,16 @@ func faultsAllowed() Options {
 // post sends a body as JSON and returns status, body and headers.
 func (s *testServer) post(body string) (int, string, http.Header) {
 	s.t.Helper()
-	status, got, header, err := s.do(s.t.Context(), http.MethodPost, "/", body, http.Header{"Content-Type": {"application/json"}})
+	status, got, header, err := s.do(s.t.Context(), http.MethodPost, "/", body,
+		http.Header{"Content-Type": {"application/json"}})
 	if err != nil {
 		s.t.Fatalf("post %s: %v", body, err)
 	}
 	return status, got, header
 }
 
-func (s *testServer) do(ctx context.Context, method, path, body string, h http.Header) (int, string, http.Header, error) {
+func (s *testServer) do(ctx context.Context, method, path, body string, h http.Header) (int, string, http.Header,
+	error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
 	if err != nil {
 		return 0, "", nil, err
@@ -147,7 +150,7 @@ func failure(t *testing.T, text string) (id string, fail rpcError) {
 	return string(answer.ID), *answer.Error
 }
 
-// eventually polls until f says yes.
+// eventually waits until f returns true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !f(); time.Sleep(20 * time.Millisecond) {

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// Types a parameter may have.
+// The types of parameters.
 const (
 	typeString  = "string"
 	typeInteger = "integer"
 )
 
-// param describes one parameter. The same description checks what callers
-// send and is what rpc.methods answers, so the two cannot part.
+// param describes one parameter. The same description checks the calls and is the
+// answer of rpc.methods, so that the two cannot differ.
 type param struct {
 	Name        string   `json:"name"`
 	Type        string   `json:"type"`
@@ -32,7 +32,7 @@ type param struct {
 	Max         *int     `json:"max,omitempty"`
 }
 
-// method is one callable name. Params are in positional order.
+// method is one method. Params are in positional order.
 type method struct {
 	Name        string  `json:"name"`
 	Description string  `json:"description"`
@@ -40,11 +40,12 @@ type method struct {
 	call        func(ctx context.Context, a args) (any, error)
 }
 
-// args are checked parameters: an int or a string by name. Those that were
-// not sent and have no default are absent.
+// args are checked parameters: an int or a string by name. A parameter that was
+// not sent and has no default is absent.
 type args map[string]any
 
-// addMethods fills the table. What fault.* can spoil is everything before it.
+// addMethods fills the table. Faults can affect every method that is added before
+// fault.*.
 func (s *Server) addMethods() {
 	s.methods = make(map[string]*method)
 	add := func(name, description string, call func(context.Context, args) (any, error), params ...param) {
@@ -64,8 +65,10 @@ func (s *Server) addMethods() {
 		func(ctx context.Context, a args) (any, error) {
 			return s.sampler.processes.top(ctx, a["limit"].(int), a["by"].(string))
 		},
-		param{Name: "limit", Type: typeInteger, Description: "How many processes.", Default: 10, Min: new(1), Max: new(maxProcesses)},
-		param{Name: "by", Type: typeString, Description: "What to sort by, highest first.", Default: byCPU, Enum: []string{byCPU, byMemory}})
+		param{Name: "limit", Type: typeInteger, Description: "How many processes.", Default: 10, Min: new(1),
+			Max: new(maxProcesses)},
+		param{Name: "by", Type: typeString, Description: "What to sort by, highest first.", Default: byCPU,
+			Enum: []string{byCPU, byMemory}})
 	add("system.time", "The clock, and the milliseconds since this server started.",
 		func(context.Context, args) (any, error) { return s.time(), nil })
 	add("rpc.methods", "This list.",
@@ -86,7 +89,7 @@ func (s *Server) list() []*method {
 
 type clock struct {
 	Now     string `json:"now"`     // RFC 3339, UTC, milliseconds
-	Counter int64  `json:"counter"` // milliseconds since this server started; never goes back while it runs
+	Counter int64  `json:"counter"` // milliseconds since this server started; never decreases
 }
 
 func (s *Server) time() clock {
@@ -97,9 +100,10 @@ func (s *Server) time() clock {
 	}
 }
 
-// invoke runs one valid request. A panic is this call's -32603 and nobody
-// else's: the other calls of the batch get their answers.
-func (s *Server) invoke(ctx context.Context, m *method, params json.RawMessage) (result json.RawMessage, fail *rpcError) {
+// invoke runs one valid request. A panic is -32603 for this call only: the other
+// calls of the batch get their answers.
+func (s *Server) invoke(ctx context.Context, m *method, params json.RawMessage) (result json.RawMessage,
+	fail *rpcError) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.log.Error("method panicked", "method", m.Name, "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
@@ -126,8 +130,8 @@ func (s *Server) invoke(ctx context.Context, m *method, params json.RawMessage) 
 	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
 }
 
-// bind gives every sent value its parameter, by name or by position, and
-// checks it. null counts as not sent.
+// bind assigns every value to its parameter, by name or by position, and checks
+// it. null counts as not sent.
 func bind(params []param, raw json.RawMessage) (args, error) {
 	sent := make(map[string]json.RawMessage)
 	switch {
@@ -206,7 +210,7 @@ func describe(params []param) string {
 	return strings.Join(names, ", ")
 }
 
-// clip keeps a caller's megabyte out of error messages and logs.
+// clip bounds a caller's text in error messages and logs.
 func clip(s string) string {
 	const most = 64
 	if len(s) <= most {

@@ -49,13 +49,15 @@ func TestBind(t *testing.T) {
 			t.Errorf("%s: have error %v, want %q", c.send, err, c.problem)
 		}
 	}
-	if _, err := bind([]param{{Name: "x", Type: typeString, Required: true}}, json.RawMessage(`[null]`)); err == nil || err.Error() != "x is missing" {
+	if _, err := bind([]param{{Name: "x", Type: typeString, Required: true}}, json.RawMessage(`[null]`)); err == nil ||
+		err.Error() != "x is missing" {
 		t.Errorf("have error %v, want that x is missing", err)
 	}
 	if _, err := bind(nil, json.RawMessage(`[1]`)); err == nil || !strings.Contains(err.Error(), "takes none") {
 		t.Errorf("have error %v, want that the method takes none", err)
 	}
-	if _, err := bind(params, json.RawMessage(`{"`+strings.Repeat("x", 5000)+`":1}`)); err == nil || len(err.Error()) > 300 {
+	if _, err := bind(params, json.RawMessage(`{"`+strings.Repeat("x", 5000)+`":1}`)); err == nil ||
+		len(err.Error()) > 300 {
 		t.Errorf("have an error that repeats what was sent: %v", err)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Label values that are not method names, error codes or fault kinds.
+// The label values that are not method names, error codes or fault kinds.
 const (
 	methodUnknown      = "unknown"
 	outcomeOK          = "ok"
@@ -35,9 +35,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "JSON-RPC calls and notifications, by method and outcome. What never became a call has the method unknown.",
 		}, []string{"method", "outcome"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:                            "pollcast_hostrpc_request_duration_seconds",
-			Help:                            "Time from a read request to its answer, delays by faults included.",
-			Buckets:                         []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			Name: "pollcast_hostrpc_request_duration_seconds",
+			Help: "Time from a read request to its answer, delays by faults included.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1,
+				2.5, 5, 10},
 			NativeHistogramBucketFactor:     1.1,
 			NativeHistogramMaxBucketNumber:  160,
 			NativeHistogramMinResetDuration: time.Hour,
@@ -70,7 +71,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-// count records a request that never became a call.
+// count counts a request that never became a call.
 func (m *metrics) count(outcome string) {
 	m.requests.WithLabelValues(methodUnknown, outcome).Inc()
 }

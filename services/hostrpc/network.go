@@ -11,12 +11,12 @@ import (
 
 // networkList is the answer of network.list, sorted by name.
 type networkList struct {
-	Interfaces  []networkInterface `json:"interfaces"` // nil when the host tells nothing at all
+	Interfaces  []networkInterface `json:"interfaces"` // nil when the host gives no information
 	Unavailable []unavailable      `json:"unavailable,omitempty"`
 }
 
 // networkInterface counts bytes since the interface exists. Counters and rates
-// are null where the host tells none.
+// are null where the host has none.
 type networkInterface struct {
 	Name             string   `json:"name"`
 	Up               *bool    `json:"up"`
@@ -27,21 +27,22 @@ type networkInterface struct {
 	TxBytesPerSecond *uint64  `json:"txBytesPerSecond"`
 }
 
-// nicCounters are the interfaces' counters at the previous sample.
+// nicCounters are the counters of the interfaces at the previous sample.
 type nicCounters struct {
 	at     time.Time
 	byName map[string]psnet.IOCountersStat
 }
 
-// readNetwork joins two sources, the interfaces and the counters; each alone
-// makes a list that is of some use.
+// readNetwork joins two readings, the interfaces and the counters. Each is useful
+// without the other.
 func (s *sampler) readNetwork(ctx context.Context, now time.Time) networkList {
 	var list networkList
 	byName := make(map[string]*networkInterface)
 	s.read("interfaces", &list.Unavailable, func() error {
 		all, err := psnet.InterfacesWithContext(ctx)
 		for _, i := range all {
-			nic := &networkInterface{Name: i.Name, Up: new(slices.Contains(i.Flags, "up")), Addresses: make([]string, 0, len(i.Addrs))}
+			nic := &networkInterface{Name: i.Name, Up: new(slices.Contains(i.Flags, "up")),
+				Addresses: make([]string, 0, len(i.Addrs))}
 			for _, a := range i.Addrs {
 				nic.Addresses = append(nic.Addresses, a.Addr)
 			}

@@ -19,11 +19,11 @@ const (
 
 	maxProcesses = 50
 
-	// Looking at every process is the dear part of this server, so it is done
-	// for as long as somebody wants it, and not too often.
+	// Reading every process is the expensive part of this server: it is done only
+	// while there are callers, and not too often.
 	processEvery = 2 * time.Second
 	processFor   = time.Minute
-	// processTooOld is when a table stops being an answer and a new one is
+	// processTooOld is the age from which a table is not used and a new one is
 	// waited for.
 	processTooOld = processEvery + 2*sampleEvery
 )
@@ -32,49 +32,49 @@ const (
 type processTop struct {
 	Processes     []processInfo `json:"processes"`
 	Count         int           `json:"count"`         // all processes that could be read
-	WindowSeconds float64       `json:"windowSeconds"` // what cpuPercent is over
+	WindowSeconds float64       `json:"windowSeconds"` // the time over which cpuPercent is measured
 }
 
-// processInfo is one process. CPUPercent is of one core, as in top(1): 250 is
-// two and a half cores.
+// processInfo is one process. CPUPercent is relative to one core, as in top(1):
+// 250 is two and a half cores.
 type processInfo struct {
 	PID         int32    `json:"pid"`
 	Name        string   `json:"name"`
 	CPUPercent  *float64 `json:"cpuPercent"`
 	MemoryBytes uint64   `json:"memoryBytes"` // resident
 
-	share float64 // CPUPercent before rounding, to sort by
+	share float64 // CPUPercent before rounding, for sorting
 }
 
-// processTable is one sampling, ready to answer with; it is never changed.
+// processTable is one sample, sorted for answers. It is never changed.
 type processTable struct {
 	at       time.Time
-	window   time.Duration // since the sampling before, 0 when there is none
+	window   time.Duration // since the sample before, 0 when there is none
 	count    int
 	byCPU    []processInfo
 	byMemory []processInfo
 	err      error
 }
 
-// processUse is what one look at a process tells.
+// processUse is one reading of a process.
 type processUse struct {
 	pid     int32
 	seconds float64 // CPU time so far
 	rss     uint64
 }
 
-// processes samples on demand: top says that somebody asks, the sampler's
+// processes samples on demand: top records that there is a caller, the sampler's
 // goroutine calls tick.
 type processes struct {
-	wake chan struct{} // holds one: ask the sampler to look now
+	wake chan struct{} // capacity 1; makes the sampler call tick now
 
-	// Replaced by tests.
-	look func(context.Context) ([]processUse, error)
-	name func(context.Context, int32) (string, error)
+	// Tests replace these.
+	readAll func(context.Context) ([]processUse, error)
+	name    func(context.Context, int32) (string, error)
 
-	read func(string, *[]unavailable, func() error) bool // the sampler's
+	read func(string, *[]unavailable, func() error) bool // sampler.read
 
-	// Of the sampler's goroutine.
+	// Only the sampler's goroutine uses these.
 	before map[int32]float64
 	last   time.Time
 
@@ -87,19 +87,19 @@ type processes struct {
 var bootTimeOnce sync.Once
 
 func newProcesses(read func(string, *[]unavailable, func() error) bool) *processes {
-	// Without it gopsutil reads /proc/stat again for every single process.
+	// Without this gopsutil reads /proc/stat for every process.
 	bootTimeOnce.Do(func() { process.EnableBootTimeCache(true) })
 	return &processes{
 		wake:    make(chan struct{}, 1),
-		look:    lookAtProcesses,
+		readAll: readProcesses,
 		name:    processName,
 		read:    read,
 		changed: make(chan struct{}),
 	}
 }
 
-// top answers from the latest table, and waits for one, two seconds at most
-// unless the host is slow, when nobody asked lately.
+// top answers from the latest table. Without a recent caller it waits for a new
+// table, two seconds at most unless the host is slow.
 func (p *processes) top(ctx context.Context, limit int, by string) (processTop, error) {
 	for {
 		p.mu.Lock()
@@ -111,12 +111,12 @@ func (p *processes) top(ctx context.Context, limit int, by string) (processTop, 
 		}
 		select {
 		case p.wake <- struct{}{}:
-		default: // asked already
+		default: // the sampler will wake already
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return processTop{}, fmt.Errorf("wait for a look at the processes: %w", ctx.Err())
+			return processTop{}, fmt.Errorf("wait for a reading of the processes: %w", ctx.Err())
 		}
 	}
 }
@@ -136,14 +136,14 @@ func (t *processTable) top(limit int, by string) (processTop, error) {
 	}, nil
 }
 
-// tick samples when somebody wants it and it is time.
+// tick samples if there are callers and it is time.
 func (p *processes) tick(ctx context.Context) {
 	now := time.Now()
 	p.mu.Lock()
 	asked := p.asked
 	p.mu.Unlock()
-	// The slack is for a ticker that comes a little early: every 2 s must not
-	// become every 3 s.
+	// The slack allows for a ticker that is a little early: otherwise every 2 s
+	// would become every 3 s.
 	if now.Sub(asked) > processFor || now.Sub(p.last) < processEvery-sampleEvery/10 {
 		return
 	}
@@ -159,13 +159,13 @@ func (p *processes) sample(ctx context.Context) {
 	var uses []processUse
 	var missing []unavailable
 	if p.read("processes", &missing, func() (err error) {
-		uses, err = p.look(ctx)
+		uses, err = p.readAll(ctx)
 		return err
 	}) {
 		p.fill(ctx, table, uses)
 	} else {
 		table.err = errors.New(missing[0].Reason)
-		p.before = nil // the next window begins here, and here nothing is known
+		p.before = nil // the next window begins without counters
 	}
 	p.last = now
 	p.mu.Lock()
@@ -175,7 +175,7 @@ func (p *processes) sample(ctx context.Context) {
 	p.mu.Unlock()
 }
 
-// fill computes the shares and keeps the heads of both orders.
+// fill computes the shares and keeps the first processes of both orders.
 func (p *processes) fill(ctx context.Context, t *processTable, uses []processUse) {
 	t.count = len(uses)
 	all := make([]processInfo, len(uses))
@@ -187,7 +187,7 @@ func (p *processes) fill(ctx context.Context, t *processTable, uses []processUse
 			continue
 		}
 		used := u.seconds - p.before[u.pid]
-		if used < 0 { // the pid belongs to another process now, younger than the window
+		if used < 0 { // another process has the pid now; it is younger than the window
 			used = u.seconds
 		}
 		all[i].share = 100 * used / t.window.Seconds()
@@ -204,9 +204,10 @@ func (p *processes) fill(ctx context.Context, t *processTable, uses []processUse
 	})
 }
 
-// head returns the first maxProcesses in order. Only these are asked for
-// their names, and those that ended meanwhile are left out.
-func (p *processes) head(ctx context.Context, all []processInfo, names map[int32]string, order func(a, b processInfo) int) []processInfo {
+// head returns the first maxProcesses in order. Only these are asked for their
+// names. Those that have ended are left out.
+func (p *processes) head(ctx context.Context, all []processInfo, names map[int32]string,
+	order func(a, b processInfo) int) []processInfo {
 	slices.SortFunc(all, order)
 	head := make([]processInfo, 0, min(len(all), maxProcesses))
 	for _, info := range all {
@@ -230,9 +231,9 @@ func (p *processes) head(ctx context.Context, all []processInfo, names map[int32
 	return head
 }
 
-// lookAtProcesses reads two small files per process on Linux. Processes that
-// end meanwhile, or belong to others where the host hides those, are skipped.
-func lookAtProcesses(ctx context.Context) ([]processUse, error) {
+// readProcesses reads two small files per process on Linux. It skips processes
+// that end meanwhile, and processes of others if the host hides them.
+func readProcesses(ctx context.Context) ([]processUse, error) {
 	pids, err := process.PidsWithContext(ctx)
 	if err != nil {
 		return nil, err
@@ -253,7 +254,7 @@ func lookAtProcesses(ctx context.Context) ([]processUse, error) {
 		}
 		uses = append(uses, processUse{pid: pid, seconds: times.User + times.System, rss: memory.RSS})
 	}
-	if len(uses) == 0 { // not even this one
+	if len(uses) == 0 { // not even this process
 		return nil, cmp.Or(refused, errors.New("the host shows no process"))
 	}
 	return uses, nil

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TestProcessTop burns CPU until this very process is in the list.
+// TestProcessTop uses CPU time until this process is in the list.
 func TestProcessTop(t *testing.T) {
 	s := start(t, Options{})
 	self := int32(os.Getpid())
@@ -22,7 +22,7 @@ func TestProcessTop(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for !stop.Load() { // as fast as it can
+		for !stop.Load() { // use CPU time
 		}
 	}()
 	eventually(t, "this process shows its CPU use", func() bool {
@@ -45,7 +45,7 @@ func TestProcessTop(t *testing.T) {
 	}
 }
 
-// hostOf is a host of the test's own making.
+// hostOf is a simulated host.
 type hostOf struct {
 	looks atomic.Int32
 	uses  []processUse
@@ -54,7 +54,11 @@ type hostOf struct {
 
 func (h *hostOf) processes() *processes {
 	s := newSampler(slog.New(slog.DiscardHandler), must(newMetrics(nil)))
-	s.processes.look = func(context.Context) ([]processUse, error) { h.looks.Add(1); return slices.Clone(h.uses), h.err }
+	s.processes.readAll = func(context.Context) ([]processUse, error) {
+		h.looks.Add(1)
+		return slices.Clone(h.uses),
+			h.err
+	}
 	s.processes.name = func(_ context.Context, pid int32) (string, error) {
 		if pid == 99 {
 			return "", errors.New("it ended")
@@ -71,8 +75,8 @@ func pids(list []processInfo) (all []int32) {
 	return all
 }
 
-// TestProcessPace: no look that nobody asked for, and at most one in two
-// seconds however many ask.
+// TestProcessPace checks that there is no reading without a caller, and at most
+// one in two seconds for any number of callers.
 func TestProcessPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hostOf{uses: []processUse{{pid: 1, seconds: 1, rss: 1}}}
@@ -87,7 +91,7 @@ func TestProcessPace(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
 		if h.looks.Load() != 1 {
-			t.Errorf("have %d looks that nobody asked for, want the first only", h.looks.Load())
+			t.Errorf("have %d readings without a caller, want the first only", h.looks.Load())
 		}
 		began := time.Now()
 		if _, err := p.top(ctx, 10, byCPU); err != nil || time.Since(began) != 0 || h.looks.Load() != 2 {
@@ -121,8 +125,8 @@ func TestProcessShares(t *testing.T) {
 			t.Errorf("have %v before there is a window, want null", *have)
 		}
 		time.Sleep(2 * time.Second)
-		// 1 used a quarter of a core, 2 nothing; 3 is another process now, as is
-		// 4; 99 ended before its name could be read.
+		// 1 used a quarter of a core, 2 nothing; 3 and 4 are other processes now;
+		// 99 ended before its name could be read.
 		h.uses = []processUse{{1, 10.5, 500}, {2, 20, 400}, {3, 1, 100}, {4, 5, 50}, {99, 3, 9999}}
 		p.sample(t.Context())
 		if have, want := pids(p.table.byCPU), []int32{4, 3, 1, 2}; !slices.Equal(have, want) {
@@ -146,7 +150,7 @@ func TestProcessShares(t *testing.T) {
 		if _, err := p.top(t.Context(), 1, byCPU); err == nil || !strings.Contains(err.Error(), "not today") {
 			t.Errorf("have %v, want the host's reason", err)
 		}
-		// Nothing is known about the window that begins with a failure.
+		// The window that begins with a failure has no shares.
 		h.err = nil
 		time.Sleep(2 * time.Second)
 		p.sample(t.Context())
@@ -157,7 +161,7 @@ func TestProcessShares(t *testing.T) {
 	})
 }
 
-// TestProcessHeads: however many there are, few are kept and named.
+// TestProcessHeads checks that of many processes only a few are kept and named.
 func TestProcessHeads(t *testing.T) {
 	h := new(hostOf)
 	for pid := range int32(5000) {

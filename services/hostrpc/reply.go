@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// recorder remembers what the access log tells. Status 0 there means that the
+// recorder remembers what the access log shows. Status 0 means that the
 // connection was cut without an answer.
 type recorder struct {
 	http.ResponseWriter
@@ -35,11 +35,11 @@ func (r *recorder) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// gzipAbove is where compression starts to pay: smaller bodies fit into one
-// packet anyway.
+// gzipAbove is the size from which compression is useful: a smaller body fits
+// into one packet.
 const gzipAbove = 1 << 10
 
-// reject answers what never became a call.
+// reject answers a request that never became a call.
 func (s *Server) reject(w http.ResponseWriter, r *http.Request, status int, outcome string, fail *rpcError) {
 	s.metrics.count(outcome)
 	s.write(w, r, status, appendResponse(nil, nil, nil, fail))
@@ -47,8 +47,8 @@ func (s *Server) reject(w http.ResponseWriter, r *http.Request, status int, outc
 
 var gzips = sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}
 
-// write sends a body, compressed when that helps and the client takes it.
-// Failed writes are not handled: the client is gone.
+// write sends a body, compressed if that helps and the client accepts it. A write
+// fails only when the client has gone.
 func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
@@ -70,8 +70,8 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, body 
 	_ = zip.Close()
 }
 
-// acceptsGzip reads Accept-Encoding (RFC 9110, 12.5.3): what is named goes
-// before "*", and q=0 means no.
+// acceptsGzip reads Accept-Encoding (RFC 9110, 12.5.3): a named encoding has
+// precedence over "*", and q=0 means no.
 func acceptsGzip(values []string) bool {
 	var any bool
 	for _, part := range strings.Split(strings.Join(values, ","), ",") {

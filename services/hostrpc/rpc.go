@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// Error codes of https://www.jsonrpc.org/specification#error_object.
-// codeServer is the first of the range that is left to servers.
+// The error codes of https://www.jsonrpc.org/specification#error_object.
+// codeServer is the first of the codes for servers.
 const (
 	codeParse          = -32700
 	codeInvalidRequest = -32600
@@ -28,8 +28,8 @@ var codeNames = map[int]struct{ message, outcome string }{
 	codeServer:         {"Server error", "server_error"},
 }
 
-// rpcError is the error object of an answer. The message belongs to the code,
-// as in the specification; what is particular is in data.
+// rpcError is the error object of an answer. The message belongs to the code, as
+// in the specification. data has the details.
 type rpcError struct {
 	Code    int    `json:"code"`
 	Message string `json:"message"`
@@ -46,21 +46,21 @@ func failf(code int, format string, values ...any) *rpcError {
 
 // request is one request object of a body.
 type request struct {
-	id     json.RawMessage // exactly as sent; nil means notification
+	id     json.RawMessage // as sent; nil: a notification
 	method string
 	params json.RawMessage // nil, an array or an object
-	err    *rpcError       // set when it is not a valid request
+	err    *rpcError       // set if it is no valid request
 }
 
-// answered says whether the specification wants an answer: notifications get
-// none, whatever happens to them.
+// answered reports whether the specification requires an answer: a notification
+// never has one.
 func (r *request) answered() bool { return r.err != nil || r.id != nil }
 
-// parseBody splits a body into its requests. An error concerns the body as a
-// whole: no JSON, an empty batch, a batch above the limit.
+// parseBody splits a body into its requests. An error concerns the whole body: no
+// JSON, an empty batch, a batch above the limit.
 func parseBody(body []byte, maxBatch int) (requests []request, batch bool, fail *rpcError) {
-	// encoding/json replaces bad UTF-8 instead of refusing it, and an id would
-	// then come back different.
+	// encoding/json replaces invalid UTF-8 and does not refuse it. An id would
+	// come back changed.
 	if !utf8.Valid(body) {
 		return nil, false, failf(codeParse, "the body is not UTF-8")
 	}
@@ -75,12 +75,14 @@ func parseBody(body []byte, maxBatch int) (requests []request, batch bool, fail 
 	if document[0] != '[' {
 		return []request{parseRequest(document)}, false, nil
 	}
-	// Entry by entry, so that a body full of tiny entries ends at the limit.
+	// The entries are decoded one by one, so that a body of many tiny entries
+	// stops at the limit.
 	entries := json.NewDecoder(bytes.NewReader(document))
 	_, _ = entries.Token() // the '[' seen above
 	for entries.More() {
 		if len(requests) == maxBatch {
-			return nil, true, failf(codeInvalidRequest, "the batch has more than %d calls, the limit: send several batches", maxBatch)
+			return nil, true, failf(codeInvalidRequest, "the batch has more than %d calls, the limit: send several batches",
+				maxBatch)
 		}
 		var entry json.RawMessage
 		if err := entries.Decode(&entry); err != nil {
@@ -94,8 +96,8 @@ func parseBody(body []byte, maxBatch int) (requests []request, batch bool, fail 
 	return requests, true, nil
 }
 
-// parseRequest reads one request object. It decodes into a map because struct
-// decoding would accept "ID" for "id", and member names are case-sensitive.
+// parseRequest reads one request object. It decodes into a map because a struct
+// would accept "ID" for "id": member names are case-sensitive.
 func parseRequest(raw json.RawMessage) request {
 	var r request
 	invalid := func(format string, values ...any) request {
@@ -109,7 +111,7 @@ func parseRequest(raw json.RawMessage) request {
 	if err := json.Unmarshal(raw, &members); err != nil {
 		return invalid("%s", err)
 	}
-	// First, so that the other mistakes are answered to the caller's id.
+	// The id comes first, so that answers to other mistakes have it.
 	if id, ok := members["id"]; ok {
 		switch id[0] {
 		case '{', '[', 't', 'f':
@@ -133,7 +135,8 @@ func parseRequest(raw json.RawMessage) request {
 	return r
 }
 
-// jsonString is strict where json.Unmarshal takes null for an empty string.
+// jsonString reads a string and refuses null, which json.Unmarshal takes for an
+// empty string.
 func jsonString(raw json.RawMessage) (value string, ok bool) {
 	if len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &value) != nil {
 		return "", false
@@ -141,8 +144,8 @@ func jsonString(raw json.RawMessage) (value string, ok bool) {
 	return value, true
 }
 
-// appendResponse appends one response object. The id is copied byte by byte:
-// going through a Go value would round large numbers and escape strings anew.
+// appendResponse appends one response object. The id is copied byte by byte: a Go
+// value would round large numbers and change escapes.
 func appendResponse(dst []byte, id, result json.RawMessage, fail *rpcError) []byte {
 	dst = append(dst, `{"jsonrpc":"2.0",`...)
 	if fail != nil {

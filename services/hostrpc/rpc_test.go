@@ -11,14 +11,17 @@ import (
 	"testing"
 )
 
-// addSpecMethods adds the methods that section 7 of the specification calls,
-// and some that go wrong.
+// addSpecMethods adds the methods of the examples in section 7 of the
+// specification, and some that fail.
 func addSpecMethods(s *Server) {
 	number := func(name string) param { return param{Name: name, Type: typeInteger, Required: true} }
 	add := func(name string, call func(context.Context, args) (any, error), params ...param) {
 		s.methods[name] = &method{Name: name, Params: params, call: call}
 	}
-	add("subtract", func(_ context.Context, a args) (any, error) { return a["minuend"].(int) - a["subtrahend"].(int), nil },
+	add("subtract", func(_ context.Context, a args) (any, error) {
+		return a["minuend"].(int) - a["subtrahend"].(int),
+			nil
+	},
 		number("minuend"), number("subtrahend"))
 	add("sum", func(_ context.Context, a args) (any, error) { return a["a"].(int) + a["b"].(int) + a["c"].(int), nil },
 		number("a"), number("b"), number("c"))
@@ -37,27 +40,38 @@ func addSpecMethods(s *Server) {
 	add("markup", func(context.Context, args) (any, error) { return "<a&b>", nil })
 }
 
-// TestSpecExamples is https://www.jsonrpc.org/specification#examples, in the
-// order given there. data is this server's own and is cut before comparing.
+// TestSpecExamples runs https://www.jsonrpc.org/specification#examples in the
+// given order. data is this server's own and is removed before comparing.
 func TestSpecExamples(t *testing.T) {
 	s := start(t, Options{}, addSpecMethods)
 	for _, c := range []struct{ name, send, want string }{
-		{"positional", `{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}`, `{"jsonrpc":"2.0","result":19,"id":1}`},
-		{"positional other order", `{"jsonrpc": "2.0", "method": "subtract", "params": [23, 42], "id": 2}`, `{"jsonrpc":"2.0","result":-19,"id":2}`},
-		{"named", `{"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, "id": 3}`, `{"jsonrpc":"2.0","result":19,"id":3}`},
-		{"named other order", `{"jsonrpc": "2.0", "method": "subtract", "params": {"minuend": 42, "subtrahend": 23}, "id": 4}`, `{"jsonrpc":"2.0","result":19,"id":4}`},
+		{"positional", `{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}`,
+			`{"jsonrpc":"2.0","result":19,"id":1}`},
+		{"positional other order", `{"jsonrpc": "2.0", "method": "subtract", "params": [23, 42], "id": 2}`,
+			`{"jsonrpc":"2.0","result":-19,"id":2}`},
+		{"named", `{"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, "id": 3}`,
+			`{"jsonrpc":"2.0","result":19,"id":3}`},
+		{"named other order", `{"jsonrpc": "2.0", "method": "subtract", "params": {"minuend": 42, "subtrahend": 23}, ` +
+			`"id": 4}`, `{"jsonrpc":"2.0","result":19,"id":4}`},
 		{"notification", `{"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]}`, ``},
 		{"notification of no method", `{"jsonrpc": "2.0", "method": "foobar"}`, ``},
-		{"no such method", `{"jsonrpc": "2.0", "method": "foobar", "id": "1"}`, `{"jsonrpc":"2.0","error":{"code":-32601,"message":"Method not found"},"id":"1"}`},
-		{"no JSON", `{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]`, `{"jsonrpc":"2.0","error":{"code":-32700,"message":"Parse error"},"id":null}`},
-		{"no request", `{"jsonrpc": "2.0", "method": 1, "params": "bar"}`, `{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}`},
+		{"no such method", `{"jsonrpc": "2.0", "method": "foobar", "id": "1"}`,
+			`{"jsonrpc":"2.0","error":{"code":-32601,"message":"Method not found"},"id":"1"}`},
+		{"no JSON", `{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]`,
+			`{"jsonrpc":"2.0","error":{"code":-32700,"message":"Parse error"},"id":null}`},
+		{"no request", `{"jsonrpc": "2.0", "method": 1, "params": "bar"}`,
+			`{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}`},
 		{"batch no JSON", `[
 			{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},
 			{"jsonrpc": "2.0", "method"
 		]`, `{"jsonrpc":"2.0","error":{"code":-32700,"message":"Parse error"},"id":null}`},
 		{"batch empty", `[]`, `{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}`},
-		{"batch of one that is none", `[1]`, `[{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}]`},
-		{"batch of what is none", `[1,2,3]`, `[{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null},{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null},{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}]`},
+		{"batch of one that is none", `[1]`,
+			`[{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}]`},
+		{"batch of what is none", `[1,2,3]`,
+			`[{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid ` +
+				`Request"},"id":null},{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid ` +
+				`Request"},"id":null},{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}]`},
 		{"batch mixed", `[
 			{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},
 			{"jsonrpc": "2.0", "method": "notify_hello", "params": [7]},
@@ -92,8 +106,8 @@ func TestSpecExamples(t *testing.T) {
 	}
 }
 
-// withoutData cuts error.data out of an answer and checks that it was there:
-// every error of this server says what is wrong.
+// withoutData removes error.data from an answer and checks that it was there:
+// every error of this server has details.
 func withoutData(t *testing.T, text string) string {
 	t.Helper()
 	for {
@@ -111,7 +125,7 @@ func withoutData(t *testing.T, text string) string {
 	return text
 }
 
-// TestID sends ids that a detour over Go values would change.
+// TestID sends ids that a conversion to Go values would change.
 func TestID(t *testing.T) {
 	s := start(t, Options{}, addSpecMethods)
 	for _, id := range []string{
@@ -123,7 +137,7 @@ func TestID(t *testing.T) {
 			t.Errorf("have %s\nwant %s", have, want)
 		}
 	}
-	// Nothing is an id that is not a string, a number or null.
+	// An id is a string, a number or null.
 	for _, id := range []string{`{}`, `[1]`, `true`, `false`} {
 		_, text, _ := s.post(`{"jsonrpc":"2.0","method":"get_data","id":` + id + `}`)
 		if have, fail := failure(t, text); have != "null" || fail.Code != codeInvalidRequest {
@@ -175,11 +189,13 @@ func TestInvalidRequests(t *testing.T) {
 	}
 }
 
-// TestPanic: one call's panic is its own error, and is in the log only.
+// TestPanic checks that a call's panic is its own error, and that only the log
+// has the details.
 func TestPanic(t *testing.T) {
 	s := start(t, Options{}, addSpecMethods)
 	_, have, _ := s.post(`[{"jsonrpc":"2.0","method":"panics","id":1},{"jsonrpc":"2.0","method":"panics"},{"jsonrpc":"2.0","method":"get_data","id":2}]`)
-	if want := `[{"jsonrpc":"2.0","error":{"code":-32603,"message":"Internal error"},"id":1},{"jsonrpc":"2.0","result":["hello",5],"id":2}]`; withoutData(t, have) != want {
+	if want := `[{"jsonrpc":"2.0","error":{"code":-32603,"message":"Internal ` +
+		`error"},"id":1},{"jsonrpc":"2.0","result":["hello",5],"id":2}]`; withoutData(t, have) != want {
 		t.Errorf("have %s\nwant %s", have, want)
 	}
 	if strings.Contains(have, "secret detail") {
@@ -211,14 +227,16 @@ func TestBatchLimit(t *testing.T) {
 		t.Errorf("have %s, want 3 answers", text)
 	}
 	_, text, _ = s.post(batch(4))
-	if id, fail := failure(t, text); id != "null" || fail.Code != codeInvalidRequest || !strings.Contains(fail.Data, "more than 3 calls") {
+	if id, fail := failure(t, text); id != "null" || fail.Code != codeInvalidRequest ||
+		!strings.Contains(fail.Data, "more than 3 calls") {
 		t.Errorf("have %s, want one -32600 that names the limit", text)
 	}
 }
 
-// FuzzParseBody: whatever is sent, an answer must be possible and valid JSON.
+// FuzzParseBody checks that every body has an answer that is valid JSON.
 func FuzzParseBody(f *testing.F) {
-	for _, seed := range []string{`{"jsonrpc":"2.0","method":"m","id":1}`, `[]`, ` [1, {"id":"x"}]`, `{"id":{}}`, `nul`, "\xff", `{"params":[]}`} {
+	for _, seed := range []string{`{"jsonrpc":"2.0","method":"m","id":1}`, `[]`, ` [1, {"id":"x"}]`, `{"id":{}}`, `nul`,
+		"\xff", `{"params":[]}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -11,42 +11,42 @@ import (
 
 const (
 	sampleEvery = time.Second
-	// firstWindow is how soon after the start the second sample follows, the
-	// first that has rates. Calls before it wait for it.
+	// firstWindow is the time from the start to the second sample, which is the
+	// first with rates. Earlier calls wait for it.
 	firstWindow = 200 * time.Millisecond
-	// tooOld is when the latest sample stops being an answer.
+	// tooOld is the age from which the latest sample is not used.
 	tooOld = 5 * time.Second
 )
 
-// unavailable names one reading that the host refuses, in an answer that is
-// otherwise whole.
+// unavailable is one reading that the host refuses, in an answer that is
+// otherwise complete.
 type unavailable struct {
 	Field  string `json:"field"`
 	Reason string `json:"reason"`
 }
 
-// sample is one turn of the sampler, as answers. It is never changed after it
-// is stored, so calls share it.
+// sample is one sample, as answers. It is never changed after it is stored, so
+// that calls share it.
 type sample struct {
 	at      time.Time
 	system  systemStatus
 	network networkList
 }
 
-// sampler owns all counters. Only its own goroutine (New's before Run) touches
-// the fields without their own lock.
+// sampler owns all counters. Only its own goroutine (before Run: New) uses the
+// fields without a lock.
 type sampler struct {
 	log       *slog.Logger
 	metrics   *metrics
 	processes *processes
 
 	latest   atomic.Pointer[sample]
-	ready    chan struct{} // closed with the second sample: rates are known
+	ready    chan struct{} // closed after the second sample, which has rates
 	count    int
 	identity *identity
 	cpu      cpuCounters
 	nics     nicCounters
-	failing  map[string]bool // by reading, to log changes only
+	failing  map[string]bool // by reading; only changes are logged
 }
 
 func newSampler(log *slog.Logger, m *metrics) *sampler {
@@ -60,10 +60,10 @@ func newSampler(log *slog.Logger, m *metrics) *sampler {
 	return s
 }
 
-// run samples until ctx ends. It is the one owner of every counter, so rates
-// are over its own second and not over the time between two callers.
+// run samples until ctx ends. It alone owns the counters, so that rates are over
+// its own second and not over the time between two callers.
 func (s *sampler) run(ctx context.Context) {
-	s.processes.sample(ctx) // what the first process.top compares with
+	s.processes.sample(ctx) // the first process.top compares with it
 	first := time.NewTimer(firstWindow)
 	defer first.Stop()
 	tick := time.NewTicker(sampleEvery)
@@ -83,8 +83,8 @@ func (s *sampler) run(ctx context.Context) {
 	}
 }
 
-// sample takes one turn. Its time is the clock's, not the ticker's: what was
-// read late must not look as if it was read in time.
+// sample takes one sample. Its time is that of the clock and not of the ticker: a
+// late reading must not look as if it was in time.
 func (s *sampler) sample(ctx context.Context) {
 	now := time.Now()
 	next := &sample{at: now, system: s.readSystem(ctx), network: s.readNetwork(ctx, now)}
@@ -94,8 +94,8 @@ func (s *sampler) sample(ctx context.Context) {
 	}
 }
 
-// read runs one reading and turns its error, or its panic, into what the
-// answer says about it. A reading that starts or stops failing is logged once.
+// read runs one reading and adds its error, or its panic, to missing. The log has
+// a line when a reading starts or stops to fail.
 func (s *sampler) read(field string, missing *[]unavailable, f func() error) (ok bool) {
 	err := guarded(f)
 	if failing := err != nil; failing != s.failing[field] {
@@ -113,8 +113,8 @@ func (s *sampler) read(field string, missing *[]unavailable, f func() error) (ok
 	return err == nil
 }
 
-// guarded makes a panic an error: the parsers of /proc meet kernels that
-// nobody tried, and one bad line must cost one field.
+// guarded returns a panic as an error: the parsers of /proc meet untested
+// kernels, and one bad line must cost one field only.
 func guarded(f func() error) (err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -124,7 +124,7 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// current returns the latest sample, waiting for rates in the first moments.
+// current returns the latest sample. At first it waits for rates.
 func (s *sampler) current(ctx context.Context) (*sample, error) {
 	select {
 	case <-s.ready:
@@ -137,7 +137,7 @@ func (s *sampler) current(ctx context.Context) (*sample, error) {
 	return s.latest.Load(), nil
 }
 
-// healthy fails when samples stopped coming: old numbers must not look new.
+// healthy fails when samples are no longer taken: old numbers must not look new.
 func (s *sampler) healthy() error {
 	if age := time.Since(s.latest.Load().at); age > tooOld {
 		return fmt.Errorf("the last sample is %s old: the host's counters do not answer", age.Round(time.Second))
@@ -164,8 +164,8 @@ func (s *sampler) network(ctx context.Context) (networkList, error) {
 	return now.network, nil
 }
 
-// round1 keeps one decimal of a percentage: more is noise that would make
-// every reading a change. What is no number is null in the answer.
+// round1 rounds a percentage to one decimal: more is noise that would make every
+// reading a change. NaN and infinity are null in the answer.
 func round1(v float64) *float64 {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return nil
@@ -173,8 +173,8 @@ func round1(v float64) *float64 {
 	return new(math.Round(v*10) / 10)
 }
 
-// perSecond is a counter's rate in whole units, or nil when the counter went
-// back: it was reset, and what it counted since is not known.
+// perSecond returns a counter's rate in whole units; nil when the counter
+// decreased, because it was reset and the sum since then is unknown.
 func perSecond(before, after uint64, window time.Duration) *uint64 {
 	if after < before || window <= 0 {
 		return nil

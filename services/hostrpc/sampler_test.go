@@ -19,7 +19,7 @@ import (
 	psnet "github.com/shirou/gopsutil/v4/net"
 )
 
-// TestSystemStatus reads the host the test runs on.
+// TestSystemStatus reads the host on which the test runs.
 func TestSystemStatus(t *testing.T) {
 	s := start(t, Options{})
 	have := result[systemStatus](s, "system.status", "")
@@ -42,7 +42,8 @@ func TestSystemStatus(t *testing.T) {
 		}
 	}
 	m := have.Memory
-	if m == nil || m.Total == 0 || m.Available > m.Total || m.Used > m.Total || m.UsedPercent == nil || *m.UsedPercent <= 0 || *m.UsedPercent > 100 {
+	if m == nil || m.Total == 0 || m.Available > m.Total || m.Used > m.Total || m.UsedPercent == nil ||
+		*m.UsedPercent <= 0 || *m.UsedPercent > 100 {
 		t.Errorf("have memory %+v", m)
 	}
 	if have.Swap == nil || have.Swap.UsedPercent == nil || have.Load == nil {
@@ -56,8 +57,8 @@ func TestSystemStatus(t *testing.T) {
 	}
 }
 
-// TestCallersDoNotMatter: between two samples every caller gets the same
-// answer, rates included.
+// TestCallersDoNotMatter checks that between two samples every caller gets the
+// same answer, rates included.
 func TestCallersDoNotMatter(t *testing.T) {
 	s := start(t, Options{})
 	result[systemStatus](s, "system.status", "")
@@ -66,7 +67,7 @@ func TestCallersDoNotMatter(t *testing.T) {
 		a, b := result[systemStatus](s, "system.status", ""), result[networkList](s, "network.list", "")
 		c, d := result[systemStatus](s, "system.status", ""), result[networkList](s, "network.list", "")
 		if before != s.sampler.latest.Load() {
-			continue // the sampler came in between
+			continue // there was a new sample between the calls
 		}
 		if !reflect.DeepEqual(a, c) || !reflect.DeepEqual(b, d) {
 			t.Fatalf("two calls of one second differ:\n%+v\n%+v\n%+v\n%+v", a, c, b, d)
@@ -96,15 +97,15 @@ func TestNetworkRates(t *testing.T) {
 		for _, nic := range result[networkList](s, "network.list", "").Interfaces {
 			if strings.Contains(strings.Join(nic.Addresses, " "), "127.0.0.1/8") {
 				return nic.Up != nil && *nic.Up && nic.RxBytes != nil && *nic.RxBytes > 0 && nic.TxBytes != nil &&
-					nic.RxBytesPerSecond != nil && *nic.RxBytesPerSecond > 1000 && nic.TxBytesPerSecond != nil && *nic.TxBytesPerSecond > 1000
+					nic.RxBytesPerSecond != nil && *nic.RxBytesPerSecond > 1000 && nic.TxBytesPerSecond != nil &&
+					*nic.TxBytesPerSecond > 1000
 			}
 		}
 		return false
 	})
 }
 
-// procOf makes gopsutil read another /proc, which is how a host that refuses
-// some of it looks.
+// procOf makes gopsutil read another /proc, as on a host that refuses some of it.
 func procOf(t *testing.T, files map[string]string) (ctx context.Context, dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -125,8 +126,8 @@ func writeProc(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-// TestDegrades: what /proc refuses is null and named, the rest stays, and it
-// comes back by itself.
+// TestDegrades checks that a refused reading is null and named, that the others
+// stay, and that it comes back by itself.
 func TestDegrades(t *testing.T) {
 	ctx, dir := procOf(t, map[string]string{"loadavg": "0.50 0.25 0.10 1/2 3\n"})
 	s := startWith(t, ctx, Options{})
@@ -148,7 +149,8 @@ func TestDegrades(t *testing.T) {
 		t.Errorf("have unavailable %q, want %q", have, want)
 	}
 	list := result[networkList](s, "network.list", "")
-	if len(list.Interfaces) == 0 || list.Interfaces[0].RxBytes != nil || len(list.Unavailable) != 1 || list.Unavailable[0].Field != "counters" {
+	if len(list.Interfaces) == 0 || list.Interfaces[0].RxBytes != nil || len(list.Unavailable) != 1 ||
+		list.Unavailable[0].Field != "counters" {
 		t.Errorf("have %+v, want interfaces without counters", list)
 	}
 	_, text, _ := s.post(`{"jsonrpc":"2.0","method":"process.top","id":1}`)
@@ -158,7 +160,7 @@ func TestDegrades(t *testing.T) {
 
 	writeProc(t, dir, map[string]string{"stat": "cpu  10 0 10 80 0 0 0 0 0 0\ncpu0 10 0 10 80 0 0 0 0 0 0\n"})
 	eventually(t, "cpu is back", func() bool { return result[systemStatus](s, "system.status", "").CPU != nil })
-	// The host's clock stands still: there is a core, but no percentage.
+	// The counters of the host do not change: there is a core, but no percentage.
 	if have := result[systemStatus](s, "system.status", "").CPU; have.Cores != 1 || have.Percent != nil {
 		t.Errorf("have %+v, want one core and no percentage", have)
 	}
@@ -171,7 +173,8 @@ func TestDegrades(t *testing.T) {
 	}
 }
 
-// TestStuckSampler: when samples stop coming, answers stop too.
+// TestStuckSampler checks that there are no answers when there are no new
+// samples.
 func TestStuckSampler(t *testing.T) {
 	s := start(t, Options{})
 	result[systemStatus](s, "system.status", "")
@@ -181,7 +184,7 @@ func TestStuckSampler(t *testing.T) {
 	stuck.latest.Store(&old)
 	close(stuck.ready)
 	if _, err := stuck.status(t.Context()); err == nil || !strings.Contains(err.Error(), "1m0s old") {
-		t.Errorf("have %v, want an error that says how old the sample is", err)
+		t.Errorf("have %v, want an error with the age of the sample", err)
 	}
 	if _, err := stuck.network(t.Context()); err == nil {
 		t.Error("network.list answers from an old sample")
@@ -193,7 +196,8 @@ func TestStuckSampler(t *testing.T) {
 	}
 }
 
-// TestSamplerPace: one sample a second whoever asks, the second one early.
+// TestSamplerPace checks for one sample a second with any number of callers, and
+// an early second one.
 func TestSamplerPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSampler(slog.New(slog.DiscardHandler), must(newMetrics(nil)))
@@ -216,9 +220,11 @@ func TestSamplerPace(t *testing.T) {
 }
 
 func TestCPUDelta(t *testing.T) {
-	a := cpu.TimesStat{User: 10, System: 5, Nice: 1, Idle: 100, Iowait: 4, Irq: 1, Softirq: 1, Steal: 1, Guest: 7, GuestNice: 1}
-	b := cpu.TimesStat{User: 12, System: 6, Nice: 2, Idle: 103, Iowait: 3, Irq: 1.5, Softirq: 1.25, Steal: 1.25, Guest: 9, GuestNice: 2}
-	// Guest is in user already; iowait went back and stands still.
+	a := cpu.TimesStat{User: 10, System: 5, Nice: 1, Idle: 100, Iowait: 4, Irq: 1, Softirq: 1, Steal: 1, Guest: 7,
+		GuestNice: 1}
+	b := cpu.TimesStat{User: 12, System: 6, Nice: 2, Idle: 103, Iowait: 3, Irq: 1.5, Softirq: 1.25, Steal: 1.25, Guest: 9,
+		GuestNice: 2}
+	// Guest time is in user time; iowait decreased and counts as no change.
 	if busy, all := cpuDelta(a, b); busy != 5 || all != 8 {
 		t.Errorf("have %v of %v, want 5 of 8", busy, all)
 	}
@@ -256,7 +262,8 @@ func TestReadPanics(t *testing.T) {
 	if s.read("cpu", &missing, func() error { var none []psnet.IOCountersStat; _ = none[3]; return nil }) {
 		t.Error("a panic counts as a reading")
 	}
-	if len(missing) != 1 || !strings.Contains(missing[0].Reason, "panicked") || !strings.Contains(logs.String(), "reading=cpu") {
+	if len(missing) != 1 || !strings.Contains(missing[0].Reason, "panicked") ||
+		!strings.Contains(logs.String(), "reading=cpu") {
 		t.Errorf("have %v and log %s, want the panic in both", missing, logs)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Timeouts of the HTTP server. A slow fault may last longer than any of them:
-// http.go moves the deadlines of that one request.
+// The timeouts of the HTTP server. A slow fault may last longer than any of them:
+// http.go extends the deadlines of that request.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 10 * time.Second
@@ -25,27 +25,27 @@ const (
 	maxHeaderBytes    = 32 << 10
 
 	drainTimeout = 5 * time.Second
-	// maxInFlight bounds requests being read or answered, and, counted apart,
-	// requests that a fault holds back.
+	// maxInFlight bounds the requests that are read or answered and, separately,
+	// the requests that a fault delays.
 	maxInFlight = 256
 )
 
-// ErrRan is returned by a second Run and by a Run after Close.
+// ErrRan is the error of a second Run and of a Run after Close.
 var ErrRan = errors.New("hostrpc server was run or closed already")
 
-// Options is what a [Server] is made of. Only Config is required.
+// Options are the parts of a [Server]. Only Config is required.
 type Options struct {
 	Config Config
 	Logger *slog.Logger
-	// Registerer receives the server's metrics; two servers need two, or one
-	// wrapped with distinct labels.
+	// Registerer receives the server's metrics. Two servers need two, or one that
+	// is wrapped with distinct labels.
 	Registerer prometheus.Registerer
 	// Gatherer, when set, is served at GET /metrics.
 	Gatherer prometheus.Gatherer
 }
 
-// Server is a bound, not yet serving, or a running hostrpc. All its methods
-// may be called from several goroutines.
+// Server is a hostrpc server, bound by New and served by Run. Its methods may be
+// called from several goroutines.
 type Server struct {
 	config   Config
 	log      *slog.Logger
@@ -54,21 +54,21 @@ type Server struct {
 	sampler  *sampler
 	storage  *storage
 	methods  map[string]*method
-	names    []string // of methods, in the order rpc.methods lists them
+	names    []string // of the methods, in the order of rpc.methods
 	listener net.Listener
 	http     *http.Server
 
 	started  time.Time
 	slots    chan struct{} // requests being read or answered
-	held     chan struct{} // requests held back by a fault
+	held     chan struct{} // requests that a fault delays
 	spoiled  atomic.Uint64 // garbage answers so far
-	stopping chan struct{} // closed by Run: whoever is held back gives up
+	stopping chan struct{} // closed by Run: delayed requests end
 	ran      atomic.Bool
 }
 
-// New checks the configuration, binds the address and takes the first sample.
-// It fails with [ErrConfig] for a configuration that cannot work. A server
-// that New returned must be Run or Closed.
+// New checks the configuration, binds the address and takes the first sample. It
+// fails with [ErrConfig] for a bad configuration. The Server must be Run or
+// Closed.
 func New(ctx context.Context, o Options) (*Server, error) {
 	if err := o.Config.validate(); err != nil {
 		return nil, err
@@ -79,12 +79,13 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Config.Listen)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s: another program uses this address: stop it, or choose another address (%w)", o.Config.Listen, syscall.EADDRINUSE)
+		return nil, fmt.Errorf("listen on %s: another program uses this address: stop it, or choose another address (%w)",
+			o.Config.Listen, syscall.EADDRINUSE)
 	case err != nil:
 		return nil, fmt.Errorf("listen on %s: %w", o.Config.Listen, err)
 	}
-	// After the listener: a registry must not keep the metrics of a server
-	// that never was.
+	// This comes after the listener: a registry must not keep the metrics of a
+	// server that failed to start.
 	metrics, err := newMetrics(o.Registerer)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("register metrics: %w", err), listener.Close())
@@ -116,10 +117,11 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
-// Addr is the bound address, host:port, with the real port when Listen said 0.
+// Addr returns the bound address, host:port, with the real port when Listen has
+// port 0.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Faults is the Go face of the fault.* methods.
+// Faults returns the faults that the methods fault.* set.
 func (s *Server) Faults() *Faults { return s.faults }
 
 // Close releases the address of a server that will not be Run. After Run it
@@ -134,13 +136,13 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Run serves until ctx ends, then answers what is in flight, for at most five
-// seconds, and returns nil. Requests that a fault holds back are cut at once.
+// Run serves until ctx ends. Then it answers the requests in flight, for at most
+// five seconds, and returns nil. Requests that a fault delays are cut at once.
 func (s *Server) Run(ctx context.Context) error {
 	if !s.ran.CompareAndSwap(false, true) {
 		return ErrRan
 	}
-	// Outlives ctx: requests in flight still read samples while draining.
+	// work outlives ctx: requests in flight still read samples while draining.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	s.http.BaseContext = func(net.Listener) context.Context { return work }
@@ -151,7 +153,7 @@ func (s *Server) Run(ctx context.Context) error {
 	owned.Go(func() { served <- s.http.Serve(s.listener) })
 	s.log.Info("hostrpc serves", "address", s.Addr(), "faults_allowed", s.config.AllowFaults)
 	if s.config.AllowFaults && !isLoopback(s.listener.Addr()) {
-		s.log.Warn("whoever reaches this address may set faults", "address", s.Addr())
+		s.log.Warn("every client of this address may set faults", "address", s.Addr())
 	}
 
 	var failure error
@@ -165,7 +167,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 	if err := s.http.Shutdown(drain); err != nil {
 		s.log.Warn("requests were cut, they did not end in time", "limit", drainTimeout)
-		_ = s.http.Close() // the listener is closed, the connections are what is left
+		_ = s.http.Close() // the listener is closed; this closes the connections
 	}
 	cancel()
 	owned.Wait()

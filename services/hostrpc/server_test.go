@@ -18,7 +18,7 @@ func TestCheck(t *testing.T) {
 	DefaultConfig().Check(func(path, problem, fix string) { t.Errorf("the default: %s %s, %s", path, problem, fix) })
 	for _, c := range []struct {
 		change func(*Config)
-		want   string // path: problem
+		want   string // "path: problem"
 	}{
 		{func(c *Config) { c.Listen = "" }, `listen: "" is no address`},
 		{func(c *Config) { c.Listen = "localhost" }, `listen: "localhost" is no address`},
@@ -64,7 +64,8 @@ func TestBusyPort(t *testing.T) {
 	o := Options{Config: DefaultConfig(), Registerer: prometheus.NewRegistry()}
 	o.Config.Listen = busy.Addr().String()
 	_, err = New(t.Context(), o)
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), o.Config.Listen+": another program uses this address") {
+	if !errors.Is(err, syscall.EADDRINUSE) ||
+		!strings.Contains(err.Error(), o.Config.Listen+": another program uses this address") {
 		t.Fatalf("have %v, want a sentence about the address", err)
 	}
 	// A New that failed leaves nothing in the registry.
@@ -102,8 +103,8 @@ func TestOneRun(t *testing.T) {
 	}
 }
 
-// TestTwoServers live in one process, each with its own registry and faults;
-// one registry for both is refused with a sentence.
+// TestTwoServers runs two servers in one process, each with its own registry and
+// faults. One registry for both is refused.
 func TestTwoServers(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	o := faultsAllowed()
@@ -119,7 +120,7 @@ func TestTwoServers(t *testing.T) {
 	}
 }
 
-// TestDrain: what is in flight when Run is told to end is answered.
+// TestDrain checks that requests in flight are answered when Run ends.
 func TestDrain(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{}, func(s *Server) {
@@ -136,7 +137,8 @@ func TestDrain(t *testing.T) {
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		status, text, _, err := s.do(context.WithoutCancel(t.Context()), "POST", "/", `{"jsonrpc":"2.0","method":"wait","id":1}`, nil)
+		status, text, _, err := s.do(context.WithoutCancel(t.Context()), "POST", "/",
+			`{"jsonrpc":"2.0","method":"wait","id":1}`, nil)
 		answered <- answer{status, text, err}
 	}()
 	<-entered
@@ -158,7 +160,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestServeFails: a listener that breaks ends Run with an error.
+// TestServeFails checks that a listener that breaks ends Run with an error.
 func TestServeFails(t *testing.T) {
 	config := DefaultConfig()
 	config.Listen = "127.0.0.1:0"
@@ -178,7 +180,10 @@ func TestFaultsWarnOffLoopback(t *testing.T) {
 	o := faultsAllowed()
 	o.Config.Listen = "0.0.0.0:0"
 	s := start(t, o)
-	eventually(t, "the log warns", func() bool { return strings.Contains(s.logs.String(), "whoever reaches this address may set faults") })
+	eventually(t, "the log warns", func() bool {
+		return strings.Contains(s.logs.String(),
+			"every client of this address may set faults")
+	})
 }
 
 // TestParallelCalls is for the race detector: all methods, faults and

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// storageFor is how long one reading of the volumes serves all callers.
+	// storageFor is how long one reading of the volumes is used for all callers.
 	storageFor = time.Second
 	// storageTimeout is when a reading counts as stuck. A file system whose
-	// device is gone can hold statfs(2) for ever, and nothing can end it.
+	// device is gone can block statfs(2) for ever, and nothing can end that.
 	storageTimeout = 3 * time.Second
 )
 
@@ -24,8 +24,8 @@ type storageList struct {
 	Volumes []volume `json:"volumes"`
 }
 
-// volume's sizes are bytes; free is what ordinary users may still write. They
-// are null where the host refuses them, and Unavailable says why.
+// volume has sizes in bytes; free is what ordinary users may still write. They
+// are null where the host refuses them; Unavailable has the reason.
 type volume struct {
 	Mountpoint  string   `json:"mountpoint"`
 	Device      string   `json:"device"`
@@ -37,8 +37,8 @@ type volume struct {
 	Unavailable string   `json:"unavailable,omitempty"`
 }
 
-// storage reads volumes when somebody asks: nothing there is a rate, and a
-// volume that hangs must not stop the sampler. At most one reader runs.
+// storage reads volumes on demand: they have no rates, and a volume that hangs
+// must not stop the sampler. At most one reader runs.
 type storage struct {
 	read func(context.Context) (storageList, error)
 
@@ -64,19 +64,20 @@ func (s *storage) list(ctx context.Context) (storageList, error) {
 	select {
 	case <-r.done:
 		return r.list, r.err
-	default: // a finished reading goes before a limit that has passed too
+	default: // a finished reading has precedence over the limit
 	}
 	select {
 	case <-r.done:
 		return r.list, r.err
 	case <-limit.C:
-		return storageList{}, fmt.Errorf("read volumes: a mounted file system has not answered for %s", time.Since(r.began).Round(time.Second))
+		return storageList{}, fmt.Errorf("read volumes: a mounted file system has not answered for %s",
+			time.Since(r.began).Round(time.Second))
 	case <-ctx.Done():
 		return storageList{}, fmt.Errorf("read volumes: %w", ctx.Err())
 	}
 }
 
-// current joins the reading that is under way or fresh, or starts one.
+// current returns the reading that is running or recent, or starts one.
 func (s *storage) current(ctx context.Context) *storageRead {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,9 +93,9 @@ func (s *storage) current(ctx context.Context) *storageRead {
 	}
 	r := &storageRead{began: time.Now(), done: make(chan struct{})}
 	s.latest = r
-	// Others wait for it too, so it does not end with its first caller.
+	// Other callers wait for it too, so it must not end with its first caller.
 	ctx = context.WithoutCancel(ctx)
-	go func() { // wait waits for it
+	go func() { // s.wait waits for this goroutine
 		defer close(r.done)
 		r.err = guarded(func() (err error) {
 			r.list, err = s.read(ctx)
@@ -105,7 +106,7 @@ func (s *storage) current(ctx context.Context) *storageRead {
 	return r
 }
 
-// wait waits for a reading under way, and says whether it ended before ctx.
+// wait waits for a running reading and reports whether it ended before ctx.
 func (s *storage) wait(ctx context.Context) bool {
 	s.mu.Lock()
 	r := s.latest
@@ -132,13 +133,13 @@ func readVolumes(ctx context.Context) (storageList, error) {
 	}
 	mounts := make(map[string]disk.PartitionStat)
 	for _, m := range physical {
-		if m.Fstype == "squashfs" { // images of packages: read-only, always full
+		if m.Fstype == "squashfs" { // a package image: read-only, always full
 			continue
 		}
-		mounts[m.Mountpoint] = m // of several on one mountpoint the last is seen
+		mounts[m.Mountpoint] = m // the last one at a mountpoint hides the others
 	}
-	// In a container / is an overlay, which is not physical, yet it is what
-	// the container's files are on.
+	// In a container / is an overlay. It is not physical, but the container's
+	// files are on it.
 	if _, ok := mounts["/"]; !ok {
 		if all, err := disk.PartitionsWithContext(ctx, true); err == nil {
 			for _, m := range all {

@@ -23,13 +23,14 @@ func TestStorageList(t *testing.T) {
 		t.Fatalf("have %+v, want /", list.Volumes)
 	}
 	root := list.Volumes[i]
-	if root.Total == nil || *root.Total == 0 || root.Free == nil || *root.Free > *root.Total || root.Used == nil || root.UsedPercent == nil || *root.UsedPercent > 100 {
+	if root.Total == nil || *root.Total == 0 || root.Free == nil || *root.Free > *root.Total || root.Used == nil ||
+		root.UsedPercent == nil || *root.UsedPercent > 100 {
 		t.Errorf("have %+v, want sizes", root)
 	}
 }
 
 // TestStorageMounts reads made-up mount tables: a container's, and one with
-// all that must not be listed.
+// everything that must not be listed.
 func TestStorageMounts(t *testing.T) {
 	const filesystems = "nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\n\text4\n\tsquashfs\n"
 	for _, c := range []struct {
@@ -73,8 +74,8 @@ func TestStorageMounts(t *testing.T) {
 	}
 }
 
-// TestStorageStuck: a volume that hangs costs its callers three seconds at
-// most, and one goroutine in all; once it answers all is well again.
+// TestStorageStuck checks that a volume that hangs costs its callers three
+// seconds at most and one goroutine in total, and that it recovers.
 func TestStorageStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStorage()
@@ -86,24 +87,26 @@ func TestStorageStuck(t *testing.T) {
 			return storageList{Volumes: []volume{{Mountpoint: "/"}}}, nil
 		}
 		began := time.Now()
-		if _, err := s.list(t.Context()); err == nil || !strings.Contains(err.Error(), "has not answered for 3s") || time.Since(began) != storageTimeout {
+		if _, err := s.list(t.Context()); err == nil || !strings.Contains(err.Error(), "has not answered for 3s") ||
+			time.Since(began) != storageTimeout {
 			t.Errorf("have %v after %s, want an error after 3s", err, time.Since(began))
 		}
 		time.Sleep(time.Second)
 		began = time.Now()
-		if _, err := s.list(t.Context()); err == nil || !strings.Contains(err.Error(), "for 4s") || time.Since(began) != 0 || reads.Load() != 1 {
+		if _, err := s.list(t.Context()); err == nil || !strings.Contains(err.Error(), "for 4s") || time.Since(began) != 0 ||
+			reads.Load() != 1 {
 			t.Errorf("have %v after %s and %d reads, want an error at once", err, time.Since(began), reads.Load())
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		if s.wait(ctx) {
-			t.Error("wait says that a stuck reading ended")
+			t.Error("wait reports that a stuck reading ended")
 		}
 		cancel()
 		close(unstick)
 		if !s.wait(t.Context()) {
-			t.Error("wait says that an ended reading is stuck")
+			t.Error("wait reports that an ended reading is stuck")
 		}
-		for range 5 { // one reading for all of a second
+		for range 5 { // one reading serves a second
 			if list, err := s.list(t.Context()); err != nil || len(list.Volumes) != 1 {
 				t.Errorf("have %v, %v", list, err)
 			}
@@ -132,7 +135,8 @@ func TestStorageCanceled(t *testing.T) {
 	if _, err := s.list(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("have %v, want the caller's cancel", err)
 	}
-	// Others wait for the same reading: it must not end with its first caller.
+	// Other callers wait for the same reading: it must not end with its first
+	// caller.
 	close(unstick)
 	if _, err := s.list(t.Context()); err != nil {
 		t.Errorf("have %v for the next caller, want the list", err)

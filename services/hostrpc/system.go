@@ -13,8 +13,8 @@ import (
 	"github.com/shirou/gopsutil/v4/mem"
 )
 
-// systemStatus is the answer of system.status. Sizes are bytes, percentages 0
-// to 100 with one decimal; what the host refuses is null or "" and in
+// systemStatus is the answer of system.status. Sizes are bytes, percentages 0 to
+// 100 with one decimal. Values that the host refuses are null or "" and named in
 // Unavailable.
 type systemStatus struct {
 	Hostname        string        `json:"hostname"`
@@ -59,8 +59,7 @@ type loadStatus struct {
 }
 
 // identity is what cannot change while a process lives. It is read once: in a
-// container the boot time is computed from the uptime, and would come out a
-// second off now and then.
+// container the boot time is computed from the uptime and would vary by a second.
 type identity struct {
 	platform, version, kernel string
 	boot                      *time.Time
@@ -71,7 +70,7 @@ func (s *sampler) readIdentity(ctx context.Context) *identity {
 	var id identity
 	s.read("platform", &id.missing, func() (err error) {
 		id.platform, _, id.version, err = host.PlatformInformationWithContext(ctx)
-		return err // "" without one: images made from scratch have no release file
+		return err // it is "" without a release file, as in images made from scratch
 	})
 	s.read("kernel", &id.missing, func() (err error) {
 		id.kernel, err = host.KernelVersionWithContext(ctx)
@@ -80,7 +79,7 @@ func (s *sampler) readIdentity(ctx context.Context) *identity {
 	s.read("bootTime", &id.missing, func() error {
 		seconds, err := host.BootTimeWithContext(ctx)
 		if err == nil && seconds == 0 {
-			err = errors.New("the host tells neither boot time nor uptime")
+			err = errors.New("the host has neither boot time nor uptime")
 		}
 		if err == nil {
 			id.boot = new(time.Unix(int64(seconds), 0).UTC())
@@ -102,7 +101,7 @@ func (s *sampler) readSystem(ctx context.Context) systemStatus {
 		Kernel:          s.identity.kernel,
 		BootTime:        s.identity.boot,
 	}
-	// A copy: appends below must not share an array between samples.
+	// A copy, because appends below must not share an array between samples.
 	missing := append([]unavailable(nil), s.identity.missing...)
 	s.read("hostname", &missing, func() (err error) {
 		st.Hostname, err = os.Hostname()
@@ -122,7 +121,7 @@ func (s *sampler) readSystem(ctx context.Context) systemStatus {
 	s.read("memory", &missing, func() error {
 		m, err := mem.VirtualMemoryWithContext(ctx)
 		if err == nil && m.Total == 0 {
-			err = errors.New("the host tells no memory size")
+			err = errors.New("the host has no memory size")
 		}
 		if err == nil {
 			st.Memory = &memoryStatus{Total: m.Total, Available: m.Available, Used: m.Used, UsedPercent: round1(m.UsedPercent)}
@@ -147,7 +146,7 @@ func (s *sampler) readSystem(ctx context.Context) systemStatus {
 	return st
 }
 
-// cpuCounters are the cores' seconds at the previous sample, by core name.
+// cpuCounters are the seconds of the cores at the previous sample, by core name.
 type cpuCounters map[string]cpu.TimesStat
 
 func (s *sampler) readCPU(ctx context.Context) (*cpuStatus, error) {
@@ -155,15 +154,15 @@ func (s *sampler) readCPU(ctx context.Context) (*cpuStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(times) == 0 { // gopsutil hides why
-		return nil, errors.New("the host tells no CPU times")
+	if len(times) == 0 { // gopsutil hides the reason
+		return nil, errors.New("the host has no CPU times")
 	}
 	st := &cpuStatus{PerCore: make([]*float64, len(times)), Cores: len(times)}
 	next := make(cpuCounters, len(times))
 	var busy, total float64
 	for i, t := range times {
 		next[t.CPU] = t
-		// A core that was off at the previous sample has nothing to compare.
+		// A core that was off at the previous sample has no counters to compare.
 		if before, ok := s.cpu[t.CPU]; ok {
 			b, all := cpuDelta(before, t)
 			st.PerCore[i] = share(b, all)
@@ -175,9 +174,9 @@ func (s *sampler) readCPU(ctx context.Context) (*cpuStatus, error) {
 	return st, nil
 }
 
-// cpuDelta is the busy and the whole time between two readings, in seconds.
-// Guest time is part of user time already. A single counter may step back a
-// little (iowait does, see proc_stat(5)); that counts as standing still.
+// cpuDelta returns the busy and the whole time between two readings, in seconds.
+// Guest time is part of user time. A single counter may decrease a little (iowait
+// does, see proc_stat(5)); that counts as no change.
 func cpuDelta(a, b cpu.TimesStat) (busy, all float64) {
 	step := func(a, b float64) float64 { return max(b-a, 0) }
 	busy = step(a.User, b.User) + step(a.System, b.System) + step(a.Nice, b.Nice) +
@@ -185,7 +184,7 @@ func cpuDelta(a, b cpu.TimesStat) (busy, all float64) {
 	return busy, busy + step(a.Idle, b.Idle) + step(a.Iowait, b.Iowait)
 }
 
-// share is a percentage of a whole; of nothing it is not known.
+// share returns a percentage; nil if the whole is 0.
 func share(part, whole float64) *float64 {
 	if whole <= 0 {
 		return nil
