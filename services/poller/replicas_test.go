@@ -97,7 +97,7 @@ func TestZombieIsRefused(t *testing.T) {
 	if _, err := pub.Put(t.Context(), late); !errors.Is(err, lease.ErrFenced) {
 		t.Errorf("late freshness: %v, want %v", err, lease.ErrFenced)
 	}
-	old.Ends.Store(0)
+	old.Renewed(old.Start, 0)
 	if _, err := pub.Put(t.Context(), late); !errors.Is(err, lease.ErrExpired) {
 		t.Errorf("after the lease: %v, want %v", err, lease.ErrExpired)
 	}
@@ -127,7 +127,7 @@ func TestZombieIsRefused(t *testing.T) {
 		}
 	}
 	w.fresh("the owner is back above", func(f *event.Freshness) bool { return f.Fence == fence+1001 && !f.Stale })
-	if !strings.Contains(p.log.String(), "another poller owns the source by now") {
+	if !strings.Contains(p.log.String(), "another poller holds the lease now") {
 		t.Error("no log line about the loss")
 	}
 }

@@ -68,7 +68,7 @@ func (s *supervisor) status(all bool) runner.Status {
 		out.Owned, out.Fence = true, t.Fence
 	}
 	if l := s.lease.Load(); l != nil {
-		if h := l.Holder.Load(); h != nil {
+		if h, ok := l.Holder(); ok {
 			out.Owner, out.OwnedSince, out.Why = h.Owner, h.Since, h.Why
 		}
 	}

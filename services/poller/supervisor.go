@@ -256,7 +256,7 @@ func (s *supervisor) refuse() {
 // natsBack is called when the connection returns: what waits need not wait.
 func (s *supervisor) natsBack() {
 	if l := s.lease.Load(); l != nil {
-		l.Poke()
+		l.Wake()
 	}
 	s.runner.Load().WakePolls()
 }

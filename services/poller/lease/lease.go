@@ -2,7 +2,6 @@ package lease
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,123 +12,70 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/pollcast/pollcast/services/poller/clock"
 )
 
-// A lease is one entry of a KV bucket whose entries vanish when they are not
-// renewed for the lease time: who could create the entry of a source polls it.
-// The bucket's TTL does that; a TTL of the single key would be lost at the
-// first renewal.
+// The poller that could create the entry of a source holds its lease. The TTL of the
+// bucket removes an entry that is not renewed. A TTL of the single key would be lost
+// at the first renewal.
 
-// Why a lease is lost.
-var (
-	// errFenced: another poller has the lease, and has published under it.
-	ErrFenced = errors.New("another poller owns the source by now")
-	// errExpired: our own lease is over by our clock.
-	ErrExpired = errors.New("lease is over")
-	// errGiven: the lease was given back for the sake of even shares.
-	ErrGiven = errors.New("another poller has fewer sources")
+const (
+	// releaseTimeout bounds how long the release of a lease may take.
+	releaseTimeout = 2 * time.Second
+	// retryPause is the pause before a call is repeated because the bucket may not
+	// know yet what it is about to know.
+	retryPause = 50 * time.Millisecond
+	// quickTries is how many tries follow closely after a Wake. The message that a
+	// lease is released may come before the bucket knows it.
+	quickTries = 3
 )
 
-// grace is how long a lease that is given back may take to reach NATS.
-const giveBackTimeout = 2 * time.Second
-
-// leaseValue is what an entry holds, for people who look.
-type Holder struct {
-	Owner string    `json:"owner"`
-	Host  string    `json:"host"`
-	Since time.Time `json:"since"`
-	// Why it moved there.
-	Why string `json:"why,omitempty"`
-}
-
-// lease is this process's view of one source's lease.
+// Lease is what this poller knows of one source's lease. Acquire, Hold and Release
+// belong to one goroutine, one call after another. Wake and Holder may be called by
+// any goroutine.
 type Lease struct {
-	kv   jetstream.KeyValue
-	key  string
-	self Holder // ours, without the time
-	ttl  time.Duration
-	log  *slog.Logger
-	// repair makes the bucket again if it is gone.
-	repair func(context.Context) error
-	// complain is told when NATS has no room for the lease.
-	complain func(error)
-	// look wakes whoever waits for or holds the lease: it was released, or NATS
-	// came back.
-	wake chan struct{}
-	// holder is who holds it, as last seen, or nil.
-	Holder atomic.Pointer[Holder]
-	// gave is who gave it back, and when, if nobody was seen to take it since.
-	given     atomic.Pointer[giver]
-	group     *Group
-	freeSince time.Time // as seen by who waits
+	group *Group
+	key   string // of the entry
+	log   *slog.Logger
+	wake  chan struct{} // capacity 1; ends a pause of Acquire or Hold
+
+	holder    atomic.Pointer[Holder]  // as last seen; nil after Release and before the first look
+	releaser  atomic.Pointer[release] // nil once another poller was seen to take the lease
+	freeSince time.Time               // when Acquire first saw it free; zero while it is held
 }
 
-type giver struct {
+// release is the news that a holder gave its lease back.
+type release struct {
 	owner string
 	at    time.Time
 }
 
-// tenure is one time of holding a lease.
-type Tenure struct {
-	// fence orders the owners of a source: it is higher than any earlier
-	// owner's. It is the revision at which the lease was got, unless the stream
-	// holds records with as high a fence, because the bucket was made anew.
-	Fence      uint64
-	revision   uint64
-	value      []byte // of the entry
-	Start      time.Time
-	HandedOver bool         // from another poller that gave it back just now
-	Why        string       // it is here
-	Ends       atomic.Int64 // nanoseconds after start, by the monotonic clock
-}
+// entryKey makes the key of an entry from a source's name, which may hold %XX.
+func entryKey(source string) string { return strings.ReplaceAll(source, "%", "=") }
 
-func (t *Tenure) Valid() bool { return time.Since(t.Start) < time.Duration(t.Ends.Load()) }
-
-// renewed at sent: the server counts from later, so that ours ends first.
-func (t *Tenure) Renewed(sent time.Time, ttl time.Duration) {
-	t.Ends.Store(int64(sent.Sub(t.Start) + ttl))
-}
-
-// prolonged is for a renewal that NATS refused at sent for want of storage:
-// until it has some, nobody else can get the lease either. Whoever gets it then
-// is seen at the next try.
-func (t *Tenure) prolonged(sent time.Time, ttl time.Duration) {
-	t.Ends.Store(max(t.Ends.Load(), int64(sent.Sub(t.Start)+ttl/2)))
-}
-
-// leaseKey makes a KV key of a source's name, which may hold %XX.
-func leaseKey(source string) string { return strings.ReplaceAll(source, "%", "=") }
-
-// lease makes the lease of a source.
-func (c *Group) Lease(source string, log *slog.Logger) *Lease {
-	return &Lease{
-		kv: c.kv, key: leaseKey(source), self: Holder{Owner: c.self.Owner, Host: c.self.Host}, ttl: c.ttl,
-		repair: c.repair, complain: c.complain, log: log, wake: make(chan struct{}, 1), group: c,
+// Holder returns the holder of the lease as last seen, or false if none is known.
+func (l *Lease) Holder() (Holder, bool) {
+	h := l.holder.Load()
+	if h == nil {
+		return Holder{}, false
 	}
+	return *h, true
 }
 
-// valueOf reads an entry.
-func valueOf(entry []byte) Holder {
-	var v Holder
-	if err := json.Unmarshal(entry, &v); err != nil || v.Owner == "" {
-		return Holder{Owner: "unknown"}
-	}
-	return v
-}
-
-func (l *Lease) ours(entry []byte) bool { return valueOf(entry).Owner == l.self.Owner }
-
-func (l *Lease) Poke() {
+// Wake ends a pause of Acquire or Hold: the lease was released, or NATS came back.
+func (l *Lease) Wake() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
 }
 
-// acquire waits until the lease is ours. The error is ctx's.
+// ours reports whether an entry names this poller.
+func (l *Lease) ours(entry []byte) bool { return decodeHolder(entry).Owner == l.group.self.Owner }
+
+// Acquire waits until this poller holds the lease. The only error is ctx's.
 func (l *Lease) Acquire(ctx context.Context) (*Tenure, error) {
-	var quick int // tries left that follow a poke closely
+	ttl := l.group.ttl
+	quick := 0
 	for {
 		t, left, err := l.tryInTurn(ctx)
 		if t != nil {
@@ -142,16 +88,15 @@ func (l *Lease) Acquire(ctx context.Context) (*Tenure, error) {
 			return nil, ctx.Err()
 		}
 		if err != nil {
-			l.log.Debug("lease cannot be asked for", "error", errors.Join(err, l.repair(ctx)))
+			l.log.Debug("lease not asked for yet", "error", errors.Join(err, l.group.repair(ctx)))
 		}
-		wait := l.ttl/3 - rand.N(l.ttl/10)
+		wait := ttl/3 - rand.N(ttl/10)
 		if l.orphaned() {
-			wait = l.ttl / 10 // it ends any moment
+			wait = ttl / 10 // it ends at any moment
 		}
 		if quick > 0 {
-			// The word that a lease is released may come before the fact.
 			quick--
-			wait = 50 * time.Millisecond
+			wait = retryPause
 		}
 		if left > 0 {
 			wait = min(wait, left)
@@ -160,81 +105,31 @@ func (l *Lease) Acquire(ctx context.Context) (*Tenure, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-l.wake:
-			quick = 3
+			quick = quickTries
 		case <-time.After(wait):
 		}
 	}
 }
 
-// withdraw gives back what an interrupted try may have got.
+// withdraw gives back what a try may have got before ctx interrupted it.
 func (l *Lease) withdraw(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(giveBackTimeout, l.ttl/3))
+	kv, ttl := l.group.kv, l.group.ttl
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(releaseTimeout, ttl/3))
 	defer cancel()
-	if entry, err := l.kv.Get(ctx, l.key); err == nil && l.ours(entry.Value()) {
-		_ = l.kv.Delete(ctx, l.key, jetstream.LastRevision(entry.Revision())) // or it ends by itself
+	if entry, err := kv.Get(ctx, l.key); err == nil && l.ours(entry.Value()) {
+		_ = kv.Delete(ctx, l.key, jetstream.LastRevision(entry.Revision())) // if this fails, the entry expires
 	}
 }
 
-// try asks for the lease once. Without an error and a tenure, somebody else
-// has it.
-func (l *Lease) try(ctx context.Context) (*Tenure, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.ttl/3)
-	defer cancel()
-	t := &Tenure{Start: time.Now()}
-	mine := l.self
-	mine.Since, mine.Why = clock.Stamp(t.Start), l.reason(t)
-	var err error
-	if t.value, err = json.Marshal(mine); err != nil {
-		return nil, fmt.Errorf("encode lease: %w", err)
-	}
-	t.revision, err = l.kv.Create(ctx, l.key, t.value)
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		entry, err := l.kv.Get(ctx, l.key)
-		if err != nil {
-			if errors.Is(err, jetstream.ErrKeyNotFound) {
-				err = nil // gone in between
-			}
-			return nil, err
-		}
-		if !l.ours(entry.Value()) {
-			l.seeHolder(entry.Value())
-			return nil, nil
-		}
-		// Ours, but its acknowledgement was lost.
-		if t.revision, err = l.kv.Update(ctx, l.key, t.value, entry.Revision()); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
-		return nil, err
-	}
-	t.Fence = t.revision
-	t.Renewed(t.Start, l.ttl)
-	l.seeHolder(t.value)
-	return t, nil
-}
-
-func (l *Lease) seeHolder(value []byte) {
-	v := valueOf(value)
-	if v.Owner != l.self.Owner {
-		// Word that it is given back comes a little before the fact.
-		if g := l.given.Load(); g != nil && (g.owner != v.Owner || time.Since(g.at) > handing) {
-			l.given.Store(nil)
-		}
-		l.group.taken(l.key)
-	}
-	if old := l.Holder.Swap(&v); (old == nil || old.Owner != v.Owner) && v.Owner != l.self.Owner {
-		l.log.Info("another poller owns the source", "owner", v.Owner, "since", v.Since)
-	}
-}
-
-// hold renews the lease until ctx ends, and returns nil then; otherwise why
-// the lease is lost.
+// Hold renews the lease until ctx ends, and returns nil then. Otherwise it returns why
+// the lease is lost: an error that wraps ErrFenced or ErrExpired.
 func (l *Lease) Hold(ctx context.Context, t *Tenure) error {
-	wait := l.ttl / 3
+	ttl := l.group.ttl
+	wait := ttl / 3
 	for {
-		left := time.Duration(t.Ends.Load()) - time.Since(t.Start)
+		left := t.left()
 		if left <= 0 {
-			return fmt.Errorf("not renewed for %v: %w", l.ttl, ErrExpired)
+			return fmt.Errorf("not renewed for %v: %w", ttl, ErrExpired)
 		}
 		select {
 		case <-ctx.Done():
@@ -245,90 +140,92 @@ func (l *Lease) Hold(ctx context.Context, t *Tenure) error {
 		if !t.Valid() {
 			continue
 		}
-		wait = l.ttl / 3
+		wait = ttl / 3
 		sent := time.Now()
 		switch err := l.renew(ctx, t); {
 		case errors.Is(err, ErrFenced):
 			return err
-		case noRoom(err):
-			wait = l.ttl / 10
-			t.prolonged(sent, l.ttl)
-			l.complain(err)
+		case noStorage(err):
+			wait = ttl / 10
+			t.prolong(sent, ttl)
+			l.group.complain(err)
 		case err != nil:
-			wait = l.ttl / 10
-			l.log.Debug("lease not renewed yet", "error", errors.Join(err, l.mend(ctx, t)))
+			wait = ttl / 10
+			l.log.Debug("lease not renewed yet", "error", errors.Join(err, l.repairBucket(ctx, t)))
 		}
 	}
 }
 
-// mend makes the bucket again if it is gone. The end of the lease must not wait
-// for that.
-func (l *Lease) mend(ctx context.Context, t *Tenure) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(t.Ends.Load())-time.Since(t.Start))
+// repairBucket creates the bucket again if it is gone. It stops when the lease ends,
+// because Hold must notice that in time.
+func (l *Lease) repairBucket(ctx context.Context, t *Tenure) error {
+	ctx, cancel := context.WithTimeout(ctx, t.left())
 	defer cancel()
-	return l.repair(ctx)
+	return l.group.repair(ctx)
 }
 
-// renew extends the lease once. It returns errFenced when it is another's.
+// renew extends the lease once. It returns ErrFenced when another poller holds it.
 func (l *Lease) renew(ctx context.Context, t *Tenure) error {
 	sent := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, min(l.ttl/3, time.Duration(t.Ends.Load())-time.Since(t.Start)))
+	ctx, cancel := context.WithTimeout(ctx, min(l.group.ttl/3, t.left()))
 	defer cancel()
-	revision, err := l.kv.Update(ctx, l.key, t.value, t.revision)
+	revision, err := l.group.kv.Update(ctx, l.key, t.entry, t.revision)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-		revision, err = l.reclaim(ctx, t.value)
+		revision, err = l.reclaim(ctx, t.entry)
 	}
 	if err != nil {
 		return err
 	}
 	t.revision = revision
-	t.Renewed(sent, l.ttl)
+	t.Renewed(sent, l.group.ttl)
 	return nil
 }
 
-// reclaim renews a lease whose entry is not the one that was last written. It
-// is still ours if only the acknowledgement of a renewal was lost, and if
-// nobody took it when the bucket was made anew. (Somebody who took it and gave
-// it back meanwhile has published under a higher fence, and the stream refuses
-// what comes under ours.)
+// reclaim renews a lease whose entry has another revision than the one that was last
+// written. The lease is still ours if only the acknowledgement of a renewal was lost,
+// or if the bucket was created again and no poller has taken the lease since. A poller
+// that took it and gave it back meanwhile has published under a higher fence; then the
+// stream refuses our records.
 func (l *Lease) reclaim(ctx context.Context, value []byte) (revision uint64, err error) {
-	entry, err := l.kv.Get(ctx, l.key)
+	kv := l.group.kv
+	entry, err := kv.Get(ctx, l.key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
-		revision, err = l.kv.Create(ctx, l.key, value)
+		revision, err = kv.Create(ctx, l.key, value)
 	case err != nil:
 	case l.ours(entry.Value()):
-		revision, err = l.kv.Update(ctx, l.key, value, entry.Revision())
+		revision, err = kv.Update(ctx, l.key, value, entry.Revision())
 	default:
-		l.seeHolder(entry.Value())
+		l.noteHolder(entry.Value())
 		return 0, ErrFenced
 	}
 	return revision, err
 }
 
-// release gives the lease to whoever waits for it. If NATS does not take it,
-// the lease ends by itself.
+// Release gives the lease back, so that another poller can take it at once. With an
+// error, the lease expires, or another poller has it already.
 func (l *Lease) Release(ctx context.Context, t *Tenure) error {
-	l.Holder.Store(nil)
-	l.group.drop(l.key)
-	err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision))
+	kv := l.group.kv
+	l.holder.Store(nil)
+	l.group.shares.drop(l.key)
+	err := kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision))
 	for errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-		// A renewal was cut short by the stop, and is stored all the same. A replica
-		// that lags behind may not know it yet.
-		entry, lost := l.kv.Get(ctx, l.key)
-		if lost != nil || !l.ours(entry.Value()) {
+		// The stop interrupted a renewal that the bucket stored all the same. A replica
+		// of the bucket may not know of it yet.
+		entry, getErr := kv.Get(ctx, l.key)
+		if getErr != nil || !l.ours(entry.Value()) {
 			break
 		}
 		if entry.Revision() == t.revision {
 			select {
 			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(retryPause):
 				continue
 			}
 			break
 		}
 		t.revision = entry.Revision()
-		err = l.kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision))
+		err = kv.Delete(ctx, l.key, jetstream.LastRevision(t.revision))
 	}
 	if err != nil {
 		return fmt.Errorf("release lease of %s: %w", l.key, err)
@@ -336,9 +233,9 @@ func (l *Lease) Release(ctx context.Context, t *Tenure) error {
 	return nil
 }
 
-// noRoom says that NATS refused a message because it has no storage left for
+// noStorage reports whether NATS refused a message because it has no storage left for
 // any message.
-func noRoom(err error) bool {
+func noStorage(err error) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)
 	return ok && slices.Contains([]jetstream.ErrorCode{
 		10002, // JSAccountResourcesExceededErr

@@ -31,7 +31,7 @@ func TestReleaseAfterLostRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kv.Update(t.Context(), "host", tenure.value, tenure.revision); err != nil {
+	if _, err := kv.Update(t.Context(), "host", tenure.entry, tenure.revision); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Release(t.Context(), tenure); err != nil {

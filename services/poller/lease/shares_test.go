@@ -9,8 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/nats-io/nats.go"
 )
 
 // From any shares, with pollers that come and go and hear of each other late,
@@ -23,7 +21,7 @@ func TestSharesEndEven(t *testing.T) {
 			for range 1 + rng.IntN(6) {
 				sim.join()
 			}
-			for key := range sim.n { // anyhow
+			for key := range sim.n { // at random
 				sim.pollers[rng.IntN(len(sim.pollers))].claims[fmt.Sprint(key)] = true
 			}
 			for range 3 {
@@ -39,43 +37,26 @@ func TestSharesEndEven(t *testing.T) {
 	}
 }
 
-// shareSim is pollers whose bucket of leases is this struct.
+// shareSim simulates pollers. It takes the place of the bucket of their leases.
 type shareSim struct {
 	t       *testing.T
 	rng     *rand.Rand
 	n       int
 	free    []string
-	pollers []*Group
+	pollers []*shares
 	moves   int
 	named   int
 }
-
-// simSource is one of the sources, which are the same for all.
-type simSource struct{}
-
-func (simSource) Name() string { return "s" }
-
-func (simSource) Lease() *Lease { return nil }
-
-func (simSource) Owned() bool { return false }
-
-func (simSource) Since() time.Time { return time.Time{} }
-
-func (simSource) Give() {}
 
 const simTTL = 10 * time.Second
 
 func (s *shareSim) join() {
 	s.named++
-	log := slog.New(slog.DiscardHandler)
-	c := NewGroup(Options{
-		Owner: fmt.Sprint("p", s.named), Host: "h", TTL: simTTL, Log: log,
-		Claimants: func() []Claimant { return slices.Repeat([]Claimant{simSource{}}, s.n) },
-	})
+	c := newShares(fmt.Sprint("p", s.named), simTTL, slog.New(slog.DiscardHandler), func() int { return s.n }, func() {})
 	s.pollers = append(s.pollers, c)
 }
 
-// die takes a poller away without a word.
+// die removes a poller that gives nothing back.
 func (s *shareSim) die(i int) {
 	for key := range s.pollers[i].claims {
 		s.free = append(s.free, key)
@@ -84,29 +65,28 @@ func (s *shareSim) die(i int) {
 	s.pollers = slices.Delete(s.pollers, i, i+1)
 }
 
-// round is a third of a lease time: everybody says how many it has, and others
-// hear it, some late; then everybody acts on what it has heard.
+// round is a third of a lease time: each poller announces how many sources it holds, and
+// the others hear it, some late. Then each acts on what it has heard.
 func (s *shareSim) round() {
 	time.Sleep(simTTL / 3)
 	for _, from := range s.pollers {
-		me := from.self
-		me.Sources, me.Set = from.owned(), from.mine
-		data, err := json.Marshal(me)
+		held, _ := from.count()
+		data, err := json.Marshal(Member{Owner: from.owner, Host: "h", Sources: held})
 		if err != nil {
 			s.t.Fatal(err)
 		}
 		for _, to := range s.pollers {
 			if to != from && s.rng.IntN(4) > 0 {
-				to.hear(&nats.Msg{Data: data}, false)
+				to.heard(data)
 			}
 		}
 	}
 	for _, i := range s.rng.Perm(len(s.pollers)) {
 		c := s.pollers[i]
-		for range c.surplus(time.Now()) {
+		for range c.surplus() {
 			for key := range c.claims {
 				delete(c.claims, key)
-				c.given[key] = true
+				c.givenAway[key] = true
 				s.free = append(s.free, key)
 				break
 			}
@@ -116,10 +96,10 @@ func (s *shareSim) round() {
 	var left []string
 	for _, key := range s.free {
 		taken := false
-		for _, free := range []time.Duration{0, time.Second, simTTL} { // the longer it is free, the less choosy they are
+		for _, free := range []time.Duration{0, time.Second, simTTL} { // a lease that is free for longer is taken by more pollers
 			for _, i := range s.rng.Perm(len(s.pollers)) {
 				if c := s.pollers[i]; !taken && c.claim(key, free) == 0 {
-					c.got(key)
+					c.acquired(key)
 					taken = true
 				}
 			}
@@ -131,24 +111,26 @@ func (s *shareSim) round() {
 	s.free = left
 }
 
-// settle runs until the shares are even, and then for five minutes more.
+// settle runs until the shares are even, and then for 100 rounds more.
 func (s *shareSim) settle(seed uint64) {
 	s.t.Helper()
 	even := func() (bool, []int) {
 		var have []int
 		for _, c := range s.pollers {
-			have = append(have, c.owned())
+			held, _ := c.count()
+			have = append(have, held)
 		}
 		return slices.Max(have)-slices.Min(have) <= 1 && len(s.free) == 0, have
 	}
 	s.moves = 0
-	for i, quiet := 0, 0; quiet < 10; i++ { // until what was heard late is heard
+	for i, quiet := 0, 0; quiet < 10; i++ { // until late announcements have come too
 		ok, have := even()
 		if quiet++; !ok {
 			quiet = 0
 		}
 		if i == 400 {
-			s.t.Fatalf("seed %d: after %d rounds and %d moves the shares are %v, %d sources are free", seed, i, s.moves, have, len(s.free))
+			s.t.Fatalf("seed %d: after %d rounds and %d moves the shares are %v, %d sources are free",
+				seed, i, s.moves, have, len(s.free))
 		}
 		s.round()
 	}
@@ -160,6 +142,6 @@ func (s *shareSim) settle(seed uint64) {
 		s.round()
 	}
 	if ok, have := even(); !ok || s.moves != 0 {
-		s.t.Errorf("seed %d: no peace: %d moves without need, shares %v", seed, s.moves, have)
+		s.t.Errorf("seed %d: %d moves without need, shares %v", seed, s.moves, have)
 	}
 }

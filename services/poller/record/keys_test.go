@@ -66,7 +66,7 @@ func TestPutKeys(t *testing.T) {
 		}
 		return m.Event == nil
 	})
-	ten.Ends.Store(0)
+	ten.Renewed(ten.Start, 0)
 	if err := put(key(Held{}, "3", 9)); weight(err) != 4 {
 		t.Errorf("after the lease: %v", err)
 	}
