@@ -11,38 +11,43 @@ import (
 	"github.com/pollcast/pollcast/services/poller/jq"
 )
 
-// asker asks the upstreams of one poll and judges what they answer. Its fields
-// do not change while the poll runs.
+// Asker asks the upstreams of one poll and judges their answers. Its fields do not
+// change while the poll runs, so that its methods may be called by several goroutines.
 type Asker struct {
-	Topic     string
-	Index     int // of the poll in its source
+	Topic     string // of the poll
+	Index     int    // of the poll in its source, from 0
 	Config    config.Poll
 	Source    config.Source
 	Upstreams *Upstreams
 	Question  *jq.Question
 	Shape     *jq.Shape
-	// readHead reads the head of a sequence out of an answer; nil: the poll follows none.
+	// ReadHead reads the head of a sequence from an answer. It is nil unless the poll
+	// follows a sequence.
 	ReadHead func(context.Context, json.RawMessage) (int64, error)
-	Ignore   []jq.Path
-	Bands    []jq.Band
+	Ignore   []jq.Path // parts of a value that do not make it another value
+	Bands    []jq.Band // numbers that may move within a band without making another value
 	Log      *slog.Logger
-	// maxPayload is the longest value that NATS takes, in bytes; 0: not known.
+	// MaxPayload returns the length of the longest value that NATS takes, in bytes, or
+	// 0 while it is not known.
 	MaxPayload func() int64
-	// stood is for how long the process stood still so far.
+	// Stood returns for how long the process has stood still since it started.
 	Stood func() time.Duration
 
-	Calls    sync.WaitGroup // to upstreams; those that lost a race outlive their tick
-	panicked sync.Once
+	// Calls waits for the calls to upstreams. A call that lost against a hedge may end
+	// after its tick.
+	Calls    sync.WaitGroup
+	panicked sync.Once // a panic was logged
 }
 
-// keyTopic is the topic of a key, given by its token.
+// OwnTopic is the token of a poll's own topic among the tokens of its keys. A poll that
+// has keys now has a value there if it had no keys in an earlier configuration. No key
+// has an empty token.
+const OwnTopic = ""
+
+// KeyTopic returns the topic of a key, given by its token.
 func (a *Asker) KeyTopic(token string) string {
 	if token == OwnTopic {
 		return a.Topic
 	}
 	return a.Topic + "." + token
 }
-
-// own is the token under which a poll's own topic stands among its keys, when
-// the poll had no keys in an earlier configuration. No key has an empty token.
-const OwnTopic = ""

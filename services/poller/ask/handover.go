@@ -7,7 +7,8 @@ import (
 	"github.com/pollcast/pollcast/services/poller/clock"
 )
 
-// circuits are all that have something to say.
+// Memos returns what a later lease holder needs to know of the circuits and quotas. An
+// upstream without failures and without counted calls is left out.
 func (all *Upstreams) Memos() (memos []event.Circuit) {
 	for _, u := range all.List {
 		m, ok := u.Circuit.Memo()
@@ -19,11 +20,11 @@ func (all *Upstreams) Memos() (memos []event.Circuit) {
 	return memos
 }
 
-// eased says that a streak which a record told of is over, without which the
-// record would open a circuit too early one day. (That a streak grew is told by
-// the poll whose call failed.)
-func (all *Upstreams) Eased(told []event.Circuit) bool {
-	for _, m := range told {
+// Eased reports whether a streak of failures that a record contains is over. Then the
+// record must be replaced, or it would open a circuit too early after a restart. (The
+// poll whose call failed replaces the record when a streak grows.)
+func (all *Upstreams) Eased(recorded []event.Circuit) bool {
+	for _, m := range recorded {
 		if m.State != event.Closed || m.Failures == 0 {
 			continue
 		}
@@ -36,52 +37,61 @@ func (all *Upstreams) Eased(told []event.Circuit) bool {
 	return false
 }
 
-// handedOver is a record of the source that tells of its circuits.
+// Record is the part of a record in the stream that is about circuits.
 type Record struct {
 	Circuits []event.Circuit
 	Fence    uint64    // under which it was published
-	At       time.Time // when it was made
+	At       time.Time // when it was made, by the wall clock
 }
 
-// after says that a record was published later than another, by the fence and then
-// by the time.
+// laterThan reports whether a record was published after another: under a higher
+// fence, or under the same one at a later time.
 func (r Record) laterThan(other Record) bool {
 	return r.Fence > other.Fence || r.Fence == other.Fence && r.At.After(other.At)
 }
 
-// restore takes up what the last owner left in the stream: freshness records of the
-// source's polls, and the last transition with what it tells of the circuits.
+// Restore sets circuits and quotas to what the last lease holder published: fresh are
+// the freshness records of the source's polls, transition is the last transition and
+// circuits came with it. transition may be nil. Restore is called before the polls run.
 func (all *Upstreams) Restore(fresh []Record, transition *event.Breaker, circuits []event.Circuit) {
 	for _, u := range all.List {
-		// Not by time: the clock may have been set between two owners.
-		var last event.Circuit
-		var of Record
-		look := func(r Record) {
-			for _, m := range r.Circuits {
-				if m.Upstream != u.Name || r.Fence < of.Fence || r.Fence == of.Fence && m.Changes < last.Changes {
-					continue
-				}
-				if r.Fence > of.Fence || m.Changes > last.Changes || r.At.After(of.At) {
-					last, of = m, r
-				}
-			}
+		newest, at := u.newestMemo(fresh, transition, circuits)
+		if newest.Upstream == "" {
+			u.Circuit.Restore(transition) // a record of a version that published no memos
 		}
-		for _, r := range fresh {
-			look(r)
-		}
-		if transition != nil {
-			look(Record{circuits, transition.Fence, transition.At})
-		}
-		if last.Upstream == "" {
-			u.Circuit.Restore(transition) // of a version that told no more
-		}
-		u.Circuit.Adopt(last, of.At)
+		u.Circuit.Adopt(newest, at)
 		u.restoreQuota(fresh)
 	}
 }
 
-// restoreQuota counts what the last owner has asked, as its latest record tells
-// that tells of it: the last word on a poll that was taken out does not.
+// newestMemo returns the newest memo of the upstream's circuit, and when its record was
+// made. The order is that of the fences and of the changes of the circuit. The times
+// decide only between records with the same change, because the clock may have been set.
+func (u *Upstream) newestMemo(
+	fresh []Record, transition *event.Breaker, circuits []event.Circuit,
+) (newest event.Circuit, at time.Time) {
+	var from Record
+	consider := func(r Record) {
+		for _, m := range r.Circuits {
+			if m.Upstream != u.Name || r.Fence < from.Fence || r.Fence == from.Fence && m.Changes < newest.Changes {
+				continue
+			}
+			if r.Fence > from.Fence || m.Changes > newest.Changes || r.At.After(from.At) {
+				newest, from = m, r
+			}
+		}
+	}
+	for _, r := range fresh {
+		consider(r)
+	}
+	if transition != nil {
+		consider(Record{circuits, transition.Fence, transition.At})
+	}
+	return newest, from.At
+}
+
+// restoreQuota counts the calls of the last lease holder, as its latest record with
+// such counts has them. The final record of a removed poll has none.
 func (u *Upstream) restoreQuota(fresh []Record) {
 	var last Record
 	var calls []int

@@ -16,62 +16,65 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// reading is the outcome of one tick's calls.
+// Reading is the result of one tick's calls: a value, a failure, or neither if it was
+// abandoned.
 type Reading struct {
-	Up         *Upstream  // that answered, or failed last
-	probe      bool       // its call was the probe
-	contacts   []*contact // all that were asked
-	Slot, Sent time.Time
-	Took       time.Duration
-	finished                   // nothing after a failure
-	Failure    *source.Failure // nil for a value
-	Abandoned  bool
-	Starved    bool // abandoned, because the process stood still meanwhile
+	Up        *Upstream  // the one that gave the value, or failed last
+	contacts  []*contact // all that were asked
+	Slot      time.Time  // of the tick
+	Sent      time.Time  // when the call was sent that gave the value; without a value, when the tick began
+	Took      time.Duration
+	finished                  // zero after a failure
+	Failure   *source.Failure // nil for a value
+	Abandoned bool            // the poller stopped it, or Starved; it says nothing about the upstream
+	Starved   bool            // abandoned because the process stood still meanwhile
 }
 
 // finished is an answer as it can be published.
 type finished struct {
-	Value  json.RawMessage // of a poll without keys
-	Digest jq.Digest
-	Items  []finishedItem // of a poll with keys
-	// mark is what must advance, seed what it was in the value before.
-	Mark, Seed any
-	Head       int64 // of a poll that follows
+	Value  json.RawMessage // compact; nil for a poll with keys
+	Digest jq.Digest       // of Value
+	Items  []finishedItem  // of a poll with keys
+	Mark   any             // what must advance from value to value; nil if nothing must
+	Seed   any             // the mark of the value before, if Before asked for it
+	Head   int64           // of a sequence that the poll follows
 }
 
+// finishedItem is the value of one key.
 type finishedItem struct {
 	jq.Item
-	Digest jq.Digest
+	Digest jq.Digest // of its value
 }
 
-// before is what a new answer is compared with. It is a copy: the call runs
-// beside the poll.
+// Before is what a new answer is compared with. It is a copy, because calls run while
+// the poll changes.
 type Before struct {
 	Last Earlier
 	Keys map[string]Earlier // by token
-	Seed bool               // the mark of last is wanted
+	Seed bool               // the mark of Last is wanted
 }
 
-// earlier is a value that a poll or a key had before; the zero value is none.
+// Earlier is the value that a poll or a key had before. The zero value is none.
 type Earlier struct {
 	Value  json.RawMessage
 	Digest jq.Digest
 }
 
-// answer is what one attempt brought.
+// answer is the result of one call.
 type answer struct {
 	Value     json.RawMessage
 	Failure   *source.Failure // nil for a value
-	Abandoned bool            // cut short by the poller: no word about the upstream
-	Starved   bool            // abandoned, because the process stood still meanwhile
+	Abandoned bool            // the poller cancelled it: it says nothing about the upstream
+	Starved   bool            // abandoned because the process stood still meanwhile
 }
 
-// attempt calls the driver. A panic in it is this poll's failure. With forgive, a
-// failure during a standstill of the process is no failure.
+// Attempt calls an upstream once. A panic in the driver is a failure of this poll. With
+// forgive, a failure is none if the process stood still for a quarter of the call's
+// time. The caller has taken the call from the quota.
 func (a *Asker) Attempt(ctx context.Context, up *Upstream, call source.Call, forgive bool) (out answer) {
 	defer func() {
 		if v := recover(); v != nil {
-			a.Panics(v)
+			a.LogPanic(v)
 			out = answer{Failure: &source.Failure{Reason: event.BadResponse, Detail: up.detail(PanicText(v)), Counts: true}}
 		}
 	}()
@@ -94,7 +97,7 @@ func (a *Asker) Attempt(ctx context.Context, up *Upstream, call source.Call, for
 	return answer{Failure: f}
 }
 
-// panicText says what panicked without the value, which may be anybody's.
+// PanicText describes a recovered panic without its value, which may hold a secret.
 func PanicText(v any) string {
 	if err, ok := v.(runtime.Error); ok {
 		return "panic: " + err.Error()
@@ -102,78 +105,93 @@ func PanicText(v any) string {
 	return fmt.Sprintf("panic: %T", v)
 }
 
-// panics logs the first panic of a driver or an expression.
-func (a *Asker) Panics(v any) {
+// LogPanic logs the poll's first panic in a driver or an expression, with its stack.
+func (a *Asker) LogPanic(v any) {
 	a.panicked.Do(func() {
-		a.Log.Error("driver or expression panicked; further panics of this poll show as failures only", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+		a.Log.Error("driver or expression panicked; further panics of this poll show as failures only",
+			"panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 	})
 }
 
-// judge shapes an answer and decides whether it can be published. If not, that
-// is a failure of the poll and not of the upstream, which did answer.
-func (a *Asker) judge(ctx context.Context, raw json.RawMessage, prev Before, up *Upstream) (out finished, f *source.Failure) {
-	bad := func(err error) (finished, *source.Failure) {
-		return finished{}, up.Blame(event.BadResponse, "", err)
-	}
+// judge makes a value of an answer, and decides whether it can be published. If not,
+// that is a failure of the poll and not of the upstream, which did answer.
+func (a *Asker) judge(
+	ctx context.Context, raw json.RawMessage, prev Before, up *Upstream,
+) (out finished, f *source.Failure) {
 	defer func() {
 		if v := recover(); v != nil {
-			a.Panics(v)
-			out, f = bad(errors.New(PanicText(v)))
+			a.LogPanic(v)
+			out, f = finished{}, up.Blame(event.BadResponse, "", errors.New(PanicText(v)))
 		}
 	}()
 	var err error
-	if a.ReadHead != nil {
-		if out.Head, err = a.ReadHead(ctx, raw); err != nil {
-			return bad(err)
-		}
-		return out, nil
+	switch {
+	case a.ReadHead != nil:
+		out.Head, err = a.ReadHead(ctx, raw)
+	case a.Shape.PassesThrough():
+		out.Value, out.Digest, err = a.Finish(raw, prev.Last)
+	default:
+		out, err = a.shape(ctx, raw, prev)
 	}
-	if a.Shape.PassesThrough() {
-		if out.Value, out.Digest, err = a.Finish(raw, prev.Last); err != nil {
-			return bad(err)
-		}
-		return out, nil
-	}
-	s, err := a.Shape.Apply(ctx, raw)
 	if err != nil {
-		return bad(err)
-	}
-	out.Mark = s.Mark
-	if !a.Shape.Keyed() {
-		if out.Value, out.Digest, err = a.Finish(s.Value, prev.Last); err != nil {
-			return bad(err)
-		}
-		if prev.Seed && s.Mark != nil && prev.Last.Value != nil {
-			// Of an earlier process, and perhaps of another configuration.
-			if v, err := jq.Decode(prev.Last.Value); err == nil {
-				out.Seed, _ = a.Shape.MarkOf(ctx, v)
-			}
-		}
-		return out, nil
-	}
-	out.Items = make([]finishedItem, len(s.Items))
-	for i, it := range s.Items {
-		if err := topic.Check(a.KeyTopic(it.Token)); err != nil {
-			return bad(ofKey(i, it, &jq.RedactedError{Public: "the key makes no topic", Full: err.Error()}))
-		}
-		o := finishedItem{Item: it}
-		if o.Value, o.Digest, err = a.Finish(it.Value, prev.Keys[it.Token]); err != nil {
-			return bad(ofKey(i, it, err))
-		}
-		out.Items[i] = o
+		return finished{}, up.Blame(event.BadResponse, "", err)
 	}
 	return out, nil
 }
 
-// ofKey says of which item an error is.
-func ofKey(i int, it jq.Item, err error) error {
-	return &jq.RedactedError{Public: fmt.Sprintf("item %d: %v", i+1, err), Full: fmt.Sprintf("key %q: %s", jq.Short(it.Key), jq.FullText(err))}
+// shape applies the poll's expressions to an answer.
+func (a *Asker) shape(ctx context.Context, raw json.RawMessage, prev Before) (out finished, err error) {
+	s, err := a.Shape.Apply(ctx, raw)
+	if err != nil {
+		return out, err
+	}
+	out.Mark = s.Mark
+	if a.Shape.Keyed() {
+		out.Items, err = a.finishItems(s.Items, prev.Keys)
+		return out, err
+	}
+	if out.Value, out.Digest, err = a.Finish(s.Value, prev.Last); err != nil {
+		return out, err
+	}
+	if prev.Seed && s.Mark != nil && prev.Last.Value != nil {
+		// The value before is from an earlier process, perhaps with another configuration.
+		// If it has no mark, this value is the first that has one.
+		if v, err := jq.Decode(prev.Last.Value); err == nil {
+			out.Seed, _ = a.Shape.MarkOf(ctx, v)
+		}
+	}
+	return out, nil
 }
 
-// finish makes a value compact and its digest. What changed too little to be
-// another value becomes the old one.
+// finishItems makes the values of all keys ready to publish.
+func (a *Asker) finishItems(items []jq.Item, prev map[string]Earlier) ([]finishedItem, error) {
+	out := make([]finishedItem, len(items))
+	for i, it := range items {
+		if err := topic.Check(a.KeyTopic(it.Token)); err != nil {
+			return nil, inItem(i, it, &jq.RedactedError{Public: "the key makes no topic", Full: err.Error()})
+		}
+		out[i].Item = it
+		var err error
+		if out[i].Value, out[i].Digest, err = a.Finish(it.Value, prev[it.Token]); err != nil {
+			return nil, inItem(i, it, err)
+		}
+	}
+	return out, nil
+}
+
+// inItem adds to an error which item it is about: its number for everybody, its key
+// for those who may see values.
+func inItem(i int, it jq.Item, err error) error {
+	return &jq.RedactedError{
+		Public: fmt.Sprintf("item %d: %v", i+1, err),
+		Full:   fmt.Sprintf("key %q: %s", jq.Short(it.Key), jq.FullText(err)),
+	}
+}
+
+// Finish makes a value compact and makes its digest. If the value changed too little to
+// count as another one, it returns prev.
 func (a *Asker) Finish(raw json.RawMessage, prev Earlier) (json.RawMessage, jq.Digest, error) {
-	if prev.Value != nil && bytes.Equal(prev.Value, raw) { // compact, as most upstreams write
+	if prev.Value != nil && bytes.Equal(prev.Value, raw) { // most upstreams write compact JSON
 		return prev.Value, prev.Digest, nil
 	}
 	buf := bytes.NewBuffer(make([]byte, 0, len(raw)))
@@ -197,9 +215,11 @@ func (a *Asker) Finish(raw json.RawMessage, prev Earlier) (json.RawMessage, jq.D
 	return value, d, nil
 }
 
-// ask makes the poll's call of a moment. That it cannot be made is the
-// request's fault, and no word about the upstream, which was not asked.
-func (a *Asker) Compose(ctx context.Context, q *jq.Question, m jq.Moment, up *Upstream) (c source.Call, f *source.Failure) {
+// Compose makes a call from a question. If it cannot be made, that is a failure of the
+// request; the upstream was not asked.
+func (a *Asker) Compose(
+	ctx context.Context, q *jq.Question, m jq.Moment, up *Upstream,
+) (c source.Call, f *source.Failure) {
 	if q.Constant() {
 		return q.Plain, nil
 	}
@@ -210,7 +230,7 @@ func (a *Asker) Compose(ctx context.Context, q *jq.Question, m jq.Moment, up *Up
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			a.Panics(v)
+			a.LogPanic(v)
 			c, f = bad(errors.New(PanicText(v)))
 		}
 	}()

@@ -12,84 +12,117 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// upstream is one endpoint.
+// Upstream is one endpoint of a source.
 type Upstream struct {
-	// name is the endpoint without path and query, which may hold keys. It
-	// shows in records, metrics and logs.
-	Name    string
-	Circuit *breaker.Circuit
-	Quota   *breaker.Quota
-	Calls   map[CallKind]prometheus.Counter
-	// withheld counts the calls that the quota did not let through.
-	Withheld prometheus.Counter
+	// Name is the endpoint without path and query, which may hold secrets. It shows in
+	// records, metrics and logs.
+	Name     string
+	Circuit  *breaker.Circuit
+	Quota    *breaker.Quota
+	Calls    map[CallKind]prometheus.Counter
+	Withheld prometheus.Counter // counts the calls that the quota did not permit
 	Call     source.Func
-	Free     func()
-	Secrets  []string
-	Moved    bool // the circuit belongs to a successor
+	Free     func()   // closes the connections
+	Secrets  []string // texts that no detail may contain
+	Moved    bool     // the circuit belongs to the Upstream of a later configuration
 }
 
-// detail makes words presentable that the driver has not seen.
+// CallKind is why a call is made. It is a label of a metric.
+type CallKind string
+
+const (
+	firstCall    CallKind = "first"
+	failOverCall CallKind = "failover"
+	retryCall    CallKind = "retry"
+	hedgeCall    CallKind = "hedge"
+	probeCall    CallKind = "probe"
+	// PositionCall is a call for one position of a sequence.
+	PositionCall CallKind = "position"
+)
+
+// CallKinds are all kinds of calls.
+var CallKinds = []CallKind{firstCall, failOverCall, retryCall, hedgeCall, probeCall, PositionCall}
+
+// detail makes a text safe to publish that did not come from the driver.
 func (u *Upstream) detail(text string) string { return event.Detail(source.Redact(text, u.Secrets)) }
 
-// blame is a failure that does not count against the upstream, which did answer
-// or was not asked.
-func (u *Upstream) Blame(reason event.Reason, of string, err error) *source.Failure {
-	f := &source.Failure{Reason: reason, Detail: u.detail(of + err.Error())}
-	if whole := u.detail(of + jq.FullText(err)); whole != f.Detail {
+// Blame makes a failure that does not count against the upstream, because it did
+// answer or was not asked. prefix comes before the error's text.
+func (u *Upstream) Blame(reason event.Reason, prefix string, err error) *source.Failure {
+	f := &source.Failure{Reason: reason, Detail: u.detail(prefix + err.Error())}
+	if whole := u.detail(prefix + jq.FullText(err)); whole != f.Detail {
 		f.Whole = whole
 	}
 	return f
 }
 
-// upstreams are those of a source, in the order of the configuration.
+// permit asks the quota and the circuit for one call. The error is breaker.ErrQuota or
+// that of Circuit.Begin.
+func (u *Upstream) permit(now time.Time) (breaker.Permit, error) {
+	if !u.Quota.Take(now) {
+		u.Withheld.Inc()
+		return breaker.Permit{}, breaker.ErrQuota
+	}
+	permit, err := u.Circuit.Begin()
+	if err != nil {
+		u.Quota.GiveBack()
+	}
+	return permit, err
+}
+
+// Upstreams are those of a source, in the order of the configuration. Its methods may
+// be called by several goroutines.
 type Upstreams struct {
 	List   []*Upstream
-	Probes atomic.Int64 // that all circuits have let through
+	Probes atomic.Int64 // number of probes that all circuits have let through
 }
 
-// pick returns the upstream that a tick asks first and the leave to do so: one
-// whose probe is due, otherwise, unless only a probe is wanted, the first whose
-// circuit is closed. The error is errOpen, errWait or errQuota.
+// Pick returns the upstream that a tick asks first, and its permit. It is one whose
+// probe is due. If there is none and probeOnly is false, it is the first one whose
+// circuit is closed. Without one the error is breaker.ErrOpen, ErrWait or ErrQuota.
 func (all *Upstreams) Pick(probeOnly bool) (*Upstream, breaker.Permit, error) {
-	nobody := func(*Upstream) bool { return false }
-	up, leave, err := all.pickProbe(nobody)
+	none := func(*Upstream) bool { return false }
+	up, permit, err := all.pickProbe(none)
 	if err != nil && !probeOnly {
-		up, leave, err = all.pickClosed(nobody)
+		up, permit, err = all.pickClosed(none)
 	}
-	return up, leave, err
+	return up, permit, err
 }
 
-// pickNext returns the upstream to ask beside or after those that were: the
-// first whose circuit is closed or, unless it must be, whose probe is due.
+// pickNext returns an upstream that a tick has not asked, and its permit: the first one
+// whose circuit is closed. If there is none and mustBeClosed is false, it is one whose
+// probe is due.
 func (all *Upstreams) pickNext(asked func(*Upstream) bool, mustBeClosed bool) (*Upstream, breaker.Permit, error) {
-	up, leave, err := all.pickClosed(asked)
+	up, permit, err := all.pickClosed(asked)
 	if err != nil && !mustBeClosed {
-		up, leave, err = all.pickProbe(asked)
+		up, permit, err = all.pickProbe(asked)
 	}
-	return up, leave, err
+	return up, permit, err
 }
 
+// pickProbe returns the first upstream whose probe is due.
 func (all *Upstreams) pickProbe(asked func(*Upstream) bool) (*Upstream, breaker.Permit, error) {
 	now := time.Now()
 	for _, u := range all.List {
 		if c := u.Circuit.Snapshot(); !asked(u) && c.State == event.Open && !now.Before(c.ProbeAt) {
-			if leave, err := u.begin(now); err == nil {
-				return u, leave, nil
+			if permit, err := u.permit(now); err == nil {
+				return u, permit, nil
 			}
 		}
 	}
 	return nil, breaker.Permit{}, breaker.ErrOpen
 }
 
+// pickClosed returns the first upstream whose circuit is closed and permits a call.
 func (all *Upstreams) pickClosed(asked func(*Upstream) bool) (*Upstream, breaker.Permit, error) {
 	refused := breaker.ErrOpen
 	for _, u := range all.List {
 		if asked(u) || u.Circuit.Snapshot().State != event.Closed {
 			continue
 		}
-		leave, err := u.begin(time.Now())
+		permit, err := u.permit(time.Now())
 		if err == nil {
-			return u, leave, nil
+			return u, permit, nil
 		}
 		if !errors.Is(err, breaker.ErrOpen) {
 			refused = err
@@ -98,20 +131,7 @@ func (all *Upstreams) pickClosed(asked func(*Upstream) bool) (*Upstream, breaker
 	return nil, breaker.Permit{}, refused
 }
 
-// begin asks for leave to make a call: of the circuit, and of the quota.
-func (u *Upstream) begin(now time.Time) (breaker.Permit, error) {
-	if !u.Quota.Take(now) {
-		u.Withheld.Inc()
-		return breaker.Permit{}, breaker.ErrQuota
-	}
-	leave, err := u.Circuit.Begin()
-	if err != nil {
-		u.Quota.GiveBack()
-	}
-	return leave, err
-}
-
-// unasked counts the upstreams that were not asked and may be.
+// unasked counts the upstreams that were not asked and that a tick may ask.
 func (all *Upstreams) unasked(asked func(*Upstream) bool) (n int) {
 	now := time.Now()
 	for _, u := range all.List {
@@ -122,8 +142,8 @@ func (all *Upstreams) unasked(asked func(*Upstream) bool) (n int) {
 	return n
 }
 
-// nextProbe is when the first of the open circuits wants its probe; zero when
-// none is open.
+// NextProbe returns when the next probe of an open circuit is due, or zero when no
+// circuit is open.
 func (all *Upstreams) NextProbe() (at time.Time) {
 	for _, u := range all.List {
 		if c := u.Circuit.Snapshot(); c.State == event.Open && (at.IsZero() || c.ProbeAt.Before(at)) {
@@ -133,8 +153,9 @@ func (all *Upstreams) NextProbe() (at time.Time) {
 	return at
 }
 
-// breaker is the source's: closed while any circuit is, half open while a
-// probe is out, otherwise open, with the next probe and the last cause.
+// State returns the state of the source's breaker: closed while any circuit is closed,
+// half open while a probe is under way, otherwise open. Unless it is closed, it also
+// returns when the next probe is due and the cause of the last failure.
 func (all *Upstreams) State() (state event.State, probeAt time.Time, cause string) {
 	state = event.Open
 	for _, u := range all.List {
@@ -154,9 +175,9 @@ func (all *Upstreams) State() (state event.State, probeAt time.Time, cause strin
 	return state, probeAt, cause
 }
 
-// probeTurn delays all polls but one when a probe is due. The one changes from
-// probe to probe, so that a poll that fails for itself cannot keep the circuit
-// open for ever.
+// ProbeDelay returns for how long a poll waits when a probe is due. One poll of the
+// source waits 0, and another one with every probe. So a poll that fails by its own
+// fault cannot keep a circuit open for ever. index is the poll's, from 0.
 func (all *Upstreams) ProbeDelay(index, polls int) time.Duration {
 	if int(all.Probes.Load())%polls == index {
 		return 0
@@ -164,7 +185,7 @@ func (all *Upstreams) ProbeDelay(index, polls int) time.Duration {
 	return breaker.ProbeStagger
 }
 
-// names are those of the upstreams, in their order.
+// Names returns the names of the upstreams in their order.
 func (all *Upstreams) Names() []string {
 	names := make([]string, 0, len(all.List))
 	for _, u := range all.List {
@@ -172,6 +193,3 @@ func (all *Upstreams) Names() []string {
 	}
 	return names
 }
-
-// callKind is why a call is made, for the metrics.
-type CallKind string

@@ -13,17 +13,22 @@ import (
 	"github.com/pollcast/pollcast/services/poller/jq"
 )
 
-// sequence is what a poll follows, as it is configured.
+// maxIDLength bounds the id of a position, in bytes of JSON.
+const maxIDLength = 1 << 10
+
+// Sequence is what a poll follows, as it is configured. It does not change.
 type Sequence struct {
 	Follow   config.Follow
-	first    int64        // to begin with; -1: the head
-	position *jq.Question // for a position; the poll's own question is for the head
-	head     *jq.Expression
-	id       *jq.Expression // nil: positions have none
-	parent   *jq.Expression
-	limit    time.Duration // of one expression
+	first    int64          // position to begin with; -1: the head
+	position *jq.Question   // asks for a position; the poll's own question asks for the head
+	head     *jq.Expression // nil: the answer is the head
+	id       *jq.Expression // nil: positions have no id
+	parent   *jq.Expression // gives the id of the position before; nil without id
+	limit    time.Duration  // of one expression
 }
 
+// NewSequence makes the sequence of a poll, and the question for its head. The error
+// names the setting that is wrong.
 func NewSequence(p config.Poll) (*Sequence, *jq.Question, error) {
 	s := &Sequence{Follow: p.Follow.WithDefaults(), limit: p.JqLimit()}
 	var err error
@@ -33,7 +38,11 @@ func NewSequence(p config.Poll) (*Sequence, *jq.Question, error) {
 	for _, e := range []struct {
 		name, text string
 		to         **jq.Expression
-	}{{"follow.head.select", s.Follow.Head.Select, &s.head}, {"follow.id", s.Follow.ID, &s.id}, {"follow.parent", s.Follow.Parent, &s.parent}} {
+	}{
+		{"follow.head.select", s.Follow.Head.Select, &s.head},
+		{"follow.id", s.Follow.ID, &s.id},
+		{"follow.parent", s.Follow.Parent, &s.parent},
+	} {
 		if e.text == "" {
 			continue
 		}
@@ -52,7 +61,8 @@ func NewSequence(p config.Poll) (*Sequence, *jq.Question, error) {
 	return s, head, nil
 }
 
-// cursorOf is where an event stands.
+// CursorOf returns the place of an event in the sequence. It is not Known if the event
+// has no position, or is nil. Its ID is empty if another configuration published it.
 func (s *Sequence) CursorOf(ctx context.Context, e *event.Event) Cursor {
 	if e == nil || e.Position == nil {
 		return Cursor{}
@@ -66,12 +76,12 @@ func (s *Sequence) CursorOf(ctx context.Context, e *event.Event) Cursor {
 			c.Id = string(v.Reorganised.ID)
 		}
 	default:
-		c.Id, _ = s.idOf(ctx, s.id, e.Data) // published by another configuration
+		c.Id, _ = s.idOf(ctx, s.id, e.Data)
 	}
 	return c
 }
 
-// idOf is what an expression gives for a value, as JSON.
+// idOf returns what an expression gives for a value, as JSON. null is an error.
 func (s *Sequence) idOf(ctx context.Context, e *jq.Expression, value json.RawMessage) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()
@@ -86,13 +96,13 @@ func (s *Sequence) idOf(ctx context.Context, e *jq.Expression, value json.RawMes
 		return "", fmt.Errorf("%s gives null", e.Name)
 	}
 	id, err := gojq.Marshal(v)
-	if len(id) > maxID {
-		return "", fmt.Errorf("%s gives more than %d bytes", e.Name, maxID)
+	if len(id) > maxIDLength {
+		return "", fmt.Errorf("%s gives more than %d bytes", e.Name, maxIDLength)
 	}
 	return string(id), err
 }
 
-// headOf reads the head out of an answer.
+// HeadOf reads the head from an answer. It is a number from 0 to config.MaxPosition.
 func (s *Sequence) HeadOf(ctx context.Context, raw json.RawMessage) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()
@@ -105,6 +115,11 @@ func (s *Sequence) HeadOf(ctx context.Context, raw json.RawMessage) (int64, erro
 			return 0, err
 		}
 	}
+	return position(v)
+}
+
+// position reads a position from a decoded JSON number.
+func position(v any) (int64, error) {
 	n := new(big.Int)
 	switch v := v.(type) {
 	case int:
