@@ -268,7 +268,8 @@ func (n Names) lastPages(
 func (f *Follower) StoredSince(ctx context.Context, at time.Time) (seq uint64, err error) {
 	at = at.UTC()
 	var bad error
-	_, err = f.Names.read(ctx, f.Conn, directGet{StartTime: &at, NextFor: f.Names.InAll(), Batch: 1}, func(m *nats.Msg) {
+	req := directGet{StartTime: &at, NextFor: f.Names.InAll(), Batch: 1}
+	_, err = f.Names.read(ctx, f.Conn.NATS(), req, func(m *nats.Msg) {
 		seq, bad = strconv.ParseUint(first(m, hdrNatsSequence), 10, 64)
 	})
 	return seq, errors.Join(err, bad)
@@ -279,7 +280,7 @@ func (f *Follower) StoredSince(ctx context.Context, at time.Time) (seq uint64, e
 // event that several patterns match comes once for each of them.
 func (f *Follower) Events(ctx context.Context, patterns []string, from, to uint64, each func(Message)) error {
 	for _, p := range patterns {
-		err := f.Names.Range(ctx, f.Conn, f.Names.In(p), from, to, func(m *nats.Msg) {
+		err := f.Names.Range(ctx, f.Conn.NATS(), f.Names.In(p), from, to, func(m *nats.Msg) {
 			if d, err := f.Names.Decode(m); err == nil && d.Event != nil {
 				each(d)
 			}

@@ -58,8 +58,7 @@ var errBehind = errors.New("NATS is behind what was read from it")
 // republished messages, and reads back by direct get what is missing between
 // them. It needs no consumer.
 type Follower struct {
-	Conn   *nats.Conn
-	JS     jetstream.JetStream
+	Conn   *Conn
 	Names  Names
 	Log    Log
 	Logger *slog.Logger
@@ -71,7 +70,6 @@ type Follower struct {
 	ahead time.Time // since when the stream reports fewer messages than seq; zero: it does not
 	up    bool      // as last given to Log
 	why   string    // as last given to Log
-	stay  Patience
 	batch []Message
 }
 
@@ -79,13 +77,13 @@ type Follower struct {
 // it cannot subscribe.
 func (f *Follower) Run(ctx context.Context) error {
 	f.live = make(chan *nats.Msg, followBuffer)
-	status := f.Conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
-	defer f.Conn.RemoveStatusListener(status)
-	sub, err := f.Conn.ChanSubscribe(f.Names.LiveAll(), f.live)
+	changes, unwatch := f.Conn.Changed()
+	defer unwatch()
+	unsubscribe, err := f.Conn.ChanSubscribe(f.Names.LiveAll(), f.live)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only on a closed connection, which ends it
+	defer unsubscribe()
 	f.why = "starting"
 
 	check := time.NewTimer(0)
@@ -94,9 +92,8 @@ func (f *Follower) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case s := <-status:
-			f.stay.Renew()
-			if s == nats.CONNECTED {
+		case <-changes:
+			if f.Conn.IsConnected() {
 				f.check(ctx)
 			} else {
 				f.connected(false, "connection to NATS lost")
@@ -125,10 +122,10 @@ func (f *Follower) check(ctx context.Context) {
 			return // records still come: a change of leader, for example
 		}
 		f.connected(false, whyText(err))
-		f.stay.Try(f.Conn, f.Logger, err)
+		f.Conn.ServerUseless(err)
 		return
 	}
-	f.stay.Renew()
+	f.Conn.ServerUseful()
 	f.Log.Current()
 	f.connected(true, "")
 }
@@ -153,10 +150,10 @@ func (f *Follower) catchUp(ctx context.Context) error {
 	// Otherwise a message between the two is missed until the next check.
 	probe, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	if err := f.Conn.FlushWithContext(probe); err != nil {
+	if err := f.Conn.NATS().FlushWithContext(probe); err != nil {
 		return err
 	}
-	state, err := State(probe, f.JS, f.Names)
+	state, err := State(probe, f.Conn.JetStream(), f.Names)
 	if err != nil {
 		return err
 	}
@@ -195,7 +192,8 @@ func (f *Follower) restart(ctx context.Context, state StreamState) error {
 	at := state.LastSeq
 	if at > 0 {
 		var err error
-		at, err = f.Names.LastPerSubject(ctx, f.Conn, f.JS, f.Names.InAll(), state.LastSeq, func(m *nats.Msg) {
+		nc, js := f.Conn.NATS(), f.Conn.JetStream()
+		at, err = f.Names.LastPerSubject(ctx, nc, js, f.Names.InAll(), state.LastSeq, func(m *nats.Msg) {
 			if d, err := f.Names.Decode(m); err != nil {
 				f.Logger.Warn("skipped a record that cannot be read", "error", err)
 			} else {
@@ -270,7 +268,7 @@ func (f *Follower) readBack(ctx context.Context, to uint64) error {
 	defer cancel()
 	f.Logger.Debug("reading back missed records", "from", f.seq+1, "to", to)
 	f.batch = f.batch[:0]
-	err := f.Names.Range(ctx, f.Conn, f.Names.InAll(), f.seq+1, to, func(m *nats.Msg) {
+	err := f.Names.Range(ctx, f.Conn.NATS(), f.Names.InAll(), f.seq+1, to, func(m *nats.Msg) {
 		d, err := f.Names.Decode(m)
 		if err != nil {
 			f.Logger.Warn("skipped a record that cannot be read", "error", err)

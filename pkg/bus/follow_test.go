@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -83,25 +82,17 @@ func (r *record) see(t *testing.T, what string, ok func() bool) {
 // follow runs a follower until the test ends.
 func follow(t *testing.T, c bus.Config) *record {
 	t.Helper()
-	nc, err := bus.Connect(bus.Options{Config: c, Role: "test", Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := bustest.Connect(t, c)
 	r := new(record)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	f := &bus.Follower{Conn: nc, JS: js, Names: names(t), Log: r, Logger: quiet}
+	f := &bus.Follower{Conn: conn, Names: names(t), Log: r, Logger: quiet}
 	go func() { done <- f.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		nc.Close()
 	})
 	return r
 }
@@ -182,10 +173,8 @@ func TestFollowManySubjects(t *testing.T) {
 func TestFollowThroughCuts(t *testing.T) {
 	s := bustest.Start(t)
 	_, js, _ := s.JetStream()
-	link := newLink(t, strings.TrimPrefix(s.URL, "nats://"))
-	c := s.Config()
-	c.URL = "nats://" + link.addr()
-	r := follow(t, c)
+	proxy := s.NewProxy()
+	r := follow(t, proxy.Config())
 	r.see(t, "it is up", func() bool { return r.up })
 	want := uint64(0)
 	for round := range 3 {
@@ -193,13 +182,13 @@ func TestFollowThroughCuts(t *testing.T) {
 			want++
 			publish(t, js, "a.b", int(want))
 		}
-		link.cut()
+		proxy.Cut()
 		r.see(t, "it notices", func() bool { return !r.up })
 		for range 10 {
 			want++
 			publish(t, js, "a.b", int(want))
 		}
-		link.mend()
+		proxy.Mend()
 		r.see(t, fmt.Sprintf("all %d events after cut %d", want, round+1), func() bool { return r.up && r.last == want })
 	}
 	r.mu.Lock()
@@ -233,76 +222,4 @@ func TestFollowThroughRestart(t *testing.T) {
 	}
 	publish(t, js, "a.b", 2)
 	r.see(t, "the next event in the same epoch", func() bool { return r.last == 2 && len(r.epochs) == 1 })
-}
-
-// A link is a wire between a client and a server that can be cut.
-type link struct {
-	t    *testing.T
-	to   string
-	ln   net.Listener
-	wg   sync.WaitGroup
-	mu   sync.Mutex
-	down bool
-	open map[net.Conn]bool
-}
-
-func newLink(t *testing.T, to string) *link {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &link{t: t, to: to, ln: ln, open: map[net.Conn]bool{}}
-	l.wg.Go(l.accept)
-	t.Cleanup(func() {
-		ln.Close()
-		l.cut()
-		l.wg.Wait()
-	})
-	return l
-}
-
-func (l *link) addr() string { return l.ln.Addr().String() }
-
-func (l *link) accept() {
-	for {
-		in, err := l.ln.Accept()
-		if err != nil {
-			return
-		}
-		out, err := net.Dial("tcp", l.to)
-		l.mu.Lock()
-		if err != nil || l.down {
-			in.Close()
-			if out != nil {
-				out.Close()
-			}
-			l.mu.Unlock()
-			continue
-		}
-		l.open[in], l.open[out] = true, true
-		l.mu.Unlock()
-		pipe := func(a, b net.Conn) {
-			_, _ = io.Copy(a, b) // ends by a cut, as it should
-			a.Close()
-			b.Close()
-		}
-		l.wg.Go(func() { pipe(in, out) })
-		l.wg.Go(func() { pipe(out, in) })
-	}
-}
-
-func (l *link) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = true
-	for c := range l.open {
-		c.Close()
-	}
-	clear(l.open)
-}
-
-func (l *link) mend() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = false
 }

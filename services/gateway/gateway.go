@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/pollcast/pollcast/pkg/admin"
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/services/gateway/console"
@@ -49,7 +48,7 @@ type Gateway struct {
 	admin  *admin.Server // nil: none configured
 
 	started time.Time
-	nc      atomic.Pointer[nats.Conn] // nil before Run
+	nc      atomic.Pointer[bus.Conn] // nil before Run
 }
 
 // New binds the addresses. A gateway that is not run must be closed.
@@ -126,11 +125,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	defer nc.Close()
 	g.nc.Store(nc)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return errors.Join(fmt.Errorf("jetstream: %w", err), g.Close())
-	}
-	follower := &bus.Follower{Conn: nc, JS: js, Names: g.names, Log: intake{g.server.hub}, Logger: g.opts.Logger}
+	follower := &bus.Follower{Conn: nc, Names: g.names, Log: intake{g.server.hub}, Logger: g.opts.Logger}
 	g.server.past = streamPast{follower, time.Now}
 
 	// What ends last is stopped last: inner lives while clients are drained.

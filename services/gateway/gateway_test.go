@@ -38,6 +38,8 @@ type rig struct {
 	names bus.Names
 	gw    *Gateway
 	stop  func()
+	// through, if set, stands between the gateway and NATS.
+	through *bustest.Proxy
 
 	versions map[string]uint64
 }
@@ -58,7 +60,11 @@ func (r *rig) start(change func(*Config)) (*Gateway, func()) {
 	if change != nil {
 		change(&cfg)
 	}
-	gw, err := New(Options{Config: cfg, NATS: r.nats.Config(), Name: "gw", Logger: quiet(), Registry: prometheus.NewRegistry()})
+	nats := r.nats.Config()
+	if r.through != nil {
+		nats = r.through.Config()
+	}
+	gw, err := New(Options{Config: cfg, NATS: nats, Name: "gw", Logger: quiet(), Registry: prometheus.NewRegistry()})
 	if err != nil {
 		r.t.Fatal(err)
 	}

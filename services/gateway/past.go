@@ -98,7 +98,7 @@ type streamPast struct {
 // replay reads backwards, in pieces, so that it can end where there is too much.
 func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint64, most int) (stretch, error) {
 	out := stretch{from: from, to: to}
-	state, err := bus.State(ctx, p.f.JS, p.f.Names)
+	state, err := bus.State(ctx, p.f.Conn.JetStream(), p.f.Names)
 	if err != nil {
 		return out, err
 	}

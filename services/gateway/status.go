@@ -79,7 +79,7 @@ func (g *Gateway) Status() Status {
 	}
 	st.NATS = "not connected yet"
 	if nc := g.nc.Load(); nc != nil {
-		st.NATS, st.Server = nc.Status().String(), nc.ConnectedUrlRedacted()
+		st.NATS, st.Server = nc.NATS().Status().String(), nc.NATS().ConnectedUrlRedacted()
 	}
 	return st
 }

@@ -63,9 +63,8 @@ type Poller struct {
 	reloads   reloadLog
 
 	ran   atomic.Bool
-	nc    atomic.Pointer[nats.Conn]
-	js    jetstream.JetStream // these two from before the first runner starts
-	kv    jetstream.KeyValue
+	nc    atomic.Pointer[bus.Conn]
+	kv    *bus.Leases // from before the first runner starts
 	ready atomic.Bool
 	pulse clock.Pulse
 
@@ -210,10 +209,8 @@ func (p *Poller) Run(ctx context.Context) error {
 		return err
 	}
 	p.nc.Store(nc)
-	defer p.drain(nc)
-	if p.js, err = jetstream.New(nc); err != nil {
-		return fmt.Errorf("use JetStream: %w", err)
-	}
+	defer nc.Drain(grace)
+	p.kv = bus.NewLeases(nc, p.names, p.options.NATS)
 	var staying sync.WaitGroup
 	defer staying.Wait()
 	watching, stopWatching := context.WithCancel(ctx)
@@ -236,7 +233,7 @@ func (p *Poller) Run(ctx context.Context) error {
 		return err
 	}
 	p.pub = &record.Publisher{
-		Nc: nc, Js: p.js, Names: p.names, Places: make(record.Places, record.MaxPuts), Metrics: p.metrics.record,
+		Conn: nc, Names: p.names, Places: make(record.Places, record.MaxPuts), Metrics: p.metrics.record,
 		Repair: p.repair, Timeout: p.timeout, KeepDeleted: poll.KeepDeleted,
 	}
 	p.startSources(ctx)
@@ -256,6 +253,9 @@ func (p *Poller) Ready() error {
 	case nc == nil:
 		return errNotRunning
 	case !nc.IsConnected():
+		if why := nc.Err(); why != nil {
+			return fmt.Errorf("%w: %w", errDisconnected, why)
+		}
 		return errDisconnected
 	case !p.ready.Load():
 		if err := p.unmade.Load(); err != nil {
@@ -303,17 +303,14 @@ func (p *Poller) prepare(ctx context.Context) bool {
 func (p *Poller) ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, record.PublishTimeout)
 	defer cancel()
-	if nc := p.nc.Load(); !nc.IsConnected() {
+	nc := p.nc.Load()
+	if !nc.IsConnected() {
 		return errDisconnected
 	}
-	if _, err := bus.EnsureStream(ctx, p.js, p.names, p.options.NATS); err != nil {
+	if _, err := bus.EnsureStream(ctx, nc.JetStream(), p.names, p.options.NATS); err != nil {
 		return err
 	}
-	kv, err := bus.EnsureLeases(ctx, p.js, p.names, p.options.NATS)
-	if err == nil && p.kv == nil {
-		p.kv = kv // names the bucket; it stays good when the bucket is made anew
-	}
-	return err
+	return p.kv.Ensure(ctx)
 }
 
 // repair makes the stream and the bucket again if they are gone, at most once
@@ -349,16 +346,6 @@ func (p *Poller) complain(err error) {
 	}
 	p.saidAt = time.Now()
 	p.log.Warn("NATS does not take records; polling goes on, the newest values wait", "error", err)
-}
-
-// drain closes the connection after what it still has to send.
-func (p *Poller) drain(nc *nats.Conn) {
-	if nc.Drain() == nil {
-		for deadline := time.Now().Add(grace); !nc.IsClosed() && time.Now().Before(deadline); {
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
-	nc.Close()
 }
 
 func natsDefaults(c bus.Config) bus.Config {

@@ -72,9 +72,9 @@ func TestZombieIsRefused(t *testing.T) {
 	w := watch(t, s)
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), s.Config())
 	w.event()
-	nc, js, names := s.JetStream()
+	_, _, names := s.JetStream()
 	m := record.NewMetrics()
-	pub := &record.Publisher{Nc: nc, Js: js, Names: names, Metrics: m, KeepDeleted: time.Hour, Repair: func(context.Context) error { return nil }}
+	pub := &record.Publisher{Conn: s.Bus(), Names: names, Metrics: m, KeepDeleted: time.Hour, Repair: func(context.Context) error { return nil }}
 	polls, breaker, err := pub.ReadSource(t.Context(), "host")
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/pollcast/pollcast/pkg/bus"
 )
 
@@ -23,12 +22,9 @@ const (
 // that is cut off from its cluster takes neither records nor leases, and keeps
 // its clients for ever. What it says of the stream also tells what that has
 // dropped. made is closed when the stream and the bucket were made.
-func (p *Poller) stay(ctx context.Context, nc *nats.Conn, made <-chan struct{}) {
-	status := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
-	defer nc.RemoveStatusListener(status)
+func (p *Poller) stay(ctx context.Context, nc *bus.Conn, made <-chan struct{}) {
 	tick := time.NewTicker(stayEvery)
 	defer tick.Stop()
-	var patience bus.Patience
 	var dropped dropped
 	denied := false
 	for {
@@ -36,20 +32,17 @@ func (p *Poller) stay(ctx context.Context, nc *nats.Conn, made <-chan struct{}) 
 		select {
 		case <-ctx.Done():
 			return
-		case <-status:
-			patience.Renew()
-			continue
 		case <-made:
 			made, first = nil, true
 		case <-tick.C:
 		}
 		asking, cancel := context.WithTimeout(ctx, stayTimeout)
-		state, err := bus.State(asking, p.js, p.names)
+		state, err := bus.State(asking, nc.JetStream(), p.names)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 		case err == nil:
-			patience.Renew()
+			nc.ServerUseful()
 			if denied {
 				denied = false
 				tick.Reset(stayEvery)
@@ -62,7 +55,7 @@ func (p *Poller) stay(ctx context.Context, nc *nats.Conn, made <-chan struct{}) 
 			denied = true
 			tick.Reset(stayRarely)
 		default:
-			patience.Try(nc, p.log, err)
+			nc.ServerUseless(err)
 		}
 	}
 }

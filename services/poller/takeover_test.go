@@ -45,9 +45,9 @@ func TestTakeOverBetween(t *testing.T) {
 				w.fresh("confirmed", func(f *event.Freshness) bool { return !f.Stale })
 				first.stop()
 			}
-			nc, js, names := s.JetStream()
+			_, js, names := s.JetStream()
 			m := record.NewMetrics()
-			pub := &record.Publisher{Nc: nc, Js: js, Names: names, Metrics: m, Repair: func(context.Context) error { return nil }}
+			pub := &record.Publisher{Conn: s.Bus(), Names: names, Metrics: m, Repair: func(context.Context) error { return nil }}
 			var guard uint64
 			late := func(topic string, slot time.Time) error {
 				last, err := pub.Last(context.Background(), names.In(topic))

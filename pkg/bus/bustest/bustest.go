@@ -2,7 +2,6 @@
 package bustest
 
 import (
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -78,14 +77,36 @@ func (s *Server) Config() bus.Config {
 // Connect returns a connection that is closed when the test ends.
 func (s *Server) Connect() *nats.Conn {
 	s.t.Helper()
-	nc, err := bus.Connect(bus.Options{
-		Config: s.Config(), Role: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
+	return s.Bus().NATS()
+}
+
+// Bus returns a connection that is closed when the test ends.
+func (s *Server) Bus() *bus.Conn {
+	s.t.Helper()
+	return Connect(s.t, s.Config())
+}
+
+// Connect returns a connection of a configuration. It is closed when the test
+// ends.
+func Connect(t testing.TB, c bus.Config) *bus.Conn {
+	t.Helper()
+	conn, err := bus.Connect(bus.Options{Config: c, Role: "test", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		s.t.Fatalf("connect to NATS: %v", err)
+		t.Fatalf("connect to NATS: %v", err)
 	}
-	s.t.Cleanup(nc.Close)
-	return nc
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+// Reload changes the configuration of the running server, as `nats-server --signal
+// reload` does.
+func (s *Server) Reload(change func(*server.Options)) {
+	s.t.Helper()
+	change(&s.opts)
+	opts := s.opts
+	if err := s.srv.ReloadOptions(&opts); err != nil {
+		s.t.Fatalf("reload NATS: %v", err)
+	}
 }
 
 // JetStream connects and makes the stream.

@@ -28,8 +28,8 @@ type Asker struct {
 	Bands    []jq.Band // numbers that may move within a band without making another value
 	Log      *slog.Logger
 	// MaxPayload returns the length of the longest value that NATS takes, in bytes, or
-	// 0 while it is not known.
-	MaxPayload func() int64
+	// 0 while it is not known. size is that of the value in question.
+	MaxPayload func(size int) int64
 	// Stood returns for how long the process has stood still since it started.
 	Stood func() time.Duration
 

@@ -202,7 +202,7 @@ func (a *Asker) Finish(raw json.RawMessage, prev Earlier) (json.RawMessage, jq.D
 	if prev.Value != nil && bytes.Equal(prev.Value, value) {
 		return prev.Value, prev.Digest, nil
 	}
-	if most := a.MaxPayload(); most > 0 && int64(len(value)) > most {
+	if most := a.MaxPayload(len(value)); most > 0 && int64(len(value)) > most {
 		return nil, jq.Digest{}, fmt.Errorf("the value has %d bytes, NATS takes %d (max_payload)", len(value), most)
 	}
 	d, err := jq.DigestOf(value, a.Ignore)

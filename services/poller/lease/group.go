@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/services/poller/clock"
 )
 
@@ -41,9 +41,9 @@ type Member struct {
 
 // Options of a Group. All are required.
 type Options struct {
-	KV          jetstream.KeyValue // bucket of the leases
-	Owner, Host string             // of this poller
-	TTL         time.Duration      // lease time
+	KV          bus.Bucket    // bucket of the leases
+	Owner, Host string        // of this poller
+	TTL         time.Duration // lease time
 	Log         *slog.Logger
 	Claimants   func() []Claimant           // current sources of this poller; called under the Group's mutex
 	Repair      func(context.Context) error // creates the bucket again if it is gone
@@ -54,7 +54,7 @@ type Options struct {
 // poller, listens to the others, and gives sources back to make the shares even. Its
 // methods may be called by several goroutines; Run and Listen are called once.
 type Group struct {
-	kv        jetstream.KeyValue
+	kv        bus.Bucket
 	self      Member // without Sources and Set
 	ttl       time.Duration
 	log       *slog.Logger
@@ -111,7 +111,7 @@ func (g *Group) sourceSet() string {
 // at once and pollers know each other. What it receives about leases is only a hint:
 // the subjects also carry writes that the bucket refuses, such as the tries of all
 // pollers that wait. Only the bucket says who holds a lease.
-func (g *Group) Listen(nc *nats.Conn, bucket string) error {
+func (g *Group) Listen(nc *bus.Conn, bucket string) error {
 	prefix := "$KV." + bucket + "."
 	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
 		key, deleted := strings.TrimPrefix(m.Subject, prefix), m.Header.Get("KV-Operation") != ""

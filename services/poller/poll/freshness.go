@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/clock"
 	"github.com/pollcast/pollcast/services/poller/config"
@@ -163,6 +164,8 @@ func (p *Poll) Settle(d PutDone) {
 	case errors.Is(d.Err, lease.ErrFenced), errors.Is(d.Err, lease.ErrExpired):
 		p.Host.Lose(d.Err)
 	case errors.Is(d.Err, context.Canceled): // the tenure is over
+	case errors.Is(d.Err, nats.ErrMaxPayload):
+		p.dropTooLong(d.Err, now)
 	default:
 		p.retry.Fail(now)
 		p.Host.Complain(d.Err)

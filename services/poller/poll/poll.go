@@ -98,8 +98,9 @@ type Stream interface {
 	// if ctx ended before there was one. Each is given back by leave.
 	Enter(ctx context.Context) (waited, in bool)
 	Leave()
-	// maxPayload is the longest value that NATS takes, in bytes; 0: not known.
-	MaxPayload() int64
+	// MaxPayload is the longest value that NATS takes, in bytes; 0: not known. size is
+	// that of the value in question.
+	MaxPayload(size int) int64
 	ReadBack(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error
 }
 

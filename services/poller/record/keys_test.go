@@ -15,9 +15,9 @@ import (
 
 func TestPutKeys(t *testing.T) {
 	s := bustest.Start(t)
-	nc, js, names := s.JetStream()
+	_, _, names := s.JetStream()
 	m := NewMetrics()
-	pub := &Publisher{Nc: nc, Js: js, Names: names, Metrics: m, KeepDeleted: time.Second, Repair: func(context.Context) error { return nil }}
+	pub := &Publisher{Conn: s.Bus(), Names: names, Metrics: m, KeepDeleted: time.Second, Repair: func(context.Context) error { return nil }}
 	ten := &lease.Tenure{Fence: 5, Start: time.Now()}
 	ten.Renewed(ten.Start, time.Hour)
 	at := clock.Stamp(time.Now())

@@ -72,8 +72,7 @@ type Job struct {
 
 // publisher puts records into the stream.
 type Publisher struct {
-	Nc      *nats.Conn
-	Js      jetstream.JetStream
+	Conn    *bus.Conn
 	Names   bus.Names
 	Places  Places
 	Metrics *Metrics
@@ -85,13 +84,18 @@ type Publisher struct {
 	oneAtATime atomic.Bool
 }
 
-// maxPayload is the longest value that NATS takes, in bytes, with room for the
-// headers; 0 while that is not known.
-func (p *Publisher) MaxPayload() int64 {
-	if most := p.Nc.MaxPayload(); most > headerRoom {
-		return most - headerRoom
+// MaxPayload is the longest value that NATS takes, in bytes, with room for the
+// headers; 0 while that is not known. A value of more than that, of size bytes,
+// has NATS asked whether its limit was changed.
+func (p *Publisher) MaxPayload(size int) int64 {
+	most := p.Conn.MaxPayload() - headerRoom
+	if most <= 0 {
+		return 0
 	}
-	return 0
+	if int64(size) > most {
+		p.Conn.LearnLimits()
+	}
+	return most
 }
 
 const headerRoom = 8 << 10
@@ -195,7 +199,7 @@ func (p *Publisher) send(ctx context.Context, kind string, m *nats.Msg, guard st
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(p.Timeout, PublishTimeout))
 	defer cancel()
 	start := time.Now()
-	ack, err := p.Js.PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(expect, guard))
+	ack, err := p.Conn.JetStream().PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(expect, guard))
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch api.ErrorCode {
 		case jetstream.JSErrCodeStreamWrongLastSequence:
@@ -275,14 +279,14 @@ func (p *Publisher) duplicate(ctx context.Context, j Job, seq uint64) (Stored, e
 func (p *Publisher) Last(ctx context.Context, subject string) (bus.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
 	defer cancel()
-	return p.Names.LastOn(ctx, p.Nc, subject)
+	return p.Names.LastOn(ctx, p.Conn.NATS(), subject)
 }
 
 // storedAt reads the message with a sequence number, like Last.
 func (p *Publisher) storedAt(ctx context.Context, seq uint64) (bus.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
 	defer cancel()
-	return p.Names.StoredAt(ctx, p.Nc, seq)
+	return p.Names.StoredAt(ctx, p.Conn.NATS(), seq)
 }
 
 // readSource reads everything the stream holds of a source.
@@ -290,7 +294,7 @@ func (p *Publisher) ReadSource(ctx context.Context, source string) (polls map[st
 	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
 	defer cancel()
 	polls = map[string]Recovered{}
-	_, err = p.Names.LastPerSubject(ctx, p.Nc, p.Js, p.Names.In(source)+".>", 0, func(m *nats.Msg) {
+	_, err = p.Names.LastPerSubject(ctx, p.Conn.NATS(), p.Conn.JetStream(), p.Names.In(source)+".>", 0, func(m *nats.Msg) {
 		d, err := p.Names.Decode(m)
 		switch {
 		case err != nil: // not ours; put finds out if it matters
@@ -334,7 +338,7 @@ func (p *Publisher) putSteps(ctx context.Context, j Job, st *Stored) error {
 // past calls each for the events of a topic among the last messages of the
 // stream, oldest first; 0 is all messages.
 func (p *Publisher) ReadBack(ctx context.Context, topic string, messages uint64, each func(*event.Event)) error {
-	state, err := bus.State(ctx, p.Js, p.Names)
+	state, err := bus.State(ctx, p.Conn.JetStream(), p.Names)
 	if err != nil {
 		return err
 	}
@@ -342,7 +346,7 @@ func (p *Publisher) ReadBack(ctx context.Context, topic string, messages uint64,
 	if messages > 0 && state.LastSeq > messages {
 		from = state.LastSeq - messages
 	}
-	return p.Names.Range(ctx, p.Nc, p.Names.In(topic), from, state.LastSeq, func(m *nats.Msg) {
+	return p.Names.Range(ctx, p.Conn.NATS(), p.Names.In(topic), from, state.LastSeq, func(m *nats.Msg) {
 		if d, err := p.Names.Decode(m); err == nil && d.Event != nil {
 			each(d.Event)
 		}

@@ -18,9 +18,9 @@ import (
 // is no sign that the value of now is stored.
 func TestSlotAgain(t *testing.T) {
 	s := bustest.Start(t)
-	nc, js, names := s.JetStream()
+	_, _, names := s.JetStream()
 	m := NewMetrics()
-	pub := &Publisher{Nc: nc, Js: js, Names: names, Metrics: m, KeepDeleted: time.Hour}
+	pub := &Publisher{Conn: s.Bus(), Names: names, Metrics: m, KeepDeleted: time.Hour}
 	ten := &lease.Tenure{Fence: 5, Start: time.Now()}
 	ten.Renewed(ten.Start, time.Hour)
 	var st Stored
@@ -51,9 +51,9 @@ func TestSlotAgain(t *testing.T) {
 // change, with versions that count by one.
 func TestPublish(t *testing.T) {
 	s := bustest.Start(t)
-	nc, js, names := s.JetStream()
+	_, js, names := s.JetStream()
 	m := NewMetrics()
-	pub := &Publisher{Nc: nc, Js: js, Names: names, Metrics: m, KeepDeleted: time.Hour, Repair: func(context.Context) error { return nil }}
+	pub := &Publisher{Conn: s.Bus(), Names: names, Metrics: m, KeepDeleted: time.Hour, Repair: func(context.Context) error { return nil }}
 	ten := &lease.Tenure{Fence: 5, Start: time.Now()}
 	ten.Renewed(ten.Start, time.Hour)
 	slot := time.Now()

@@ -32,7 +32,7 @@ func (p *Publisher) readKeys(ctx context.Context, topic string, atLeast uint64) 
 	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
 	defer cancel()
 	keys, seqs := map[string]*event.Event{}, map[string]uint64{}
-	_, err := p.Names.LastPerSubject(ctx, p.Nc, p.Js, p.Names.In(topic)+".>", atLeast, func(m *nats.Msg) {
+	_, err := p.Names.LastPerSubject(ctx, p.Conn.NATS(), p.Conn.JetStream(), p.Names.In(topic)+".>", atLeast, func(m *nats.Msg) {
 		d, err := p.Names.Decode(m)
 		if err != nil || d.Event == nil || d.Event.Poll != topic {
 			return

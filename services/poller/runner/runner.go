@@ -256,11 +256,11 @@ func (r *Runner) restore(s Session) (values int, guard uint64, err error) {
 
 func (r *Runner) Stream() poll.Stream { return r.to }
 
-func (r *Runner) maxPayload() int64 {
+func (r *Runner) maxPayload(size int) int64 {
 	if r.to == nil {
 		return 0
 	}
-	return r.to.MaxPayload()
+	return r.to.MaxPayload(size)
 }
 
 func (r *Runner) Complain(err error) { r.ComplainTo(err) }

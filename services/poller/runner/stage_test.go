@@ -130,7 +130,7 @@ func (s *stage) Enter(ctx context.Context) (waited, in bool) { return s.places.T
 
 func (s *stage) Leave() { s.places.Give() }
 
-func (s *stage) MaxPayload() int64 { return 1 << 20 }
+func (s *stage) MaxPayload(int) int64 { return 1 << 20 }
 
 func (s *stage) ReadBack(context.Context, string, uint64, func(*event.Event)) error { return errStream }
 

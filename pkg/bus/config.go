@@ -1,0 +1,121 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nkeys"
+	"github.com/pollcast/pollcast/pkg/config"
+)
+
+// Config is how a service reaches NATS. Zero fields mean the default.
+type Config struct {
+	URL       string        `yaml:"url" doc:"NATS servers, comma-separated"`
+	Prefix    string        `yaml:"prefix" doc:"first token of every subject, and the stream's name in upper case"`
+	User      string        `yaml:"user" doc:"user name, if the servers ask for one"`
+	Password  config.Secret `yaml:"password" doc:"password of the user; write ${NAME} to take it from the environment"`
+	Replicas  int           `yaml:"replicas" doc:"copies of the stream and the lease bucket: 1, or 3 on a cluster"`
+	History   int           `yaml:"history" doc:"messages kept per subject, for clients that resume"`
+	MaxBytes  config.Size   `yaml:"maxBytes" doc:"size limit of the stream, such as 1GiB; the oldest messages go first"`
+	Creds     string        `yaml:"credentials" doc:"path of a NATS credentials file"`
+	LeaseTime time.Duration `yaml:"leaseTime" doc:"a source moves to another poller when its owner was silent for so long"`
+}
+
+// Defaults of Config.
+const (
+	DefaultURL       = "nats://127.0.0.1:4222"
+	DefaultHistory   = 64
+	DefaultMaxBytes  = 1 << 30
+	DefaultLeaseTime = 10 * time.Second
+)
+
+// DefaultConfig returns the configuration of a NATS server on this machine.
+func DefaultConfig() Config {
+	return Config{
+		URL: DefaultURL, Prefix: DefaultPrefix, Replicas: 1,
+		History: DefaultHistory, MaxBytes: DefaultMaxBytes, LeaseTime: DefaultLeaseTime,
+	}
+}
+
+// Check reports every mistake in the configuration.
+func (c *Config) Check(report func(path, problem, fix string)) {
+	for i, u := range strings.Split(c.URL, ",") {
+		if isAddress(strings.TrimSpace(u)) {
+			continue
+		}
+		const fix = "write nats://host:4222 (or tls://, ws://, wss://)"
+		if strings.Contains(c.URL, "@") { // and a password may hold anything, also a comma
+			report("url", fmt.Sprintf("address %d is no NATS address", i+1), fix+", and name and password as nats.user and nats.password")
+		} else {
+			report("url", fmt.Sprintf("%q is no NATS address", u), fix)
+		}
+	}
+	if _, err := NewNames(c.Prefix); err != nil {
+		report("prefix", err.Error(), "use one word, such as pollcast")
+	}
+	switch c.Replicas {
+	case 1, 3, 5:
+	default:
+		report("replicas", fmt.Sprintf("%d copies make no useful quorum", c.Replicas), "use 1, 3 or 5")
+	}
+	if c.History < 1 || c.History > 100_000 {
+		report("history", fmt.Sprintf("%d is out of range", c.History), "use 1 to 100000")
+	}
+	if c.MaxBytes < 1<<20 {
+		report("maxBytes", fmt.Sprintf("%v hold next to nothing", c.MaxBytes), "use at least 1MiB")
+	}
+	if c.LeaseTime < time.Second || c.LeaseTime > 10*time.Minute {
+		report("leaseTime", fmt.Sprintf("%v is out of range", c.LeaseTime), "use 1s to 10m")
+	}
+	if c.User != "" && c.Creds != "" {
+		report("credentials", "both a user and a credentials file are set", "keep one of them")
+	}
+	if c.User == "" && c.Password.Reveal() != "" {
+		report("user", "a password is set, and nobody whose it is", "write the user's name, or remove the password")
+	}
+	if c.Creds != "" {
+		if err := readable(c.Creds); err != nil {
+			report("credentials", err.Error(), "name a credentials file, such as nsc generate creds makes")
+		}
+	}
+}
+
+// readable opens a file as the connection will, again and again.
+func readable(name string) error {
+	data, err := os.ReadFile(name)
+	if cause, ok := errors.AsType[*os.PathError](err); ok {
+		return fmt.Errorf("%s: %w", name, cause.Err)
+	} else if err != nil {
+		return err
+	}
+	// A user's JWT and the seed of its key. Any text passes for a bare JWT.
+	if _, err := nkeys.ParseDecoratedUserNKey(data); err != nil {
+		return fmt.Errorf("%s: it holds no user's key", name)
+	}
+	return nil
+}
+
+// isAddress says that a URL can be connected to.
+func isAddress(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Hostname() != "" && (u.Port() == "" || config.IsPort(u.Port())) && (u.Scheme == "nats" || u.Scheme == "tls" || u.Scheme == "ws" || u.Scheme == "wss")
+}
+
+// redact hides the user part of every URL in a comma-separated list.
+func redact(urls string) string {
+	parts := strings.Split(urls, ",")
+	for i, u := range parts {
+		if at := strings.LastIndexByte(u, '@'); at >= 0 {
+			scheme, _, ok := strings.Cut(u, "://")
+			if !ok {
+				scheme = "nats"
+			}
+			parts[i] = scheme + "://[redacted]" + u[at:]
+		}
+	}
+	return strings.Join(parts, ",")
+}
