@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A downloader is aria2c, a JSON-RPC server that nobody here wrote.
+// downloader is aria2c, a JSON-RPC server of another project.
 type downloader struct {
 	t          *testing.T
 	path, addr string
@@ -25,7 +25,7 @@ type downloader struct {
 	process    *process
 }
 
-// secret is not to be seen anywhere.
+// secret must not be seen anywhere.
 const secret = "d0wnl0ad-s3cret-4711"
 
 func newDownloader(t *testing.T) *downloader {
@@ -58,7 +58,7 @@ func (d *downloader) start(secret string) {
 	})
 }
 
-// call is a JSON-RPC call by hand.
+// call makes a JSON-RPC call.
 func (d *downloader) call(secret, method string, params ...any) (json.RawMessage, error) {
 	body, err := json.Marshal(map[string]any{
 		"jsonrpc": "2.0", "id": 1, "method": method, "params": append([]any{"token:" + secret}, params...),
@@ -81,8 +81,9 @@ func (d *downloader) call(secret, method string, params ...any) (json.RawMessage
 	return answer.Result, nil
 }
 
-// TestAria2 polls a real server of another make by the example configuration:
-// its values are live, it dies and comes back, and its secret is seen nowhere.
+// TestAria2 polls a real server of another project with the example
+// configuration: its values are live, it is killed and comes back, and its secret
+// is seen nowhere.
 func TestAria2(t *testing.T) {
 	d := newDownloader(t)
 	s := newStack(t, "")
@@ -93,12 +94,13 @@ func TestAria2(t *testing.T) {
 	poller := s.poller(`poller.sources.aria2.upstreams=["`+d.url()+`"]`, "poller.sources.aria2.breaker.openFor=2s")
 	gateway := s.gateway()
 	gateway.ready()
-	heard := listen(t, s.nats)
+	messages := listen(t, s.nats)
 	c := dial(t, gateway.addr, "/v1/ws?topics=aria2.>")
 
 	// Live values, through the WebSocket, of what aria2 does.
 	version := c.await("aria2's version", anyEvent("aria2.version"))
-	if have, err := d.call(secret, "aria2.getVersion"); err != nil || version.Event.Stale || !sameJSON(t, have, version.Event.Data) {
+	if have, err := d.call(secret, "aria2.getVersion"); err != nil || version.Event.Stale ||
+		!sameJSON(t, have, version.Event.Data) {
 		t.Errorf("aria2.version is %s, aria2 says %s %v", version.raw, have, err)
 	}
 	c.back(0)
@@ -119,25 +121,31 @@ func TestAria2(t *testing.T) {
 	begun := completed(t, c, string(gid), 1)
 	completed(t, c, string(gid), begun+1)
 
-	// It dies: stale, why, and the last value stays.
+	// It is killed: the values are stale, with a reason, and the last value
+	// stays.
 	d.process.kill()
 	for _, poll := range []string{"aria2.stat", "aria2.active"} {
 		place := c.skip()
 		c.back(0)
-		// Not for want of a first value, as in the beginning.
+		// It is stale because of the failure, and not because there is no value
+		// yet.
 		f := c.await(poll+" is stale", isStale(poll, "upstream_error", "breaker_open"))
 		if f.Fresh.Detail != "connection refused" {
 			t.Errorf("aria2c was killed: %s", f.raw)
 		}
 		c.back(place)
 	}
-	open := c.await("the breaker opens", func(f frame) bool { return isStale("aria2.stat")(f) && f.Fresh.Breaker == "open" })
+	open := c.await("the breaker opens", func(f frame) bool {
+		return isStale("aria2.stat")(f) &&
+			f.Fresh.Breaker == "open"
+	})
 	late := dial(t, gateway.addr, "/v1/ws?topics=aria2.active")
-	if e := late.await("the last value", anyEvent("aria2.active")).Event; !e.Stale || !strings.Contains(string(e.Data), string(gid)) {
+	if e := late.await("the last value", anyEvent("aria2.active")).Event; !e.Stale ||
+		!strings.Contains(string(e.Data), string(gid)) {
 		t.Errorf("the last value of aria2.active, while %s: %s, stale %v", open.Fresh.Detail, e.Data, e.Stale)
 	}
 
-	// It is back, with another secret: the request is wrong, aria2 is there.
+	// It is back with another secret: the request is wrong, but aria2 runs.
 	c.skip()
 	d.start("another-" + secret[:4])
 	f := c.await("the wrong secret is refused", isStale("aria2.stat", "request_rejected"))
@@ -145,7 +153,7 @@ func TestAria2(t *testing.T) {
 		t.Errorf("aria2c has another secret: %s", f.raw)
 	}
 
-	// It is back as it was.
+	// It is back with the first secret.
 	d.process.kill()
 	c.skip()
 	d.start(secret)
@@ -154,11 +162,13 @@ func TestAria2(t *testing.T) {
 		return liveEvent("aria2.active")(f) && !f.Event.Stale && string(f.Event.Data) == "[]"
 	})
 
-	// The secret was used all the time, and is nowhere.
-	places := map[string]string{"the poller's logs": poller.logs(), "the gateway's logs": gateway.logs(), "NATS's logs": s.nats.process.logs(), "messages on NATS": heard()}
+	// The secret was sent in every call and must be nowhere else.
+	places := map[string]string{"the poller's logs": poller.logs(), "the gateway's logs": gateway.logs(),
+		"NATS's logs": s.nats.process.logs(), "messages on NATS": messages()}
 	for name, url := range map[string]string{
-		"/status": poller.ops + "/status", "the poller's /metrics": poller.ops + "/metrics", "the gateway's /metrics": gateway.ops + "/metrics",
-		"/v1/topics": gateway.addr + "/v1/topics",
+		"/status": poller.ops + "/status", "the poller's /metrics": poller.ops + "/metrics",
+		"the gateway's /metrics": gateway.ops + "/metrics",
+		"/v1/topics":             gateway.addr + "/v1/topics",
 	} {
 		code, body, err := get("http://" + url)
 		if err != nil || code != http.StatusOK {
@@ -166,7 +176,8 @@ func TestAria2(t *testing.T) {
 		}
 		places[name] = string(body)
 	}
-	printed := run(t, command{name: "poller -print-config", bin: bin.poller, args: []string{"-print-config", "-config", s.file}, env: s.env})
+	printed := run(t, command{name: "poller -print-config", bin: bin.poller,
+		args: []string{"-print-config", "-config", s.file}, env: s.env})
 	if code := printed.wait(endTime); code != 0 {
 		t.Errorf("poller -print-config: exit code %d", code)
 	}
@@ -187,7 +198,7 @@ func TestAria2(t *testing.T) {
 	}
 }
 
-// completed waits until the download has more than some bytes, and returns how
+// completed waits until the download has more than atLeast bytes, and returns how
 // many.
 func completed(t *testing.T, c *client, gid string, atLeast int) (bytes int) {
 	t.Helper()
@@ -201,7 +212,7 @@ func completed(t *testing.T, c *client, gid string, atLeast int) (bytes int) {
 		}
 		for _, d := range all {
 			if `"`+d.GID+`"` == gid && d.Status == "active" {
-				bytes, _ = strconv.Atoi(d.CompletedLength) // not a number is 0
+				bytes, _ = strconv.Atoi(d.CompletedLength) // 0 if it is not a number
 			}
 		}
 		return bytes >= atLeast
@@ -209,7 +220,8 @@ func completed(t *testing.T, c *client, gid string, atLeast int) (bytes int) {
 	return bytes
 }
 
-// slowFile is the address of a file that takes longer than the test.
+// slowFile returns the address of a file whose download takes longer than the
+// test.
 func slowFile(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -229,8 +241,8 @@ func slowFile(t *testing.T) string {
 	return "http://" + ln.Addr().String() + "/slow.iso"
 }
 
-// listen collects every message of every subject that a reader may see, head
-// and all, until the test ends.
+// listen collects every message, with its headers, of every subject that a reader
+// may see, until the test ends.
 func listen(t *testing.T, n *natsServer) func() string {
 	t.Helper()
 	nc := n.connect("reader")

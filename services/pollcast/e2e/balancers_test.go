@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// proxyIdle is what the proxies' timeouts for silent connections are in this
-// test; the gateways ping every second.
+// proxyIdle is the proxies' timeout for silent connections in this test. The
+// gateways ping every second.
 const proxyIdle = 3 * time.Second
 
-// A balancer is one of the examples in deploy/proxy.
+// balancer is one of the examples in deploy/proxy.
 type balancer struct {
 	name, file, install string
-	// replace is what of the file the test replaces: {LISTEN}, {ONE} and {TWO} are
-	// addresses, {IDLE} is proxyIdle in seconds.
+	// replace lists the texts that the test replaces in the file: {LISTEN}, {ONE}
+	// and {TWO} are addresses, {IDLE} is proxyIdle in seconds.
 	replace map[string]string
 	args    func(dir, file string) []string
 }
@@ -32,7 +32,8 @@ var balancers = []balancer{
 	{
 		name: "nginx", file: "nginx.conf", install: "nginx-light",
 		replace: map[string]string{
-			"listen 80;": "listen {LISTEN};", "server gateway-1:12080": "server {ONE}", "server gateway-2:12080": "server {TWO}",
+			"listen 80;": "listen {LISTEN};", "server gateway-1:12080": "server {ONE}",
+			"server gateway-2:12080": "server {TWO}",
 			"proxy_read_timeout 90s": "proxy_read_timeout {IDLE}s", "proxy_send_timeout 90s": "proxy_send_timeout {IDLE}s",
 		},
 		args: func(dir, file string) []string {
@@ -42,19 +43,21 @@ var balancers = []balancer{
 	{
 		name: "haproxy", file: "haproxy.cfg", install: "haproxy",
 		replace: map[string]string{
-			"bind :80": "bind {LISTEN}", "gateway-1 gateway-1:12080": "gateway-1 {ONE}", "gateway-2 gateway-2:12080": "gateway-2 {TWO}",
-			"timeout client  60s": "timeout client  {IDLE}s", "timeout server  60s": "timeout server  {IDLE}s", "timeout tunnel  90s": "timeout tunnel  {IDLE}s",
+			"bind :80": "bind {LISTEN}", "gateway-1 gateway-1:12080": "gateway-1 {ONE}",
+			"gateway-2 gateway-2:12080": "gateway-2 {TWO}",
+			"timeout client  60s":       "timeout client  {IDLE}s", "timeout server  60s": "timeout server  {IDLE}s",
+			"timeout tunnel  90s": "timeout tunnel  {IDLE}s",
 		},
 		args: func(_, file string) []string { return []string{"-db", "-f", file} },
 	},
 }
 
-// start runs the proxy, by its example, in front of two gateways.
+// start runs the proxy with its example in front of two gateways.
 func (p balancer) start(t *testing.T, one, two string) (addr string) {
 	t.Helper()
 	path, err := exec.LookPath(p.name)
 	if err != nil {
-		path, err = exec.LookPath("/usr/sbin/" + p.name) // on the path of root alone
+		path, err = exec.LookPath("/usr/sbin/" + p.name) // only root has it in its path
 	}
 	if err != nil {
 		t.Fatalf("this test needs %s: install the Debian package %s (apt-get install %s)", p.name, p.install, p.install)
@@ -75,7 +78,8 @@ func (p balancer) start(t *testing.T, one, two string) (addr string) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, p.file)
 	main := "daemon off;\nmaster_process off;\npid nginx.pid;\nevents {}\nhttp {\naccess_log off;\n" +
-		"client_body_temp_path body;\nproxy_temp_path proxy;\nfastcgi_temp_path fastcgi;\nuwsgi_temp_path uwsgi;\nscgi_temp_path scgi;\n" +
+		"client_body_temp_path body;\nproxy_temp_path proxy;\nfastcgi_temp_path fastcgi;\nuwsgi_temp_path " +
+		"uwsgi;\nscgi_temp_path scgi;\n" +
 		"include " + file + ";\n}\n"
 	for name, content := range map[string]string{file: text, filepath.Join(dir, "main.conf"): main} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
@@ -96,9 +100,9 @@ func (p balancer) start(t *testing.T, one, two string) (addr string) {
 	return addr
 }
 
-// TestProxies runs clients through the proxies of deploy/proxy: what happens is
-// there at once, silence does not end a connection, and a gateway that drains is
-// left for the other one without a loss.
+// TestProxies runs clients through the proxies of deploy/proxy: events arrive at
+// once, silence does not end a connection, and clients of a gateway that drains
+// move to the other one without a loss.
 func TestProxies(t *testing.T) {
 	up := newUpstream(t)
 	s := newStack(t, fmt.Sprintf(`
@@ -126,17 +130,17 @@ func TestProxies(t *testing.T) {
 			balancer: p, addr: addr,
 			ws:     dial(t, addr, "/v1/ws?topics=up.>"),
 			silent: dial(t, addr, "/v1/ws?topics=nothing.here"),
-			sse:    openEvents(t, addr, "nothing.here", func(heard, time.Time) {}),
+			sse:    openEvents(t, addr, "nothing.here", func(received, time.Time) {}),
 		})
 	}
 	for _, p := range pairs {
-		// At once: no buffer waits for more. The event is as old as it says.
+		// No buffer delays a live event. Its age is correct.
 		e := p.ws.await(p.name+" passes live events", liveEvent("up.count"))
 		if late := e.at.Sub(e.Event.AsOf); late > time.Second {
 			t.Errorf("%s: an event came %v after it was asked for", p.name, late)
 		}
 		events := make(chan time.Duration, 1000)
-		openEvents(t, p.addr, "up.>", func(h heard, at time.Time) {
+		openEvents(t, p.addr, "up.>", func(h received, at time.Time) {
 			if h.Event != nil && h.Event.Phase == "live" {
 				events <- at.Sub(h.Event.AsOf)
 			}
@@ -152,8 +156,7 @@ func TestProxies(t *testing.T) {
 			}
 		}
 	}
-	// Silence: nothing but pings, for longer than the proxy lets a connection be
-	// silent.
+	// Only pings for longer than the proxy's timeout for silence.
 	time.Sleep(time.Until(start.Add(3 * proxyIdle)))
 	for _, p := range pairs {
 		p.silent.send(`{"id":5,"ping":{}}`)
@@ -164,8 +167,8 @@ func TestProxies(t *testing.T) {
 		default:
 		}
 	}
-	// Drain: whoever is on that gateway is told, goes to the other one through the
-	// proxy, and misses nothing.
+	// Clients of a gateway that drains are informed, move to the other one
+	// through the proxy, and miss nothing.
 	for name, g := range gateways {
 		g.signal(syscall.SIGTERM)
 		moved := 0
@@ -174,19 +177,20 @@ func TestProxies(t *testing.T) {
 			select {
 			case <-p.ws.gone:
 			case <-time.After(2 * time.Second):
-				continue // on the other one
+				continue // this client is on the other gateway
 			}
 			moved++
 			seen := p.ws.seen(anyEvent("up.count"))
 			last := seen[len(seen)-1].Event
-			// As clients do: a proxy that has yet to notice that the other gateway is
-			// back answers 502.
+			// Clients try again too: a proxy that has not noticed yet that the
+			// other gateway is back answers 502.
 			eventually(t, p.name+" leads to a gateway", func() error {
 				ws, err := tryDial(t, p.addr, "/v1/ws")
 				p.ws = cmp.Or(ws, p.ws)
 				return err
 			})
-			p.ws.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["up.>"],"since":{"seq":%d,"epoch":%q}}}`, last.Seq, welcome.Epoch))
+			p.ws.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["up.>"],"since":{"seq":%d,"epoch":%q}}}`, last.Seq,
+				welcome.Epoch))
 			if next := p.ws.await(p.name+": the next event", anyEvent("up.count")).Event; next.Version != last.Version+1 {
 				t.Errorf("%s: version %d came after %d", p.name, next.Version, last.Version)
 			}
@@ -201,9 +205,9 @@ func TestProxies(t *testing.T) {
 	}
 }
 
-// openEvents asks for server-sent events; the stream ends with the test. The
-// channel holds why it ended, if it did before.
-func openEvents(t *testing.T, addr, topics string, each func(heard, time.Time)) <-chan error {
+// openEvents asks for server-sent events. The stream ends with the test. The
+// channel receives the reason if it ends before.
+func openEvents(t *testing.T, addr, topics string, each func(received, time.Time)) <-chan error {
 	t.Helper()
 	l, err := dialSSE(t.Context(), addr, []string{topics}, "", false)
 	if err != nil {
@@ -214,7 +218,7 @@ func openEvents(t *testing.T, addr, topics string, each func(heard, time.Time)) 
 	go func() {
 		defer close(done)
 		for {
-			h, err := l.hear()
+			h, err := l.receive()
 			if err != nil {
 				ended <- err
 				return

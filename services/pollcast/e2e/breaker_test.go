@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// TestBreaker is the seed behaviour at an interval of 250 ms; the poller's own
-// tests show 3 s and 12 s on a virtual clock.
+// TestBreaker checks the breaker at an interval of 250 ms. The poller's own tests
+// check 3 s and 12 s on a virtual clock.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	const (
 		interval = 250 * time.Millisecond
 		openFor  = 2 * time.Second
-		// slack is for a busy machine; every bound below is otherwise exact.
+		// slack allows for a busy machine. Every bound below is otherwise exact.
 		slack = 750 * time.Millisecond
 	)
 	up, other := newUpstream(t), newUpstream(t)
@@ -36,10 +36,11 @@ func TestBreaker(t *testing.T) {
 	c := viewers[0]
 	c.await("a fresh value", func(f frame) bool { return liveEvent("s.p")(f) && !f.Event.Stale })
 
-	// 1. One failed poll, then success: stale for that tick, never open.
+	// 1. One failed poll, then a success: stale for that tick, never open.
 	up.fail(1)
 	failed := c.await("stale after one failure", isStale("s.p"))
-	if f := failed.Fresh; f.Reason != "upstream_error" || f.Breaker != "closed" || f.ConsecutiveFailures != 1 || f.Detail != "HTTP 500 Internal Server Error" {
+	if f := failed.Fresh; f.Reason != "upstream_error" || f.Breaker != "closed" || f.ConsecutiveFailures != 1 ||
+		f.Detail != "HTTP 500 Internal Server Error" {
 		t.Errorf("after one failure: %s", failed.raw)
 	}
 	again := c.await("fresh after one failure", isFresh("s.p"))
@@ -49,9 +50,12 @@ func TestBreaker(t *testing.T) {
 	if f := again.Fresh; f.ConsecutiveFailures != 0 || f.Breaker != "closed" {
 		t.Errorf("fresh again: %s", again.raw)
 	}
-	// Four failures more, with a success before: still closed.
+	// Four failures after a success: still closed.
 	up.fail(4)
-	c.await("stale after four failures", func(f frame) bool { return isStale("s.p")(f) && f.Fresh.ConsecutiveFailures == 4 })
+	c.await("stale after four failures", func(f frame) bool {
+		return isStale("s.p")(f) &&
+			f.Fresh.ConsecutiveFailures == 4
+	})
 	c.await("fresh after four failures", isFresh("s.p"))
 	for _, v := range append(viewers, bystander) {
 		if b := v.seen(func(f frame) bool { return f.Breaker != nil }); len(b) > 0 {
@@ -72,24 +76,29 @@ func TestBreaker(t *testing.T) {
 	lastCall := func() time.Time { calls := up.since(n); return calls[len(calls)-1].at }
 	wantAbout(t, "the first probe after the opening", probeAt.Sub(lastCall()), openFor, slack)
 
-	// 3. While open: no call; the last good value for old and new clients, stale
-	// and as old as it is.
+	// 3. While open: no call. Old and new clients have the last good value, stale
+	// and with its true age.
 	lastGood := c.seen(anyEvent("s.p"))
 	good := lastGood[len(lastGood)-1].Event
 	for _, v := range viewers {
-		v.await("told that the breaker is open", func(f frame) bool { return isStale("s.p")(f) && f.Fresh.Breaker == "open" })
+		v.await("a record with an open breaker", func(f frame) bool {
+			return isStale("s.p")(f) &&
+				f.Fresh.Breaker == "open"
+		})
 	}
 	for _, gw := range []*service{first, second} {
 		late := dial(t, gw.addr, "/v1/ws?topics=s.>")
 		e := late.await("the last good value", anyEvent("s.p")).Event
-		if e.Phase != "snapshot" || !e.Stale || e.Breaker != "open" || e.Version != good.Version || string(e.Data) != string(good.Data) {
+		if e.Phase != "snapshot" || !e.Stale || e.Breaker != "open" || e.Version != good.Version ||
+			string(e.Data) != string(good.Data) {
 			t.Errorf("a new client got %+v %s\nwant version %d, stale, open", e, e.Data, good.Version)
 		}
-		if f := late.await("its freshness", isStale("s.p")); !f.Fresh.AsOf.Equal(e.AsOf) || !f.Fresh.NextProbeAt.Equal(probeAt) {
+		if f := late.await("its freshness", isStale("s.p")); !f.Fresh.AsOf.Equal(e.AsOf) ||
+			!f.Fresh.NextProbeAt.Equal(probeAt) {
 			t.Errorf("a new client's freshness does not fit its value: asOf %v, next probe %v, have %s", e.AsOf, probeAt, f.raw)
 		}
-		// asOf is when the last good call was made: not the upstream's answer, nor
-		// anything later. rules hold ageMs against it.
+		// asOf is when the last good call was made, and not the time of the
+		// answer or later. rules compare ageMs with it.
 		wantAbout(t, "asOf before the first failed call", up.since(n)[0].at.Sub(e.AsOf), interval, slack)
 		viewers = append(viewers, late)
 	}
@@ -98,7 +107,8 @@ func TestBreaker(t *testing.T) {
 		t.Errorf("%d calls reached the upstream while the breaker was open", len(calls)-5)
 	}
 
-	// 4. Then exactly one probe; its failure keeps it open for another period.
+	// 4. Then exactly one probe. Its failure keeps the breaker open for another
+	// period.
 	probe := c.await("half open for the probe", breakerTo("s", "half_open"))
 	reopened := c.await("open after the failed probe", breakerTo("s", "open"))
 	if before := probe.at.Sub(probeAt); before < -50*time.Millisecond {
@@ -141,16 +151,18 @@ func TestBreaker(t *testing.T) {
 		}
 		fresh := v.await("fresh after the recovery", isFresh("s.p"))
 		if d := fresh.at.Sub(recovered); d > interval+slack {
-			t.Errorf("viewer %d heard of it %v after the recovery, the interval is %v", i, d, interval)
+			t.Errorf("viewer %d received it %v after the recovery, the interval is %v", i, d, interval)
 		}
 	}
-	if st := poller.status().Sources; len(st) != 2 || st[1].Name != "s" || st[1].Breaker != "closed" || st[1].Upstreams[0].Failures != 0 {
+	if st := poller.status().Sources; len(st) != 2 || st[1].Name != "s" || st[1].Breaker != "closed" ||
+		st[1].Upstreams[0].Failures != 0 {
 		t.Errorf("the poller's status after the recovery: %+v", st)
 	}
 
-	// Another source noticed nothing of all this.
+	// Another source is not affected.
 	if bad := bystander.seen(func(f frame) bool {
-		return f.Breaker != nil || f.Fresh != nil && f.Fresh.Stale && !f.Fresh.AsOf.IsZero() || f.Event != nil && f.Event.Stale
+		return f.Breaker != nil || f.Fresh != nil && f.Fresh.Stale && !f.Fresh.AsOf.IsZero() || f.Event != nil &&
+			f.Event.Stale
 	}); len(bad) > 0 {
 		t.Errorf("another source was touched: %s", bad[0].raw)
 	}
@@ -165,5 +177,5 @@ func wantAbout(t *testing.T, what string, have, want, slack time.Duration) {
 	}
 }
 
-// sleepUntil waits for a time at which something must not have happened.
+// sleepUntil waits for a time until which something must not have happened.
 func sleepUntil(at time.Time) { time.Sleep(time.Until(at)) }

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// A callbook is an upstream that writes down who asked what and when. Its
-// answer to a method is how often that was called, so that each is a change.
+// callbook is an upstream that records its calls with their times. Its answer to
+// a method is the number of the method's calls, so that each answer is a change.
 type callbook struct {
 	addr  string
 	mu    sync.Mutex
@@ -54,14 +54,14 @@ func (b *callbook) of(method string) []time.Time {
 	return slices.Clone(b.calls[method])
 }
 
-// extras counts the calls beyond one in each slot. Where the slots begin is
-// found from the calls: most of them come right behind that.
+// extras counts the calls beyond one in each slot. Most calls come just after the
+// beginning of their slot, which gives the slots.
 func extras(calls []time.Time, interval time.Duration) (n int) {
 	if len(calls) == 0 {
 		return 0
 	}
 	const near = 20 * time.Millisecond
-	at := make([]time.Duration, len(calls)) // in the interval
+	at := make([]time.Duration, len(calls)) // time since the beginning of the interval
 	for i, c := range calls {
 		at[i] = time.Duration(c.UnixNano()) % interval
 	}
@@ -88,8 +88,8 @@ func extras(calls []time.Time, interval time.Duration) (n int) {
 	return n
 }
 
-// longest is the longest time between two calls that follow each other, and
-// when it began.
+// longest returns the longest time between two consecutive calls, and when it
+// began.
 func longest(calls []time.Time) (gap time.Duration, from time.Time) {
 	for i := 1; i < len(calls); i++ {
 		if d := calls[i].Sub(calls[i-1]); d > gap {

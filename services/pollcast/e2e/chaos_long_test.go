@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestChaosPollers takes pollers away at random for CHAOS, 3 minutes if that is
-// not set.
+// TestChaosPollers stops pollers at random for the time in CHAOS, 3 minutes by
+// default.
 func TestChaosPollers(t *testing.T) {
 	length := 3 * time.Minute
 	if text := os.Getenv("CHAOS"); text != "" {
@@ -18,5 +18,5 @@ func TestChaosPollers(t *testing.T) {
 			t.Fatalf("CHAOS: %v", err)
 		}
 	}
-	newRuin(t).run(length)
+	newPollerChaos(t).run(length)
 }

@@ -14,81 +14,81 @@ import (
 	"time"
 )
 
-// TestPollersTakenAway takes three pollers away at random for a short while:
-// what TestChaosPollers does for long.
+// TestPollersTakenAway stops three pollers at random for a short while.
+// TestChaosPollers does the same for long.
 func TestPollersTakenAway(t *testing.T) {
 	t.Parallel()
-	newRuin(t).run(12 * time.Second)
+	newPollerChaos(t).run(12 * time.Second)
 }
 
 const (
-	ruinSources  = 12
-	ruinInterval = 250 * time.Millisecond
+	chaosSources  = 12
+	chaosInterval = 250 * time.Millisecond
 )
 
-// A ruin is three pollers, each with a network of its own to NATS, and somebody
-// who breaks them.
-type ruin struct {
+// pollerChaos is three pollers, each with its own network to NATS. It breaks and
+// mends them.
+type pollerChaos struct {
 	*testing.T
 	rng   *rand.Rand
 	stack *stack
 	book  *callbook
 	live  *liveLog
-	posts []*post
-	all   []*service // also those that are gone
+	sites []*site
+	all   []*service // also the ended ones
 	begun time.Time
 	at    []time.Time // when something was broken
 	log   []string
-	slow  bool // which of two configurations is in the file
+	slow  bool // the file holds the slower of two configurations
 }
 
-// A post is where a poller stands.
-type post struct {
+// site is the place of a poller: its network and its present process.
+type site struct {
 	name   string
 	net    *proxy
 	poller *service
-	mend   func()    // nil while all is well
+	mend   func()    // undoes what was broken; nil while nothing is
 	mendAt time.Time // when it is called
 }
 
-// newRuin starts everything.
-func newRuin(t *testing.T) *ruin {
+// newPollerChaos starts everything.
+func newPollerChaos(t *testing.T) *pollerChaos {
 	t.Helper()
-	r := &ruin{T: t, rng: rand.New(rand.NewPCG(chaosSeed(t), 3)), book: newCallbook(t)}
+	r := &pollerChaos{T: t, rng: rand.New(rand.NewPCG(chaosSeed(t), 3)), book: newCallbook(t)}
 	r.stack = newStack(t, r.sources())
 	r.stack.nats.start()
 	r.live = listenAll(t, r.stack.nats)
 	for i := range 3 {
-		p := &post{name: fmt.Sprint("poller ", i+1), net: newProxy(t, r.stack.nats.addr)}
+		p := &site{name: fmt.Sprint("poller ", i+1), net: newProxy(t, r.stack.nats.addr)}
 		p.poller = r.newPoller(p)
-		r.posts = append(r.posts, p)
+		r.sites = append(r.sites, p)
 	}
 	t.Cleanup(r.keepLogs)
 	return r
 }
 
-func (r *ruin) sources() string {
+func (r *pollerChaos) sources() string {
 	timeout := 200 * time.Millisecond
 	if r.slow {
 		timeout -= 10 * time.Millisecond
 	}
 	var b strings.Builder
-	for i := range ruinSources {
-		fmt.Fprintf(&b, "    s%02[1]d:\n      upstreams: [\"http://%[2]s/\"]\n      polls:\n        value: {method: s%02[1]d, interval: %[3]v, timeout: %[4]v}\n",
-			i, r.book.addr, ruinInterval, timeout)
+	for i := range chaosSources {
+		fmt.Fprintf(&b, "    s%02[1]d:\n      upstreams: [\"http://%[2]s/\"]\n      polls:\n        value: {method: "+
+			"s%02[1]d, interval: %[3]v, timeout: %[4]v}\n",
+			i, r.book.addr, chaosInterval, timeout)
 	}
 	return b.String()
 }
 
-func (r *ruin) newPoller(p *post) *service {
+func (r *pollerChaos) newPoller(p *site) *service {
 	v := r.stack.poller("nats.url=nats://"+p.net.addr, "log.level=debug")
 	r.all = append(r.all, v)
 	return v
 }
 
-// keepLogs keeps what was done, and all that the pollers wrote, of a test that
-// has failed.
-func (r *ruin) keepLogs() {
+// keepLogs writes a failed test's actions, and the pollers' logs, to files.
+func (r *pollerChaos) keepLogs() {
 	if !r.Failed() {
 		return
 	}
@@ -103,20 +103,21 @@ func (r *ruin) keepLogs() {
 			r.Log(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "done.log"), []byte(r.begun.Format(time.RFC3339Nano)+"\n"+strings.Join(r.log, "\n")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "done.log"),
+		[]byte(r.begun.Format(time.RFC3339Nano)+"\n"+strings.Join(r.log, "\n")), 0o600); err != nil {
 		r.Log(err)
 	}
 	r.Logf("everything they wrote is kept in %s", dir)
 }
 
-func (r *ruin) note(format string, args ...any) {
+func (r *pollerChaos) note(format string, args ...any) {
 	r.log = append(r.log, fmt.Sprintf("%8.3fs  %s", time.Since(r.begun).Seconds(), fmt.Sprintf(format, args...)))
 }
 
-// run breaks and mends for a time, and then looks at what is left.
-func (r *ruin) run(length time.Duration) {
+// run breaks and mends for a while, and then checks the result.
+func (r *pollerChaos) run(length time.Duration) {
 	r.begun = time.Now()
-	for _, p := range r.posts {
+	for _, p := range r.sites {
 		p.poller.ready()
 	}
 	r.wantOwners("in the beginning")
@@ -132,12 +133,13 @@ func (r *ruin) run(length time.Duration) {
 	settled := time.Now()
 	r.wantShares(4, 4, 4)
 	r.note("the shares are even")
-	r.Logf("%d times something was broken; even shares %v after the end", len(r.at), time.Since(settled).Round(100*time.Millisecond))
+	r.Logf("%d times something was broken; even shares %v after the end", len(r.at),
+		time.Since(settled).Round(100*time.Millisecond))
 	r.judge()
 }
 
-func (r *ruin) mendDue(now time.Time) {
-	for _, p := range r.posts {
+func (r *pollerChaos) mendDue(now time.Time) {
+	for _, p := range r.sites {
 		if p.mend != nil && now.After(p.mendAt) {
 			p.mend()
 			p.mend = nil
@@ -147,10 +149,10 @@ func (r *ruin) mendDue(now time.Time) {
 	}
 }
 
-// breakOne breaks one poller, unless it is the last that is well.
-func (r *ruin) breakOne() {
-	var well []*post
-	for _, p := range r.posts {
+// breakOne breaks one poller, unless it is the last one that works.
+func (r *pollerChaos) breakOne() {
+	var well []*site
+	for _, p := range r.sites {
 		if p.mend == nil {
 			well = append(well, p)
 		}
@@ -178,7 +180,7 @@ func (r *ruin) breakOne() {
 		}
 		p.mend = restart
 	case 3:
-		what = "hears nothing and is not heard"
+		what = "receives nothing and sends nothing"
 		p.net.hold()
 		p.mend = p.net.let
 	case 4:
@@ -198,9 +200,9 @@ func (r *ruin) breakOne() {
 	r.note("%s %s for %v", p.name, what, d)
 }
 
-// owned is how many sources each poller owns.
-func (r *ruin) owned() (all []int) {
-	for _, p := range r.posts {
+// owned returns the number of sources that each poller holds.
+func (r *pollerChaos) owned() (all []int) {
+	for _, p := range r.sites {
 		n := 0
 		for _, s := range p.poller.status().Sources {
 			if s.Owned {
@@ -212,22 +214,22 @@ func (r *ruin) owned() (all []int) {
 	return all
 }
 
-// wantOwners waits until each source is owned.
-func (r *ruin) wantOwners(when string) {
+// wantOwners waits until each source has a lease holder.
+func (r *pollerChaos) wantOwners(when string) {
 	r.Helper()
 	eventually(r, "every source is owned "+when, func() error {
 		sum := 0
 		for _, n := range r.owned() {
 			sum += n
 		}
-		if sum != ruinSources {
-			return fmt.Errorf("%d of %d are", sum, ruinSources)
+		if sum != chaosSources {
+			return fmt.Errorf("%d of %d are", sum, chaosSources)
 		}
 		return nil
 	})
 }
 
-func (r *ruin) wantShares(want ...int) {
+func (r *pollerChaos) wantShares(want ...int) {
 	r.Helper()
 	eventually(r, "the shares are even", func() error {
 		if have := r.owned(); !slices.Equal(have, want) {
@@ -237,17 +239,17 @@ func (r *ruin) wantShares(want ...int) {
 	})
 }
 
-// judge holds the upstream's own log, the stream and what a subscriber saw
-// against the contract.
-func (r *ruin) judge() {
-	for _, p := range r.posts { // so that nothing more comes
+// judge compares the upstream's own record, the stream and a subscriber's events
+// with the contract.
+func (r *pollerChaos) judge() {
+	for _, p := range r.sites { // nothing more must be published
 		if code := p.poller.end(syscall.SIGTERM); code != 0 {
 			r.Errorf("%s ended with exit code %d", p.name, code)
 		}
 	}
 	stream := readStream(r, r.stack.nats)
 	calls, events, moves := 0, 0, 0
-	for i := range ruinSources {
+	for i := range chaosSources {
 		method := fmt.Sprintf("s%02d", i)
 		topic := method + ".value"
 		record := stream[topic]
@@ -257,7 +259,7 @@ func (r *ruin) judge() {
 		}
 		asked := r.book.of(method)
 		calls, events, moves = calls+len(asked), events+len(record.events), moves+len(record.fences)
-		if n := extras(asked, ruinInterval); n > len(record.fences) {
+		if n := extras(asked, chaosInterval); n > len(record.fences) {
 			r.Errorf("%s was asked %d times beyond one a slot, with %d tenures", topic, n, len(record.fences))
 		}
 		gap, from := longest(asked)
@@ -293,8 +295,9 @@ func (r *ruin) judge() {
 			}
 		}
 	}
-	r.Logf("%d polls, %d events, %d tenures of %d sources in %v", calls, events, moves, ruinSources, time.Since(r.begun).Round(time.Second))
-	if moves < ruinSources+len(r.at)/2 {
+	r.Logf("%d polls, %d events, %d tenures of %d sources in %v", calls, events, moves, chaosSources,
+		time.Since(r.begun).Round(time.Second))
+	if moves < chaosSources+len(r.at)/2 {
 		r.Error("hardly anything moved: the test did not test much")
 	}
 	if err := r.stack.nats.process.running(); !err {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// natsCLI runs the stock `nats` command to its end and returns what it wrote
-// and its exit code. Its own configuration is out of its reach.
+// natsCLI runs the `nats` command to its end and returns its output and its exit
+// code. It does not read the user's configuration.
 func natsCLI(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	home := t.TempDir()
@@ -20,14 +20,14 @@ func natsCLI(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	return p.stdout.String(), p.stderr.String(), code
 }
 
-// A printed message is one as `nats sub` shows it.
+// printed is a message as `nats sub` prints it.
 type printed struct {
 	subject string
 	header  map[string]string
 	data    string
 }
 
-// parsePrinted takes the output of `nats sub` apart:
+// parsePrinted parses the output of `nats sub`:
 //
 //	[#1] Received on "pollcast.live.host.storage.list"
 //	ce-specversion: 1.0
@@ -55,7 +55,7 @@ func parsePrinted(t *testing.T, out string) (all []printed) {
 	return all
 }
 
-// wantCloudEvent holds a message against CloudEvents 1.0's NATS binding in
+// wantCloudEvent checks a message against the NATS binding of CloudEvents 1.0 in
 // binary mode and against Pollcast's own attributes.
 func wantCloudEvent(t *testing.T, m printed) {
 	t.Helper()

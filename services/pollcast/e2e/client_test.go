@@ -13,18 +13,18 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A client is a WebSocket client that knows the protocol from its description
-// alone: it shares no code with Pollcast. Whatever a test is about, it holds
-// every frame against what the protocol promises.
+// client is a WebSocket client that was written from the protocol's description:
+// it shares no code with Pollcast. In every test it checks every frame against
+// the protocol (rules).
 type client struct {
 	t  testing.TB
 	ws *websocket.Conn
 
 	mu      sync.Mutex
 	frames  []frame
-	next    int // the first frame that await has not looked at
+	next    int // the first frame that await has not checked
 	arrived chan struct{}
-	closed  error // once the connection has ended
+	closed  error // set when the connection has ended
 	gone    chan struct{}
 	rules   rules
 }
@@ -76,8 +76,8 @@ type breakerFrame struct {
 	NextProbeAt             time.Time
 }
 
-// dial connects and fails the test if that does not work. query is what
-// follows the address, such as "/v1/ws?topics=host.>".
+// dial connects, and fails the test if that fails. query follows the address,
+// such as "/v1/ws?topics=host.>".
 func dial(t testing.TB, addr, query string) *client {
 	t.Helper()
 	c, err := tryDial(t, addr, query)
@@ -102,7 +102,7 @@ func tryDial(t testing.TB, addr, query string) (*client, error) {
 	c := &client{t: t, ws: ws, arrived: make(chan struct{}), gone: make(chan struct{})}
 	go c.read()
 	t.Cleanup(func() {
-		_ = ws.CloseNow() // it may be closed already
+		_ = ws.CloseNow() // fails if it is closed already
 		<-c.gone
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -116,7 +116,7 @@ func tryDial(t testing.TB, addr, query string) (*client, error) {
 	return c, nil
 }
 
-// last shows the last n frames. The caller holds the mutex.
+// last returns the last n frames as text. The caller holds the mutex.
 func (c *client) last(n int) string {
 	text := ""
 	for _, f := range c.frames[max(0, len(c.frames)-n):] {
@@ -149,8 +149,8 @@ func (c *client) read() {
 	}
 }
 
-// await waits for a frame, looking at each frame once: a second await goes on
-// behind what the first has found.
+// await waits for a frame. It checks each frame once: the next await continues
+// after the frame that this one returns.
 func (c *client) await(what string, match func(frame) bool) frame {
 	c.t.Helper()
 	f, err := c.find(patience, match)
@@ -185,7 +185,7 @@ func (c *client) find(within time.Duration, match func(frame) bool) (frame, erro
 	}
 }
 
-// seen returns the frames so far that match, wherever await is.
+// seen returns all frames so far that match. It does not depend on await.
 func (c *client) seen(match func(frame) bool) []frame {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,8 +198,7 @@ func (c *client) seen(match func(frame) bool) []frame {
 	return out
 }
 
-// skip makes await look only at what comes from now on. It returns the place,
-// for back.
+// skip makes await ignore the frames so far. It returns their number, for back.
 func (c *client) skip() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,8 +206,8 @@ func (c *client) skip() int {
 	return c.next
 }
 
-// back makes await look again at everything from a place: for what may come in
-// any order.
+// back makes await check again the frames from a number on, for frames that may
+// come in any order.
 func (c *client) back(to int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -230,7 +229,7 @@ func (c *client) over() bool {
 	select {
 	case <-c.gone:
 		return true
-	case <-time.After(100 * time.Millisecond): // the reader may learn it a little later
+	case <-time.After(100 * time.Millisecond): // the reader may notice it a little later
 		return false
 	}
 }
@@ -249,7 +248,7 @@ func (c *client) closeCode() int {
 	return int(websocket.CloseStatus(c.closed))
 }
 
-// What tests look for.
+// The predicates that tests wait for.
 
 func anyEvent(topic string) func(frame) bool {
 	return func(f frame) bool { return f.Event != nil && f.Event.Topic == topic }
@@ -281,20 +280,20 @@ func breakerTo(source, state string) func(frame) bool {
 	return func(f frame) bool { return f.Breaker != nil && f.Breaker.Source == source && f.Breaker.To == state }
 }
 
-// httpStatus is the status of a refused upgrade.
+// httpStatus returns the status of a refused upgrade.
 func httpStatus(addr, query string, header http.Header) (int, string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	ws, res, err := websocket.Dial(ctx, "ws://"+addr+query, &websocket.DialOptions{HTTPClient: web, HTTPHeader: header})
 	if err == nil {
-		_ = ws.CloseNow() // only its existence matters
+		_ = ws.CloseNow() // only whether it exists matters
 		return http.StatusSwitchingProtocols, "", nil
 	}
 	if res == nil {
 		return 0, "", errors.Join(errors.New("no answer"), err)
 	}
 	defer res.Body.Close()
-	text := make([]byte, 1024) // what the library keeps of it
+	text := make([]byte, 1024) // the library keeps so much
 	n, _ := res.Body.Read(text)
 	return res.StatusCode, string(text[:n]), nil
 }

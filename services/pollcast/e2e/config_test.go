@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// A mistake is one in testdata/mistakes.yaml.
+// mistake is one entry in testdata/mistakes.yaml.
 type mistake struct {
 	section string
 	line    int
-	parts   []string // of what must be said, in this order
+	parts   []string // of the message, in this order
 }
 
-// TestWrongConfiguration: a file full of mistakes is answered with all of them,
-// each with its place and what would be right, and exit code 2.
+// TestWrongConfiguration checks that a file full of mistakes is answered with all
+// of them, each with its place and a correction, and exit code 2.
 func TestWrongConfiguration(t *testing.T) {
 	t.Parallel()
 	const file = "testdata/mistakes.yaml"
@@ -28,10 +28,11 @@ func TestWrongConfiguration(t *testing.T) {
 		name     string
 		bin      string
 		args     []string
-		sections []string // that it reads
+		sections []string // the sections that the program reads
 	}{
 		{"pollcast check", bin.pollcast, []string{"check", file}, []string{"nats", "gateway", "hostrpc", "poller", "log"}},
-		{"pollcast up", bin.pollcast, []string{"up", "-state", t.TempDir(), "-config", file}, []string{"nats", "gateway", "hostrpc", "poller", "log"}},
+		{"pollcast up", bin.pollcast, []string{"up", "-state", t.TempDir(), "-config", file},
+			[]string{"nats", "gateway", "hostrpc", "poller", "log"}},
 		{"poller", bin.poller, []string{"-config", file}, []string{"nats", "poller", "log"}},
 		{"poller -check", bin.poller, []string{"-check", "-config", file}, []string{"nats", "poller", "log"}},
 		{"gateway", bin.gateway, []string{"-config", file}, []string{"nats", "gateway", "log"}},
@@ -52,23 +53,23 @@ func TestWrongConfiguration(t *testing.T) {
 				wanted++
 				place := fmt.Sprintf("%s:%d:", file, m.line)
 				if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, place) && inOrder(l, m.parts) }) {
-					t.Errorf("not said: %s … %q", place, m.parts)
+					t.Errorf("not reported: %s … %q", place, m.parts)
 				}
 			}
 			if len(lines) != wanted {
 				t.Errorf("%d lines for %d mistakes", len(lines), wanted)
 			}
 			if strings.Contains(text, "hunter2") {
-				t.Error("a password is told")
+				t.Error("the output holds a password")
 			}
 			if t.Failed() {
-				t.Logf("it said:\n%s", text)
+				t.Logf("its output:\n%s", text)
 			}
 		})
 	}
 }
 
-// readMistakes finds the mistakes by the comments that say what they are.
+// readMistakes reads the mistakes from the file's comments.
 func readMistakes(t *testing.T, file string) (all []mistake) {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -89,7 +90,7 @@ func readMistakes(t *testing.T, file string) (all []mistake) {
 	return all
 }
 
-// inOrder reports whether s holds the parts, one after the other.
+// inOrder reports whether s holds the parts, one after another.
 func inOrder(s string, parts []string) bool {
 	for _, p := range parts {
 		_, after, ok := strings.Cut(s, p)
@@ -101,7 +102,7 @@ func inOrder(s string, parts []string) bool {
 	return true
 }
 
-// TestGoodConfigurations: the files that the repository offers are good.
+// TestGoodConfigurations checks the files that the repository offers.
 func TestGoodConfigurations(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -117,8 +118,10 @@ func TestGoodConfigurations(t *testing.T) {
 			t.Errorf("pollcast check %s: exit code %d\n%s", tt.file, code, p.logs())
 		}
 	}
-	p := run(t, command{name: "pollcast check", bin: bin.pollcast, args: []string{"check", "../../../deploy/examples/aria2.yaml"}})
-	if code, text := p.wait(endTime), p.logs(); code != 2 || !strings.Contains(text, "ARIA2_TOKEN") || !strings.Contains(text, "aria2.yaml:") {
+	p := run(t, command{name: "pollcast check", bin: bin.pollcast,
+		args: []string{"check", "../../../deploy/examples/aria2.yaml"}})
+	if code, text := p.wait(endTime), p.logs(); code != 2 || !strings.Contains(text, "ARIA2_TOKEN") ||
+		!strings.Contains(text, "aria2.yaml:") {
 		t.Errorf("without ARIA2_TOKEN: exit code %d\n%s", code, text)
 	}
 }

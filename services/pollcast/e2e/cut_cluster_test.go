@@ -9,14 +9,15 @@ import (
 )
 
 // TestPollerAtServerCutOff cuts the NATS server of the only poller off from the
-// two others, which still hold everything and take records. The poller's own
-// connection is whole all the time. It goes to one of them, and goes on.
+// two others, which still have a quorum and take records. The poller's own
+// connection stays open. It moves to one of the others and continues.
 func TestPollerAtServerCutOff(t *testing.T) {
 	t.Parallel()
 	book := newCallbook(t)
 	c := newCluster(t)
 	s := &stack{t: t, file: filepath.Join(t.TempDir(), "pollcast.yaml")}
-	text := "nats: {replicas: 3, history: 10000, leaseTime: 2s}\npoller:\n  sources:\n" + sourceYAML("cut", "http://"+book.addr+"/", "value")
+	text := "nats: {replicas: 3, history: 10000, leaseTime: 2s}\npoller:\n  sources:\n" + sourceYAML("cut",
+		"http://"+book.addr+"/", "value")
 	if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func TestPollerAtServerCutOff(t *testing.T) {
 	}
 }
 
-// lastLine is the last line of a log that holds a text.
+// lastLine returns the last line of a log that holds a text.
 func lastLine(log, text string) (last string) {
 	for line := range strings.Lines(log) {
 		if strings.Contains(line, text) {

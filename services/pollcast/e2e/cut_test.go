@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// TestOwnerCutOff cuts the poller that owns a source off from NATS, once by a
-// network that loses everything and delivers it late, once by one that breaks
-// connections. Another poller goes on within two lease times, the first stops
-// asking the upstream by itself, and nothing that it has to say is stored later.
-func TestOwnerCutOff(t *testing.T) {
+// TestLeaseHolderCutOff cuts the poller that holds a source's lease off from
+// NATS, once by a network that delivers everything late, once by one that breaks
+// connections. Another poller takes over within two lease times. The first one
+// stops asking the upstream by itself, and none of its records is stored later.
+func TestLeaseHolderCutOff(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string
@@ -74,7 +74,7 @@ func TestOwnerCutOff(t *testing.T) {
 				t.Error("the source went back")
 			}
 
-			// A clean stop, by contrast, is felt as one late poll at most.
+			// After a clean stop at most one poll is late.
 			stopped := time.Now()
 			if code := second.end(syscall.SIGTERM); code != 0 {
 				t.Errorf("exit code %d", code)
@@ -91,7 +91,7 @@ func TestOwnerCutOff(t *testing.T) {
 			if code := first.end(syscall.SIGTERM); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
-			record := readStream(t, s.nats)["cut.value"] // complains of an old owner that was heard
+			record := readStream(t, s.nats)["cut.value"] // fails if a fenced poller's record was stored
 			for i, e := range record.events {
 				if e.version != uint64(i+1) {
 					t.Fatalf("event %d has version %d", i+1, e.version)
@@ -104,7 +104,7 @@ func TestOwnerCutOff(t *testing.T) {
 	}
 }
 
-// callsAfter returns the calls from a moment on.
+// callsAfter returns the calls after a time.
 func callsAfter(calls []time.Time, from time.Time) (out []time.Time) {
 	for _, c := range calls {
 		if c.After(from) {

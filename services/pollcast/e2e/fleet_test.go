@@ -11,27 +11,27 @@ import (
 	"time"
 )
 
-// A fleet is separate processes of each kind, of which any may be taken away.
+// fleet is separate processes of each kind. A test may stop any of them.
 type fleet struct {
 	*testing.T
 	stack    *stack
 	hostrpc  *service
 	pollers  []*service
 	gateways []*service
-	viewers  []*client // one on each gateway, from the beginning
+	viewers  []*client // one on each gateway, from the start
 }
 
 // The fleet's polls: one whose value changes at every tick, and one whose value
-// hardly ever does.
+// hardly ever changes.
 const (
 	busy, quiet   = "host.system.status", "host.storage.list"
 	fleetInterval = 500 * time.Millisecond
 	fleetMaxAge   = 3 * fleetInterval
 )
 
-// TestFleet takes one process after the other away, in the rudest way, and
-// looks at what clients see of it. Every client's connection is held against
-// the rules all the time, and the stream is read whole in the end.
+// TestFleet kills one process after another and checks what clients see. The
+// rules check every client's connection all the time, and the whole stream is
+// read at the end.
 func TestFleet(t *testing.T) {
 	t.Parallel()
 	host := freeAddr(t)
@@ -50,7 +50,7 @@ func TestFleet(t *testing.T) {
 		{"everything starts before NATS", func(f *fleet) { f.natsLast(host) }},
 		{"the upstream stops for a while, and is killed", (*fleet).loseUpstream},
 		{"the poller that owns the source is killed", (*fleet).killOwner},
-		{"the poller that owns the source stops for a while", (*fleet).stopOwner},
+		{"the poller that owns the source stops for a while", (*fleet).stopHolder},
 		{"a gateway is killed", (*fleet).killGateway},
 		{"NATS is killed and restarted", (*fleet).killNATS},
 		{"the only poller stops for a while", (*fleet).stopOnlyPoller},
@@ -65,7 +65,8 @@ func TestFleet(t *testing.T) {
 	}
 }
 
-// natsLast: the order of start does not matter; here the worst.
+// natsLast starts everything in the worst order, NATS last: the order of start
+// does not matter.
 func (f *fleet) natsLast(host string) {
 	f.gateways = []*service{f.stack.gateway(), f.stack.gateway()}
 	f.pollers = []*service{f.stack.poller(), f.stack.poller()}
@@ -77,13 +78,15 @@ func (f *fleet) natsLast(host string) {
 				return err
 			}
 			code, body, err := get("http://" + v.ops + "/readyz")
-			if err == nil && (health != http.StatusOK || code != http.StatusServiceUnavailable || !strings.HasPrefix(string(body), "not ready: ")) {
+			if err == nil && (health != http.StatusOK || code != http.StatusServiceUnavailable ||
+				!strings.HasPrefix(string(body), "not ready: ")) {
 				err = fmt.Errorf("/healthz %d, /readyz %d %s", health, code, body)
 			}
 			return err
 		})
 	}
-	if code, text, err := httpStatus(f.gateways[0].addr, "/v1/ws", nil); code != http.StatusServiceUnavailable || !strings.HasPrefix(text, "not now: ") {
+	if code, text, err := httpStatus(f.gateways[0].addr, "/v1/ws", nil); code != http.StatusServiceUnavailable ||
+		!strings.HasPrefix(text, "not now: ") {
 		f.Errorf("a client that comes before NATS got HTTP %d %q %v, want 503", code, text, err)
 	}
 	f.stack.nats.start()
@@ -94,13 +97,13 @@ func (f *fleet) natsLast(host string) {
 		f.viewers = append(f.viewers, dial(f, gw.addr, "/v1/ws?topics=host.>"))
 	}
 	f.wantFresh("after the start", time.Time{})
-	if owner := f.owner(); owner < 0 || f.pollers[1-owner].owns() {
+	if owner := f.holder(); owner < 0 || f.pollers[1-owner].owns() {
 		f.Error("not exactly one poller owns the source")
 	}
 }
 
-// wantFresh waits until every viewer knows that both polls were answered after
-// a time, and returns when the last of them heard of it.
+// wantFresh waits until every viewer knows that both polls were answered after a
+// time. It returns when the last viewer learnt it.
 func (f *fleet) wantFresh(when string, after time.Time) (at time.Time) {
 	f.Helper()
 	for i, v := range f.viewers {
@@ -117,8 +120,8 @@ func (f *fleet) wantFresh(when string, after time.Time) (at time.Time) {
 	return at
 }
 
-// owner is the index of the poller that owns the source, or -1.
-func (f *fleet) owner() int {
+// holder returns the index of the poller that holds the source's lease, or -1.
+func (f *fleet) holder() int {
 	f.Helper()
 	for i, p := range f.pollers {
 		if p.running() && p.owns() {
@@ -128,10 +131,10 @@ func (f *fleet) owner() int {
 	return -1
 }
 
-// loseUpstream: every viewer is told within an interval and what a call may
-// take.
+// loseUpstream checks that every viewer is informed within an interval and the
+// time of a call.
 func (f *fleet) loseUpstream() {
-	const within = fleetInterval + fleetInterval/10*8 + 500*time.Millisecond // for a busy machine
+	const within = fleetInterval + fleetInterval/10*8 + 500*time.Millisecond // the rest is for a busy machine
 	places := f.skip()
 	stopped := time.Now()
 	f.hostrpc.signal(syscall.SIGSTOP)
@@ -151,7 +154,7 @@ func (f *fleet) loseUpstream() {
 }
 
 func (f *fleet) killOwner() {
-	owner := f.owner()
+	owner := f.holder()
 	killed := time.Now()
 	f.pollers[owner].kill()
 	took := f.wantFresh("from the other poller", killed).Sub(killed)
@@ -169,10 +172,10 @@ func (f *fleet) killOwner() {
 	}
 }
 
-// stopOwner makes a zombie: a poller that does not know that it has lost the
-// source.
-func (f *fleet) stopOwner() {
-	owner := f.owner()
+// stopHolder stops the lease holder without ending it: it does not know that it
+// has lost the lease.
+func (f *fleet) stopHolder() {
+	owner := f.holder()
 	zombie := f.pollers[owner]
 	stopped := time.Now()
 	zombie.signal(syscall.SIGSTOP)
@@ -188,18 +191,18 @@ func (f *fleet) stopOwner() {
 		return nil
 	})
 	f.wantFresh("after the zombie woke", time.Now())
-	if f.owner() != 1-owner {
+	if f.holder() != 1-owner {
 		f.Error("the source went back to the zombie")
 	}
 }
 
-// killGateway: its client goes on at the other, from where it was.
+// killGateway checks that the gateway's client resumes at the other one.
 func (f *fleet) killGateway() {
 	v := f.viewers[0]
 	welcome := v.seen(func(fr frame) bool { return fr.Welcome != nil })[0].Welcome
 	f.gateways[0].kill()
 	if code := v.closeCode(); code != -1 {
-		f.Errorf("a killed gateway said goodbye with %d", code)
+		f.Errorf("a killed gateway sent a close frame with %d", code)
 	}
 	events := v.seen(func(fr frame) bool { return fr.Event != nil })
 	seq := events[len(events)-1].Event.Seq
@@ -214,7 +217,8 @@ func (f *fleet) killGateway() {
 			f.Fatalf("the other gateway: %v", err)
 		}
 	}
-	again.send(fmt.Sprintf(`{"id":7,"subscribe":{"topics":["host.>"],"since":{"seq":%d,"epoch":%q}}}`, seq, welcome.Epoch))
+	again.send(fmt.Sprintf(`{"id":7,"subscribe":{"topics":["host.>"],"since":{"seq":%d,"epoch":%q}}}`, seq,
+		welcome.Epoch))
 	answer := again.await("an answer", func(fr frame) bool { return fr.ID == 7 })
 	var subscribed struct{ Subscribed struct{ Resumed bool } }
 	if err := json.Unmarshal([]byte(answer.raw), &subscribed); err != nil || !subscribed.Subscribed.Resumed {
@@ -232,8 +236,8 @@ func (f *fleet) killGateway() {
 	f.viewers = append(f.viewers, dial(f, f.gateways[0].addr, "/v1/ws?topics=host.>"))
 }
 
-// killNATS: everything is stale at once and says why; nobody loses the
-// connection, and with NATS everything is fresh again.
+// killNATS checks that everything is stale at once, with its reason, that no
+// client loses its connection, and that everything is fresh again with NATS.
 func (f *fleet) killNATS() {
 	places := f.skip()
 	killed := time.Now()
@@ -241,7 +245,8 @@ func (f *fleet) killNATS() {
 	f.wantStale(places, "bus_disconnected", killed, fleetMaxAge+time.Second)
 	for _, gw := range f.gateways {
 		late := dial(f, gw.addr, "/v1/ws?topics=host.>")
-		if e := late.await("the last value without NATS", anyEvent(busy)).Event; e.Phase != "snapshot" || !e.Stale || e.Reason != "bus_disconnected" {
+		if e := late.await("the last value without NATS", anyEvent(busy)).Event; e.Phase != "snapshot" || !e.Stale ||
+			e.Reason != "bus_disconnected" {
 			f.Errorf("a client that comes while NATS is away got %+v", e)
 		}
 		if code, body, err := get("http://" + gw.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
@@ -256,9 +261,9 @@ func (f *fleet) killNATS() {
 	}
 }
 
-// stopOnlyPoller: silence is not mistaken for health.
+// stopOnlyPoller checks that a silent poller makes its polls stale.
 func (f *fleet) stopOnlyPoller() {
-	owner := f.owner()
+	owner := f.holder()
 	if code := f.pollers[1-owner].end(syscall.SIGTERM); code != 0 {
 		f.Errorf("a poller that stood by ended with exit code %d", code)
 	}
@@ -271,8 +276,8 @@ func (f *fleet) stopOnlyPoller() {
 	f.wantFresh("after the poller went on", time.Now())
 }
 
-// wantStale: every viewer hears of both polls that they are stale, and why,
-// within a time.
+// wantStale checks that every viewer learns within a time that both polls are
+// stale, and why.
 func (f *fleet) wantStale(places []int, reason string, since time.Time, within time.Duration) {
 	f.Helper()
 	for i, v := range f.viewers {
@@ -286,7 +291,7 @@ func (f *fleet) wantStale(places []int, reason string, since time.Time, within t
 	}
 }
 
-// skip makes every viewer look only at what comes from now on.
+// skip makes every viewer ignore its frames so far.
 func (f *fleet) skip() (places []int) {
 	for _, v := range f.viewers {
 		places = append(places, v.skip())

@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A chain is a JSON-RPC server of numbered blocks that grow and are replaced.
+// chain is a JSON-RPC server of numbered blocks that grow and are replaced.
 type chain struct {
 	*httptest.Server
 	mu     sync.Mutex
@@ -39,7 +39,7 @@ func (c *chain) grow(n int) {
 	}
 }
 
-// reorg replaces the newest blocks by others.
+// reorg replaces the newest n blocks.
 func (c *chain) reorg(n int) {
 	c.mu.Lock()
 	c.hashes = c.hashes[:len(c.hashes)-n]
@@ -79,17 +79,17 @@ func (c *chain) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(data)
 }
 
-// A walk is what a reader has been told of the chain: every position once, in
-// order, with each reorganisation before what replaces it.
+// walk is what a reader has received of the chain: every position once, in order,
+// and each reorganisation before the positions that replace it.
 type walk struct {
 	who     string
 	t       testing.TB
 	version uint64
 	hashes  []string
-	turns   int
+	reorgs  int
 }
 
-func (w *walk) told(version uint64, position int, reorganised bool, data []byte) {
+func (w *walk) take(version uint64, position int, reorganised bool, data []byte) {
 	w.t.Helper()
 	if version != w.version+1 {
 		w.t.Errorf("%s: version %d after %d", w.who, version, w.version)
@@ -102,14 +102,16 @@ func (w *walk) told(version uint64, position int, reorganised bool, data []byte)
 				ID       string
 			}
 		}
-		if err := json.Unmarshal(data, &v); err != nil || v.Reorganised.From != len(w.hashes)-1 || v.Reorganised.To != position || position < 0 || position >= len(w.hashes) {
+		if err := json.Unmarshal(data, &v); err != nil || v.Reorganised.From != len(w.hashes)-1 ||
+			v.Reorganised.To != position || position < 0 || position >= len(w.hashes) {
 			w.t.Fatalf("%s: taken back to %d of %d: %s, %v", w.who, position, len(w.hashes), data, err)
 		}
 		w.hashes = w.hashes[:position+1]
 		if w.hashes[position] != v.Reorganised.ID {
-			w.t.Errorf("%s: %s still holds at %d, but %q was told", w.who, v.Reorganised.ID, position, w.hashes[position])
+			w.t.Errorf("%s: %s is still valid at %d, but %q was published", w.who, v.Reorganised.ID, position,
+				w.hashes[position])
 		}
-		w.turns++
+		w.reorgs++
 		return
 	}
 	var b struct {
@@ -122,18 +124,19 @@ func (w *walk) told(version uint64, position int, reorganised bool, data []byte)
 	w.hashes = append(w.hashes, b.Hash)
 }
 
-// is compares what was told with the chain.
-func (w *walk) is(c *chain, turns int) {
+// is compares the received blocks with the chain.
+func (w *walk) is(c *chain, reorgs int) {
 	w.t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if w.turns != turns || fmt.Sprint(w.hashes) != fmt.Sprint(c.hashes) {
-		w.t.Errorf("%s: told %d blocks and %d reorganisations, want %d and %d", w.who, len(w.hashes), w.turns, len(c.hashes), turns)
+	if w.reorgs != reorgs || fmt.Sprint(w.hashes) != fmt.Sprint(c.hashes) {
+		w.t.Errorf("%s: received %d blocks and %d reorganisations, want %d and %d", w.who, len(w.hashes), w.reorgs,
+			len(c.hashes), reorgs)
 	}
 }
 
 // TestFollow kills the poller while it catches up, and its successor. A client
-// and a subscriber on NATS are told of every position once, in order.
+// and a subscriber on NATS receive every position once, in order.
 func TestFollow(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, 400)
@@ -172,7 +175,7 @@ func TestFollow(t *testing.T) {
 			}
 		}
 	})
-	for i := range 3 { // the owner, in the middle of its way; then whoever took over
+	for i := range 3 { // the lease holder, in the middle of its walk; then its successor
 		_, asked := c.state()
 		eventually(t, "it walks", func() error {
 			if _, now := c.state(); now < asked+20+7*i {
@@ -205,7 +208,7 @@ func TestFollow(t *testing.T) {
 	head, _ := c.state()
 
 	byNATS := &walk{who: "subscriber on NATS", t: t}
-	for len(byNATS.hashes) <= head || byNATS.turns == 0 {
+	for len(byNATS.hashes) <= head || byNATS.reorgs == 0 {
 		select {
 		case m := <-direct:
 			version, err := strconv.ParseUint(m.Header.Get("ce-version"), 10, 64)
@@ -216,14 +219,15 @@ func TestFollow(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			byNATS.told(version, position, m.Header.Get("ce-type") == "pollcast.reorganised.v1", m.Data)
+			byNATS.take(version, position, m.Header.Get("ce-type") == "pollcast.reorganised.v1", m.Data)
 		case <-time.After(patience):
 			t.Fatalf("the subscriber on NATS has %d of %d blocks", len(byNATS.hashes), head+1)
 		}
 	}
 	byNATS.is(c, 1)
 
-	// The client came when the walk had begun, and reads on from its snapshot.
+	// The client connected after the walk had begun. It reads on from its
+	// snapshot.
 	byClient := &walk{who: "client", t: t}
 	begun, stale := 0, 0
 	for _, f := range viewer.seen(func(f frame) bool { return f.Event != nil }) {
@@ -235,10 +239,11 @@ func TestFollow(t *testing.T) {
 		if e.Stale {
 			stale++
 		}
-		byClient.told(e.Version, *e.Position, e.Reorganised, e.Data)
+		byClient.take(e.Version, *e.Position, e.Reorganised, e.Data)
 	}
 	byClient.is(c, 1)
 	if begun > 300 || stale < 50 {
-		t.Errorf("the client came at position %d and saw %d events of a walk that was behind: the test did not test much", begun, stale)
+		t.Errorf("the client came at position %d and saw %d events of a walk that was behind: the test did not test much",
+			begun, stale)
 	}
 }

@@ -38,8 +38,9 @@ func (h *healthServer) stop() {
 	h.serving.Wait()
 }
 
-// TestGRPCHealth: the state of a real gRPC service, by its reflection, reaches a
-// WebSocket client; so does its death, and its return.
+// TestGRPCHealth checks that the state of a real gRPC service, read by its
+// reflection, reaches a WebSocket client, and that its end and its return are
+// seen.
 func TestGRPCHealth(t *testing.T) {
 	t.Parallel()
 	addr := freeAddr(t)
@@ -79,11 +80,13 @@ func TestGRPCHealth(t *testing.T) {
 	}
 
 	h.stop()
-	if f := c.await("stale", isStale("shop.health")).Fresh; f.Reason != "upstream_error" || !strings.HasPrefix(f.Detail, "connection ") {
+	if f := c.await("stale", isStale("shop.health")).Fresh; f.Reason != "upstream_error" ||
+		!strings.HasPrefix(f.Detail, "connection ") {
 		t.Errorf("%s, %q; want upstream_error, connection …", f.Reason, f.Detail)
 	}
 	late := dial(t, gateway.addr, "/v1/ws?topics=shop.health")
-	if e := late.await("the last value", anyEvent("shop.health")).Event; !e.Stale || string(e.Data) != `{"status":"NOT_SERVING"}` {
+	if e := late.await("the last value", anyEvent("shop.health")).Event; !e.Stale ||
+		string(e.Data) != `{"status":"NOT_SERVING"}` {
 		t.Errorf("a newcomer got %s, stale %v", e.Data, e.Stale)
 	}
 	c.await("the breaker opens", breakerTo("shop", "open"))

@@ -8,9 +8,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// wantOneHistory reads everything that was ever published: whoever polled, each
-// topic's versions go up by one, each value was asked for later than the one
-// before, and no message of an older owner follows one of a newer.
+// wantOneHistory reads everything that was ever published. Whichever poller
+// published it, each topic's versions grow by one, each value was asked for later
+// than the one before, and no message of an older lease holder follows one of a
+// newer.
 func (f *fleet) wantOneHistory() {
 	nc := f.stack.nats.connect("reader")
 	js, err := nc.JetStream()

@@ -13,8 +13,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// TestBadInput: a client that sends what it must not gets the right error or
-// close code, and nobody else notices.
+// TestBadInput checks that a client that breaks the protocol gets the right error
+// or close code, and that no other client is affected.
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	const interval = 250 * time.Millisecond
@@ -32,8 +32,8 @@ func TestBadInput(t *testing.T) {
 		t.Run("leavers", func(t *testing.T) { t.Parallel(); rudeLeavers(t, gateway.addr) })
 	})
 
-	// rules have seen to it that the bystander missed nothing; and never did it
-	// wait much longer than an interval.
+	// The rules have checked that the bystander missed nothing. It never waited
+	// much longer than an interval.
 	bystander.skip()
 	bystander.await("live values still", liveEvent("s.p"))
 	events := bystander.seen(liveEvent("s.p"))
@@ -45,19 +45,20 @@ func TestBadInput(t *testing.T) {
 	if bad := bystander.seen(func(f frame) bool {
 		return f.Error != nil || f.GoAway != nil || f.Fresh != nil && f.Fresh.Stale && !f.Fresh.AsOf.IsZero()
 	}); len(bad) > 0 {
-		t.Errorf("a bystander was told: %s", bad[0].raw)
+		t.Errorf("a bystander received: %s", bad[0].raw)
 	}
 	gateway.ready()
 }
 
-// badFrames are answered with an error; the connection goes on.
+// badFrames checks frames that are answered with an error. The connection stays
+// open.
 func badFrames(t *testing.T, addr string) {
 	long := strings.Repeat("x", 600)
 	for _, tt := range []struct {
 		name, frame string
 		id          uint64
 		code        string
-		says        string // in the message
+		message     string // a text in the error's message
 	}{
 		{"garbage", "\x01\x02 hello?", 0, "bad_frame", "not a JSON object"},
 		{"half a frame", `{"id":4,"subscribe":{"topics":["s.`, 0, "bad_frame", "not a JSON object"},
@@ -87,8 +88,8 @@ func badFrames(t *testing.T, addr string) {
 			c := dial(t, addr, "/v1/ws")
 			c.send(tt.frame)
 			f := c.await("an error", func(f frame) bool { return f.Error != nil })
-			if f.Error.Code != tt.code || f.ID != tt.id || !strings.Contains(f.Error.Message, tt.says) || f.Error.Retryable {
-				t.Errorf("have  %s\nwant  id %d, code %s, a message with %q, not retryable", f.raw, tt.id, tt.code, tt.says)
+			if f.Error.Code != tt.code || f.ID != tt.id || !strings.Contains(f.Error.Message, tt.message) || f.Error.Retryable {
+				t.Errorf("have  %s\nwant  id %d, code %s, a message with %q, not retryable", f.raw, tt.id, tt.code, tt.message)
 			}
 			c.send(`{"id":99,"ping":{}}`)
 			if f := c.await("a pong", func(f frame) bool { return f.ID == 99 }); f.Pong == nil {
@@ -102,7 +103,8 @@ func badFrames(t *testing.T, addr string) {
 	t.Run("binary", func(t *testing.T) {
 		c := dial(t, addr, "/v1/ws")
 		c.write(websocket.MessageBinary, []byte(`{"id":1,"ping":{}}`))
-		if f := c.await("an error", func(f frame) bool { return f.Error != nil }); f.Error.Code != "bad_frame" || !strings.Contains(f.Error.Message, "binary") {
+		if f := c.await("an error", func(f frame) bool { return f.Error != nil }); f.Error.Code != "bad_frame" ||
+			!strings.Contains(f.Error.Message, "binary") {
 			t.Errorf("a binary message: %s", f.raw)
 		}
 	})
@@ -114,16 +116,17 @@ func badFrames(t *testing.T, addr string) {
 	})
 	t.Run("too_fast", func(t *testing.T) {
 		c := dial(t, addr, "/v1/ws")
-		for range 110 { // 50 a second, and 100 at once
+		for range 110 { // the limit is 50 a second, and 100 at once
 			c.send(`{"id":1,"ping":{}}`)
 		}
-		if f := c.await("an error", func(f frame) bool { return f.Error != nil }); f.Error.Code != "rate_limited" || !f.Error.Retryable {
+		if f := c.await("an error", func(f frame) bool { return f.Error != nil }); f.Error.Code != "rate_limited" ||
+			!f.Error.Retryable {
 			t.Errorf("110 frames at once: %s", f.raw)
 		}
 	})
 }
 
-// badConnections are closed, with the code that says why.
+// badConnections checks connections that are closed with a code.
 func badConnections(t *testing.T, addr string) {
 	for _, tt := range []struct {
 		name string
@@ -154,23 +157,26 @@ func badConnections(t *testing.T, addr string) {
 	}
 }
 
-// badHandshakes are refused by HTTP status, in words.
+// badHandshakes checks handshakes that are refused with an HTTP status and a
+// text.
 func badHandshakes(t *testing.T, addr string) {
 	for _, tt := range []struct {
 		name, query string
 		header      http.Header
 		status      int
-		says        string
+		message     string
 	}{
-		{"another_site", "/v1/ws", http.Header{"Origin": {"https://evil.example"}}, http.StatusForbidden, "gateway.allowedOrigins"},
-		{"unknown_subprotocol", "/v1/ws", http.Header{"Sec-WebSocket-Protocol": {"graphql-ws"}}, http.StatusBadRequest, "pollcast.v1.json"},
+		{"another_site", "/v1/ws", http.Header{"Origin": {"https://evil.example"}}, http.StatusForbidden,
+			"gateway.allowedOrigins"},
+		{"unknown_subprotocol", "/v1/ws", http.Header{"Sec-WebSocket-Protocol": {"graphql-ws"}}, http.StatusBadRequest,
+			"pollcast.v1.json"},
 		{"empty_topics", "/v1/ws?topics=", nil, http.StatusBadRequest, "?topics="},
 		{"no_such_path", "/v2/ws", nil, http.StatusNotFound, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			status, text, err := httpStatus(addr, tt.query, tt.header)
-			if status != tt.status || !strings.Contains(text, tt.says) {
-				t.Errorf("HTTP %d %q %v, want %d and %q", status, text, err, tt.status, tt.says)
+			if status != tt.status || !strings.Contains(text, tt.message) {
+				t.Errorf("HTTP %d %q %v, want %d and %q", status, text, err, tt.status, tt.message)
 			}
 		})
 	}
@@ -188,7 +194,7 @@ func badHandshakes(t *testing.T, addr string) {
 	})
 }
 
-// badBytes break the WebSocket protocol itself, which needs a bare socket.
+// badBytes breaks the WebSocket protocol itself, which needs a bare socket.
 func badBytes(t *testing.T, addr string) {
 	masked := []byte{0, 0, 0, 0}
 	frame := func(first, second byte, rest ...byte) []byte {
@@ -219,7 +225,8 @@ func badBytes(t *testing.T, addr string) {
 	}
 	t.Run("old_version", func(t *testing.T) {
 		conn := rawDial(t, addr)
-		fmt.Fprintf(conn, "GET /v1/ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", addr)
+		fmt.Fprintf(conn, "GET /v1/ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade, close\r\nUpgrade: "+
+			"websocket\r\nSec-WebSocket-Version: 8\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", addr)
 		answer, err := io.ReadAll(conn)
 		if !bytes.HasPrefix(answer, []byte("HTTP/1.1 400 ")) || !bytes.Contains(answer, []byte("version")) {
 			t.Errorf("WebSocket version 8 was answered with %q %v", answer, err)
@@ -235,7 +242,7 @@ func badBytes(t *testing.T, addr string) {
 	})
 }
 
-// rudeLeavers go without a word, in the middle of things.
+// rudeLeavers closes connections without a close frame, in the middle of frames.
 func rudeLeavers(t *testing.T, addr string) {
 	for range 20 {
 		conn := rawUpgrade(t, addr)
@@ -259,15 +266,16 @@ func rawDial(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience)) // a failure shows in the reads
+	_ = conn.SetDeadline(time.Now().Add(patience)) // reads report a failure
 	return conn
 }
 
-// rawUpgrade is the opening handshake by hand (RFC 6455, section 1.3).
+// rawUpgrade does the opening handshake on a bare socket (RFC 6455, section 1.3).
 func rawUpgrade(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	conn := rawDial(t, addr)
-	fmt.Fprintf(conn, "GET /v1/ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", addr)
+	fmt.Fprintf(conn, "GET /v1/ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: "+
+		"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", addr)
 	var head []byte
 	one := make([]byte, 1)
 	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
@@ -282,8 +290,8 @@ func rawUpgrade(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// rawClose reads up to the close frame and returns its code; 0 if the
-// connection ended without one.
+// rawClose reads up to the close frame and returns its code; 0 if the connection
+// ended without one.
 func rawClose(t *testing.T, conn net.Conn) int {
 	t.Helper()
 	for {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// BenchmarkIsolation is what slow clients cost the others: the p99 from
+// BenchmarkIsolation measures what slow clients cost the others: the p99 from
 // publishing to reading of 95 clients, beside 5 that read too, and beside 5 that
 // read a byte a second. The ratio should be below 1.2.
 //
@@ -35,7 +35,7 @@ func BenchmarkIsolation(b *testing.B) {
 		for i := range clients {
 			delivery := "all"
 			if i%20 == 0 {
-				delivery = "latest" // so that a slow one stays
+				delivery = "latest" // so that a slow client is not closed
 			}
 			nc := benchClient(b, gw.addr, delivery)
 			conns = append(conns, nc)
@@ -94,7 +94,7 @@ func BenchmarkIsolation(b *testing.B) {
 	}
 	var without, with, ratios []float64
 	for b.Loop() {
-		for range 3 { // in turns, on a machine that others use too
+		for range 3 { // alternately: other load on the machine affects both
 			w, s := run(0).Seconds(), run(time.Second).Seconds()
 			without, with, ratios = append(without, w*1000), append(with, s*1000), append(ratios, s/w)
 		}
@@ -126,7 +126,7 @@ func benchClient(b *testing.B, addr, delivery string) net.Conn {
 	return nc
 }
 
-// benchRead calls each with the age of every live event that arrives.
+// benchRead calls each with the age of every live event.
 func benchRead(nc net.Conn, each func(time.Duration)) {
 	r := bufio.NewReader(nc)
 	for {

@@ -17,9 +17,10 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// BenchmarkPublishToClient is the way of an event from the call that publishes
-// it (JetStream, on disk, then republished) through a gateway process to 10
-// WebSocket clients. An operation is one event; they come at 200 per second.
+// BenchmarkPublishToClient measures the way of an event from the call that
+// publishes it (JetStream, on disk, then republished) through a gateway process
+// to 10 WebSocket clients. An operation is one event. They are published at 200
+// per second.
 //
 //	go test ./e2e -run '^$' -bench PublishToClient -benchtime 1000x
 func BenchmarkPublishToClient(b *testing.B) {
@@ -49,7 +50,8 @@ func BenchmarkPublishToClient(b *testing.B) {
 	var took []time.Duration
 	var receiving sync.WaitGroup
 	for range clients {
-		ws, _, err := websocket.Dial(ctx, "ws://"+gateway.addr+"/v1/ws?topics=bench.>", &websocket.DialOptions{HTTPClient: web})
+		ws, _, err := websocket.Dial(ctx, "ws://"+gateway.addr+"/v1/ws?topics=bench.>",
+			&websocket.DialOptions{HTTPClient: web})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -105,10 +107,11 @@ func BenchmarkPublishToClient(b *testing.B) {
 		now := time.Now()
 		sent[i].Store(int64(now.Sub(begin)))
 		e := &event.Event{
-			Topic: "bench.latency", Poll: "bench.latency", Version: uint64(i + 1), ChangedAt: now.UTC(), AsOf: now.UTC(), Fence: 1,
-			Data: json.RawMessage(fmt.Sprintf(`{"n":%d,"padding":%q}`, i, padding)),
+			Topic: "bench.latency", Poll: "bench.latency", Version: uint64(i + 1), ChangedAt: now.UTC(), AsOf: now.UTC(),
+			Fence: 1,
+			Data:  json.RawMessage(fmt.Sprintf(`{"n":%d,"padding":%q}`, i, padding)),
 		}
-		// Slots are whole milliseconds, in which no two events may fall.
+		// Slots are whole milliseconds. Two events must not have the same slot.
 		if _, err := js.PublishMsgAsync(names.EventMsg(e, time.UnixMilli(int64(i)))); err != nil {
 			b.Fatal(err)
 		}

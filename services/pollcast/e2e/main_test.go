@@ -13,15 +13,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-// cliVariable names the stock `nats` command; without it the command is built
-// from the repository's tools.
+// cliVariable is the variable that names the `nats` command. Without it the
+// command is built from the repository's tools.
 const cliVariable = "POLLCAST_NATS_CLI"
 
-// parallel is how many tests run at a time: they wait for intervals to pass
-// more than they compute.
+// parallel is how many tests run at a time. They wait more than they compute.
 const parallel = 8
 
-// bin is where the binaries are.
+// bin holds the paths of the binaries.
 var bin struct {
 	hostrpc, poller, gateway, pollcast, nats string
 	natsCLI                                  string
@@ -30,7 +29,7 @@ var bin struct {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if runtime.GOMAXPROCS(0) < parallel {
-		_ = flag.Set("test.parallel", strconv.Itoa(parallel)) // a flag that exists, and a number
+		_ = flag.Set("test.parallel", strconv.Itoa(parallel)) // the flag exists and the value is a number
 	}
 	dir, err := os.MkdirTemp("", "pollcast-e2e-")
 	if err == nil {
@@ -38,7 +37,7 @@ func TestMain(m *testing.M) {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		_ = os.RemoveAll(dir) // the build's error is what matters
+		_ = os.RemoveAll(dir) // the build's error is returned
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
@@ -49,7 +48,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// build makes every binary once. The NATS server is the version that the
+// build builds every binary once. The NATS server has the version that the
 // modules use.
 func build(dir string) error {
 	const services = "github.com/pollcast/pollcast/services/"
@@ -59,7 +58,8 @@ func build(dir string) error {
 		return err
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
-	bin.hostrpc, bin.poller, bin.gateway, bin.pollcast, bin.nats = at("hostrpc"), at("poller"), at("gateway"), at("pollcast"), at("nats-server")
+	bin.hostrpc, bin.poller, bin.gateway, bin.pollcast, bin.nats = at("hostrpc"), at("poller"), at("gateway"),
+		at("pollcast"), at("nats-server")
 	if bin.natsCLI = os.Getenv(cliVariable); bin.natsCLI != "" {
 		return nil
 	}

@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// The budget of these tests' gateways, and what of the process may lie beside
-// it: the kernel's view of a Go program is a little larger than Go's own.
+// The budget of these tests' gateways, and the part of the process beside it: the
+// kernel's count of a Go program is a little larger than Go's own.
 const (
 	smallBudget = 96 << 20
 	besides     = 32 << 20
 )
 
-// TestMemoryBudget has hundreds of clients that cost a gateway all the memory
-// they can get, in every way there is, and looks at what the kernel says that
-// the process takes.
+// TestMemoryBudget runs hundreds of clients that use as much of a gateway's
+// memory as they can, in every way, and checks the kernel's count of the
+// process's memory.
 func TestMemoryBudget(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, "    s: {upstreams: [\"http://127.0.0.1:1/\"], polls: {p: {method: p}}}\n",
@@ -48,7 +48,7 @@ func TestMemoryBudget(t *testing.T) {
 		for i := range 300 {
 			idle(t, gw.addr, fmt.Sprintf("/v1/ws?topics=big.x,small.x,none.n%d", i))
 		}
-		for range 100 { // big frames are shared, however many feeds they are in
+		for range 100 { // large frames are shared by all feeds
 			publish()
 			wantWithin(t, gw)
 		}
@@ -56,7 +56,8 @@ func TestMemoryBudget(t *testing.T) {
 			pub.event("small.x", small)
 			wantWithin(t, gw)
 		}
-		eventually(t, "the slowest were closed", func() error { return wantMetric(gw, "pollcast_gateway_memory_evictions_total", 1) })
+		eventually(t, "the slowest were closed",
+			func() error { return wantMetric(gw, "pollcast_gateway_memory_evictions_total", 1) })
 	})
 	t.Run("snapshots on their way", func(t *testing.T) {
 		for i := range 300 { // of 4 MB each
@@ -88,7 +89,8 @@ func TestMemoryBudget(t *testing.T) {
 			if nc == nil {
 				continue
 			}
-			_, _ = nc.Write(append([]byte{0x81, 0xff, 0, 0, 0, 0, 0, 0x0f, 0, 0, 0, 0, 0, 0}, bytes.Repeat([]byte{'x'}, 900<<10)...)) // it may be closed already
+			_, _ = nc.Write(append([]byte{0x81, 0xff, 0, 0, 0, 0, 0, 0x0f, 0, 0, 0, 0, 0, 0},
+				bytes.Repeat([]byte{'x'}, 900<<10)...)) // fails if it is closed already
 			wantWithin(t, gw)
 		}
 	})
@@ -109,23 +111,25 @@ func TestMemoryBudget(t *testing.T) {
 			return err
 		})
 	})
-	t.Logf("%d events; %.0f connections closed; peak %d MiB of %d MiB", events, metric(gw, "pollcast_gateway_memory_evictions_total"), resident(t, gw)>>20, smallBudget>>20)
+	t.Logf("%d events; %.0f connections closed; peak %d MiB of %d MiB", events,
+		metric(gw, "pollcast_gateway_memory_evictions_total"), resident(t, gw)>>20, smallBudget>>20)
 }
 
-// hog holds a client that reads nothing, if it is let in.
+// hog opens a client that reads nothing, if the gateway accepts it.
 func hog(t *testing.T, gw *service, path string) {
 	nc, err := net.Dial("tcp", gw.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	_ = nc.(*net.TCPConn).SetReadBuffer(16 << 10) // full soon
+	_ = nc.(*net.TCPConn).SetReadBuffer(16 << 10) // so that it is full soon
 	fmt.Fprintf(nc, upgradeRequest, path)
 }
 
-const upgradeRequest = "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+const upgradeRequest = "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " +
+	"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
-// idle connects, subscribes, and reads nothing beyond the handshake.
+// idle connects and subscribes. It reads nothing after the handshake.
 func idle(t *testing.T, addr, path string) net.Conn {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -133,7 +137,7 @@ func idle(t *testing.T, addr, path string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	_ = nc.(*net.TCPConn).SetReadBuffer(16 << 10) // full soon
+	_ = nc.(*net.TCPConn).SetReadBuffer(16 << 10) // so that it is full soon
 	fmt.Fprintf(nc, upgradeRequest, path)
 	head := make([]byte, 12)
 	if _, err := io.ReadFull(nc, head); err != nil || string(head) != "HTTP/1.1 101" {
@@ -142,7 +146,7 @@ func idle(t *testing.T, addr, path string) net.Conn {
 	return nc
 }
 
-// tryUpgrade connects; nil if the gateway does not want to.
+// tryUpgrade connects; nil if the gateway refuses.
 func tryUpgrade(t *testing.T, addr, path string) net.Conn {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -159,8 +163,8 @@ func tryUpgrade(t *testing.T, addr, path string) net.Conn {
 	return nc
 }
 
-// wantWithin holds the budget against the gateway's own count, and against
-// what the kernel says was the most that the process ever took.
+// wantWithin checks the gateway's own count, and the kernel's count of the most
+// memory of the process, against the budget.
 func wantWithin(t *testing.T, gw *service) {
 	t.Helper()
 	if used := metric(gw, "pollcast_gateway_memory_used_bytes"); used > smallBudget {
@@ -168,12 +172,13 @@ func wantWithin(t *testing.T, gw *service) {
 	}
 	if peak := resident(t, gw); peak > smallBudget+besides {
 		_, text, _ := get("http://" + gw.ops + "/metrics")
-		t.Fatalf("the process took %d MiB, with a budget of %d MiB:\n%s", peak>>20, smallBudget>>20, regexp.MustCompile(`(?m)^(go_memstats|pollcast_gateway_memory|go_gc).*`).FindAll(text, -1))
+		t.Fatalf("the process took %d MiB, with a budget of %d MiB:\n%s", peak>>20, smallBudget>>20,
+			regexp.MustCompile(`(?m)^(go_memstats|pollcast_gateway_memory|go_gc).*`).FindAll(text, -1))
 	}
 }
 
-// resident is the most memory that the process ever took, where the kernel
-// tells, and otherwise what it takes now.
+// resident returns the most memory that the process ever used, where the kernel
+// knows it, and otherwise the present use.
 func resident(t *testing.T, gw *service) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", gw.cmd.Process.Pid))
@@ -188,7 +193,7 @@ func resident(t *testing.T, gw *service) int {
 	return kb << 10
 }
 
-// metric reads one value; 0 while there is none.
+// metric returns one value; 0 if there is none.
 func metric(v *service, name string) float64 {
 	_, text, err := get("http://" + v.ops + "/metrics")
 	if err != nil {
@@ -196,7 +201,7 @@ func metric(v *service, name string) float64 {
 	}
 	for line := range strings.Lines(string(text)) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			f, _ := strconv.ParseFloat(strings.TrimSpace(value), 64) // what is no number is not there
+			f, _ := strconv.ParseFloat(strings.TrimSpace(value), 64) // 0 if it is not a number
 			return f
 		}
 	}

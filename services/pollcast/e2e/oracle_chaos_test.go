@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// chaosTime is how long a chaos test breaks things: the variable CHAOS, or three
-// minutes.
+// chaosTime returns how long a chaos test breaks things: the variable CHAOS, or
+// three minutes.
 func chaosTime(t *testing.T) time.Duration {
 	t.Helper()
 	length := 3 * time.Minute
@@ -24,11 +24,11 @@ func chaosTime(t *testing.T) time.Duration {
 	return length
 }
 
-// TestChaosGateways breaks three gateways and a NATS cluster for three minutes,
-// under hundreds of clients.
+// TestChaosGateways breaks three gateways and a NATS cluster for three minutes
+// while hundreds of clients are connected.
 func TestChaosGateways(t *testing.T) { chaos(t, faults) }
 
-// TestChaosRoutes breaks the network within the NATS cluster as well.
+// TestChaosRoutes also breaks the network within the NATS cluster.
 func TestChaosRoutes(t *testing.T) { chaos(t, slices.Concat(faults, routeFaults)) }
 
 func chaos(t *testing.T, kinds []fault) {
@@ -40,8 +40,8 @@ func chaos(t *testing.T, kinds []fault) {
 	w.finish()
 }
 
-// failedSeeds are those with which TestOracle once found something: a replay
-// that a lagging replica had cut short, freshness that went back behind it.
+// failedSeeds are the seeds with which TestOracle once found a fault: a replay
+// that a lagging replica had cut short, and freshness that went back behind it.
 var failedSeeds = []uint64{733942}
 
 func TestChaosGatewaysFailedSeeds(t *testing.T) {

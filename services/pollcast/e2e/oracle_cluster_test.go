@@ -14,14 +14,14 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A cluster is three NATS servers as processes, as deploy/kubernetes runs them:
-// its configuration is made of the same two files. Any of them may be killed,
-// frozen and started again on its address with its data, and cut off from the
-// others (oracle_routes_test.go).
+// cluster is three NATS servers as processes, as deploy/kubernetes runs them: its
+// configuration is made of the same two files. Each can be killed, frozen,
+// started again at its address with its data, and cut off from the others
+// (oracle_routes_test.go).
 type cluster struct {
 	t     testing.TB
 	nodes [clusterSize]*clusterNode
-	// links are the ways from each node to each other one.
+	// links are the proxies from each node to each other one.
 	links [clusterSize][clusterSize]*proxy
 }
 
@@ -35,7 +35,7 @@ type clusterNode struct {
 	frozen  bool
 }
 
-// admin is a user that the deployment does not have: it sees the whole stream,
+// admin is a user that the deployment does not have: it reads the whole stream,
 // moves its leader, and publishes as a poller does.
 const admin = "admin"
 
@@ -71,7 +71,7 @@ func (c *cluster) configure(n *clusterNode) {
 	})
 }
 
-// rewrite copies a file, replacing what must be there.
+// rewrite copies a file and replaces texts that must be in it.
 func (c *cluster) rewrite(from, to string, replace map[string]string) {
 	c.t.Helper()
 	data, err := os.ReadFile(from)
@@ -90,7 +90,7 @@ func (c *cluster) rewrite(from, to string, replace map[string]string) {
 	}
 }
 
-// launch starts a node and does not wait for it.
+// launch starts a node without waiting for it.
 func (c *cluster) launch(n *clusterNode) {
 	c.t.Helper()
 	env := []string{"NATS_NAME=" + n.name, "NATS_ROUTE_PASSWORD=" + strconv.Quote(password("route"))}
@@ -104,8 +104,8 @@ func (c *cluster) launch(n *clusterNode) {
 	n.frozen = false
 }
 
-// up starts what is down, wakes what is frozen and waits until every node says
-// that it has caught up with the others.
+// up starts the nodes that are down, continues the frozen ones, and waits until
+// every node has caught up with the others.
 func (c *cluster) up() {
 	c.t.Helper()
 	for _, n := range c.nodes {
@@ -122,8 +122,8 @@ func (c *cluster) up() {
 	}
 }
 
-// clusterPatience is how long a test waits for a cluster that elects leaders and
-// catches up.
+// clusterPatience is the longest time that a test waits for a cluster that elects
+// leaders and catches up.
 const clusterPatience = 90 * time.Second
 
 func (c *cluster) restore(n *clusterNode) {
@@ -147,7 +147,7 @@ func (c *cluster) kill(n *clusterNode) {
 	n.process = nil
 }
 
-// urls are the addresses of all nodes.
+// urls returns the addresses of all nodes.
 func (c *cluster) urls() string {
 	var urls []string
 	for _, n := range c.nodes {
@@ -159,9 +159,13 @@ func (c *cluster) urls() string {
 // connect returns a connection that outlives every node.
 func (c *cluster) connect(t testing.TB, user string) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(c.urls(), nats.UserInfo(user, password(user)), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
-		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectBufSize(-1), nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2),
-		nats.Timeout(2*time.Second), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // it retries by itself
+	nc, err := nats.Connect(c.urls(), nats.UserInfo(user, password(user)), nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectBufSize(-1), nats.PingInterval(time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(2*time.Second), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription,
+			error) {
+		})) // it reconnects by itself
 	if err != nil {
 		t.Fatalf("connect to NATS: %v", err)
 	}

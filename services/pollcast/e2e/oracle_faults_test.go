@@ -10,16 +10,16 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// What is done to a world is a plan made of its seed: the order of the faults,
-// whom they hit and for how long. A slow machine gets less far in the same time,
-// on the same plan.
+// The faults of a world are a plan made from its seed: their order, their targets
+// and their durations. A slow machine gets less far in the same time, with the
+// same plan.
 
-// A fault is one kind of it, and how often it is chosen.
+// fault is one kind of fault, and how often it is chosen.
 type fault struct {
 	name   string
 	weight int
 	do     func(*saboteur, time.Duration)
-	// for is how long what it takes away stays away.
+	// least and most bound the time until it is repaired.
 	least, most time.Duration
 }
 
@@ -36,39 +36,39 @@ var faults = []fault{
 	{"poller killed", 1, (*saboteur).killPoller, 500 * time.Millisecond, 3 * time.Second},
 }
 
-// saboteur breaks a world, one thing after the other, and mends it again.
+// saboteur breaks the parts of a world one after another and repairs them.
 type saboteur struct {
 	*world
 	rng  *rand.Rand
 	nc   *nats.Conn
 	todo mendings
-	busy map[any]bool // what is broken at the moment
+	busy map[any]bool // the parts that are broken now
 	dark bool
 }
 
-// A mending is due at a time.
-type mending struct {
+// repair is due at a time.
+type repair struct {
 	at time.Time
 	do func()
 }
 
-type mendings []mending
+type mendings []repair
 
 func (m mendings) Len() int           { return len(m) }
 func (m mendings) Less(i, j int) bool { return m[i].at.Before(m[j].at) }
 func (m mendings) Swap(i, j int)      { m[i], m[j] = m[j], m[i] }
-func (m *mendings) Push(x any)        { *m = append(*m, x.(mending)) }
+func (m *mendings) Push(x any)        { *m = append(*m, x.(repair)) }
 func (m *mendings) Pop() any {
 	last := (*m)[len(*m)-1]
 	*m = (*m)[:len(*m)-1]
 	return last
 }
 
-// breakThings does what the seed says for a while, with a pause of about pause
-
+// breakThings breaks what the seed chooses for a while, with pauses of about pause.
 func (w *world) breakThings(length, pause time.Duration, kinds []fault) {
 	w.Helper()
-	b := &saboteur{world: w, rng: rand.New(rand.NewPCG(w.seed, 42)), nc: w.cluster.connect(w, admin), busy: map[any]bool{}}
+	b := &saboteur{world: w, rng: rand.New(rand.NewPCG(w.seed, 42)), nc: w.cluster.connect(w, admin),
+		busy: map[any]bool{}}
 	total := 0
 	for _, f := range kinds {
 		total += f.weight
@@ -77,7 +77,7 @@ func (w *world) breakThings(length, pause time.Duration, kinds []fault) {
 	next := time.Now().Add(pause)
 	for time.Now().Before(end) {
 		for len(b.todo) > 0 && !time.Now().Before(b.todo[0].at) {
-			heap.Pop(&b.todo).(mending).do()
+			heap.Pop(&b.todo).(repair).do()
 		}
 		if now := time.Now(); now.After(next) && !b.dark {
 			n := b.rng.IntN(total)
@@ -94,20 +94,20 @@ func (w *world) breakThings(length, pause time.Duration, kinds []fault) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	for len(b.todo) > 0 {
-		heap.Pop(&b.todo).(mending).do()
+		heap.Pop(&b.todo).(repair).do()
 	}
 }
 
 func (b *saboteur) later(d time.Duration, what any, do func()) {
 	b.busy[what] = true
-	heap.Push(&b.todo, mending{time.Now().Add(d), func() {
+	heap.Push(&b.todo, repair{time.Now().Add(d), func() {
 		delete(b.busy, what)
 		do()
 	}})
 }
 
-// aGateway returns one that is whole, or nil.
-func (b *saboteur) aGateway() *standing {
+// aGateway returns a working gateway, or nil.
+func (b *saboteur) aGateway() *gatewaySite {
 	g := b.gateways[b.rng.IntN(len(b.gateways))]
 	if b.busy[g] {
 		return nil
@@ -144,8 +144,8 @@ func (b *saboteur) drainGateway(d time.Duration) {
 	}
 }
 
-// aNode returns a node that can be taken away: with the two others there is a
-// quorum. Otherwise nil.
+// aNode returns a node that can be stopped because the two others have a quorum,
+// or nil.
 func (b *saboteur) aNode() *clusterNode {
 	n := b.cluster.nodes[b.rng.IntN(clusterSize)]
 	for _, m := range b.cluster.nodes {
@@ -170,7 +170,7 @@ func (b *saboteur) freezeNode(d time.Duration) {
 	}
 }
 
-// stopNode is what a rolling restart of NATS does to a node.
+// stopNode stops a node as a rolling restart of NATS does.
 func (b *saboteur) stopNode(d time.Duration) {
 	if n := b.aNode(); n != nil {
 		n.process.signal(syscall.SIGTERM)
@@ -181,7 +181,7 @@ func (b *saboteur) stopNode(d time.Duration) {
 	}
 }
 
-// killQuorum leaves one node, which can do nothing alone.
+// killQuorum leaves one node, which has no quorum.
 func (b *saboteur) killQuorum(d time.Duration) {
 	n := b.aNode()
 	for _, m := range b.cluster.nodes {
@@ -192,7 +192,7 @@ func (b *saboteur) killQuorum(d time.Duration) {
 	}
 }
 
-// blackOut freezes all of NATS, while everything else is whole.
+// blackOut freezes all of NATS. Everything else works.
 func (b *saboteur) blackOut(d time.Duration) {
 	if len(b.busy) > 0 {
 		return
@@ -216,7 +216,7 @@ func (b *saboteur) blackOut(d time.Duration) {
 func (b *saboteur) moveLeader(time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
-	_, _ = b.nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN.POLLCAST", nil) // there may be none
+	_, _ = b.nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN.POLLCAST", nil) // there may be no leader
 }
 
 func (b *saboteur) killPoller(d time.Duration) {

@@ -6,26 +6,26 @@ import (
 	"strings"
 )
 
-// A judge holds a witness's diary against the ledger: every connection is owed,
-// of each topic that it covers, what the stream stored after the position where
-// covering began, each event once and in order. A snapshot is owed exactly the
-// values that the stream held at its position.
+// judge compares a witness's record with the ledger. For each topic that a
+// connection covers, it must deliver everything that the stream stored after the
+// position where covering began, each event once and in order. A snapshot must
+// have exactly the values that the stream held at its position.
 type judge struct {
 	ledger  *ledger
 	w       *witness
 	topics  []string // patterns of the connection
 	cursors map[string]cursor
-	at      int // in the diary
+	at      int // in the record
 	checked int // events
-	taken   int // events that a deletion took along
+	removed int // events that a deletion removed from the stream
 	broken  []string
 }
 
-// A cursor is how far a topic is accounted for.
+// cursor is how far a topic is checked.
 type cursor struct {
 	seq      uint64
-	snapshot uint64 // the event that the snapshot owes; 0: none
-	lax      bool   // it owes some event or other
+	snapshot uint64 // the event that the snapshot must have; 0: none
+	anyEvent bool   // the snapshot must have some event
 }
 
 func (j *judge) complain(e entry, format string, args ...any) {
@@ -34,11 +34,11 @@ func (j *judge) complain(e entry, format string, args ...any) {
 	}
 }
 
-// before is what led to an entry: the connection's subscriptions, and what it
-// heard of the topic.
+// before returns what led to an entry: the connection's subscriptions, and what
+// it received of the topic.
 func (j *judge) before(e entry) string {
 	var lines []string
-	for _, d := range j.w.diary[:j.at+1] {
+	for _, d := range j.w.record[:j.at+1] {
 		if d.conn == e.conn && (d.kind != happened || d.topic == e.topic) {
 			lines = append(lines, "\t"+d.String())
 		}
@@ -46,10 +46,10 @@ func (j *judge) before(e entry) string {
 	return strings.Join(lines[max(0, len(lines)-12):], "\n")
 }
 
-// judge goes through the diary. The ledger is complete, and its mutex held.
+// judge checks the record. The ledger is complete, and its mutex is held.
 func (j *judge) judge() {
 	j.cursors = map[string]cursor{}
-	for i, e := range j.w.diary {
+	for i, e := range j.w.record {
 		j.at = i
 		switch e.kind {
 		case begun:
@@ -68,7 +68,7 @@ func (j *judge) judge() {
 				}
 			}
 		case lost:
-			if i == len(j.w.diary)-1 {
+			if i == len(j.w.record)-1 {
 				j.end(e)
 			}
 			j.topics = nil
@@ -79,7 +79,7 @@ func (j *judge) judge() {
 	}
 }
 
-// begin covers what the connection has not covered before.
+// begin starts the topics that the connection did not cover before.
 func (j *judge) begin(e entry) {
 	for topic, events := range j.ledger.topics {
 		if _, covered := j.cursors[topic]; covered || !anyMatches(e.topics, topic) {
@@ -87,9 +87,9 @@ func (j *judge) begin(e entry) {
 		}
 		c := cursor{seq: e.seq}
 		if last, ok := until(events, e.seq); e.resumed {
-			// nothing but what follows
+			// Only events after the position follow.
 		} else if j.ledger.gone(topic, e.seq+1) {
-			c.lax = true // the value then is known to nobody any more
+			c.anyEvent = true // the value of that time is not known any more
 		} else if ok && !last.deleted {
 			c.snapshot = last.seq
 		}
@@ -119,7 +119,7 @@ func (j *judge) event(e entry) {
 		j.complain(e, "the stream holds %+v, the value's hash is %d", was, e.data)
 	}
 	if e.phase == "snapshot" {
-		if c.snapshot != e.seq && !c.lax {
+		if c.snapshot != e.seq && !c.anyEvent {
 			j.complain(e, "a snapshot at this position owes %d; the stream holds %+v", c.snapshot, j.ledger.topics[e.topic])
 		}
 		j.cursors[e.topic] = cursor{seq: max(c.seq, e.seq)}
@@ -134,14 +134,15 @@ func (j *judge) event(e entry) {
 	case next < len(events) && events[next].seq < e.seq:
 		missing := after(events, e.seq) - 1 - next
 		if !e.deleted {
-			j.complain(e, "%d events are missing before it, of which the first is version %d at %d; the last before was at %d", missing, events[next].version, events[next].seq, c.seq)
+			j.complain(e, "%d events are missing before it, of which the first is version %d at %d; the last before was at %d",
+				missing, events[next].version, events[next].seq, c.seq)
 		}
-		j.taken += missing // the stream keeps of a key that is gone the deletion alone
+		j.removed += missing // of a deleted key the stream keeps the deletion only
 	}
 	j.cursors[e.topic] = cursor{seq: e.seq}
 }
 
-// end: nothing more comes, so that everything must have come.
+// end checks that everything has come, because nothing more comes.
 func (j *judge) end(e entry) {
 	for topic, c := range j.cursors {
 		if c.snapshot > 0 {
@@ -152,7 +153,8 @@ func (j *judge) end(e entry) {
 		if next := after(events, c.seq); next < len(events) && !j.w.kind.latest {
 			j.complain(e, "%s: %d events after %d were never sent", topic, len(events)-next, c.seq)
 		} else if next < len(events) {
-			j.complain(e, "%s: its last value, at %d, was never sent; the last was at %d", topic, events[len(events)-1].seq, c.seq)
+			j.complain(e, "%s: its last value, at %d, was never sent; the last was at %d", topic, events[len(events)-1].seq,
+				c.seq)
 		}
 	}
 }

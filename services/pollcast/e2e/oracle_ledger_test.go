@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A ledger is what the stream has stored, as told by JetStream's own consumer
-// and by the acknowledgements that the publishers got. It knows nothing of
+// ledger is what the stream has stored, from JetStream's own consumer and from
+// the acknowledgements that the publishers received. It knows nothing of
 // gateways.
 type ledger struct {
 	t  testing.TB
@@ -26,7 +26,7 @@ type ledger struct {
 	mu     sync.Mutex
 	topics map[string][]stored // by sequence number
 	holes  map[string][]hole
-	last   uint64 // read so far
+	last   uint64 // sequence number of the last message read
 	acked  map[uint64]ack
 }
 
@@ -35,11 +35,11 @@ type stored struct {
 	seq, version uint64
 	asOf         time.Time
 	deleted      bool
-	data         uint64 // its hash
+	data         uint64 // hash of the value
 }
 
-// A hole is where a deletion took events along before they were read: the stream
-// keeps of a key that is gone the deletion alone.
+// hole is a range in which a deletion removed events before they were read: of a
+// deleted key the stream keeps the deletion only.
 type hole struct{ from, to uint64 }
 
 // ack is what a publisher knows of one event.
@@ -71,11 +71,12 @@ func newLedger(t testing.TB, c *cluster) *ledger {
 	return l
 }
 
-// read follows the stream from where it is until something goes wrong.
+// read reads the stream from the last position until there is an error.
 func (l *ledger) read(ctx context.Context) {
 	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	// No ordered consumer: its Fetch makes it anew without an end when it is gone.
+	// An ordered consumer is not used: its Fetch recreates it without an end when
+	// it is lost.
 	cons, err := l.js.CreateConsumer(ask, "POLLCAST", jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.position() + 1,
 		AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Minute, Replicas: 1, MemoryStorage: true,
@@ -87,12 +88,12 @@ func (l *ledger) read(ctx context.Context) {
 	for ctx.Err() == nil {
 		if !l.fetch(ctx, cons) {
 			sleep(ctx, 100*time.Millisecond)
-			return // from where it is, with another consumer
+			return // continue from here with another consumer
 		}
 	}
 }
 
-// fetch takes one batch, and reports whether it came to its end.
+// fetch reads one batch and reports whether the batch was complete.
 func (l *ledger) fetch(ctx context.Context, cons jetstream.Consumer) bool {
 	ask, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -101,7 +102,7 @@ func (l *ledger) fetch(ctx context.Context, cons jetstream.Consumer) bool {
 		return false
 	}
 	whole := true
-	for m := range batch.Messages() { // to its end, with ask at the latest: the library's goroutine is to end before the test
+	for m := range batch.Messages() { // to its end: the library's goroutine must end before the test
 		if whole = whole && l.fill(ctx, m); !whole {
 			cancel()
 		}
@@ -109,8 +110,8 @@ func (l *ledger) fetch(ctx context.Context, cons jetstream.Consumer) bool {
 	return whole && batch.Error() == nil
 }
 
-// fill takes a message and before it, from the stream's leader, what a consumer
-// on a replica may have passed over.
+// fill takes in a message. Before it, it reads from the stream's leader the
+// messages that a consumer on a replica may have skipped.
 func (l *ledger) fill(ctx context.Context, m jetstream.Msg) bool {
 	meta, err := m.Metadata()
 	if err != nil {
@@ -164,14 +165,14 @@ func (l *ledger) take(seq uint64, subject string, h nats.Header, data []byte) {
 	l.topics[topic] = append(l.topics[topic], s)
 }
 
-// publisherKnows notes an acknowledged event.
+// publisherKnows records an acknowledged event.
 func (l *ledger) publisherKnows(seq uint64, a ack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.acked[seq] = a
 }
 
-// lastAcked is the last position that a publisher was told.
+// lastAcked returns the last sequence number that a publisher received.
 func (l *ledger) lastAcked() (last uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -181,8 +182,8 @@ func (l *ledger) lastAcked() (last uint64) {
 	return last
 }
 
-// complete waits until the truth has reached the stream's end, and holds it
-// against itself and the publishers.
+// complete waits until the ledger has reached the stream's end, and compares it
+// with the publishers' acknowledgements.
 func (l *ledger) complete() {
 	l.t.Helper()
 	within(l.t, clusterPatience, "the oracle has read the stream", func() error {
@@ -193,7 +194,7 @@ func (l *ledger) complete() {
 			return err
 		}
 		last, at := s.CachedInfo().State.LastSeq, l.position()
-		if at+20 < last || at < l.lastAcked() { // freshness goes on
+		if at+20 < last || at < l.lastAcked() { // freshness records continue
 			return fmt.Errorf("at %d of %d", at, last)
 		}
 		return nil
@@ -208,7 +209,8 @@ func (l *ledger) complete() {
 			case e.version > before.version && e.deleted:
 				l.holes[topic] = append(l.holes[topic], hole{before.seq, e.seq})
 			default:
-				l.t.Errorf("%s: version %d at %d follows version %d at %d: the publisher is wrong, or JetStream's consumer has missed what the stream holds in between: %s",
+				l.t.Errorf("%s: version %d at %d follows version %d at %d: the publisher is wrong, or JetStream's consumer has "+
+					"missed what the stream holds in between: %s",
 					topic, e.version, e.seq, before.version, before.seq, l.between(topic, before.seq, e.seq))
 			}
 			if e.asOf.Before(before.asOf) {
@@ -250,8 +252,8 @@ func (l *ledger) between(topic string, from, to uint64) string {
 	return strings.Join(found, ", ")
 }
 
-// gone says whether the stream may have held an event of the topic there, or
-// right before, which a deletion took along before it was read.
+// gone reports whether the stream may have held an event of the topic at seq, or
+// just before, that a deletion removed before it was read.
 func (l *ledger) gone(topic string, seq uint64) bool {
 	for _, h := range l.holes[topic] {
 		if h.from < seq && seq <= h.to {
@@ -274,7 +276,7 @@ func until(events []stored, seq uint64) (stored, bool) {
 	return stored{}, false
 }
 
-// count is how many events there are.
+// count returns the number of events.
 func (l *ledger) count() (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -284,7 +286,8 @@ func (l *ledger) count() (n int) {
 	return n
 }
 
-// matches says whether a pattern matches a topic, by docs/protocol.md alone.
+// matches reports whether a pattern matches a topic, written from
+// docs/protocol.md only.
 func matches(pattern, topic string) bool {
 	p, t := strings.Split(pattern, "."), strings.Split(topic, ".")
 	for i, token := range p {
@@ -316,6 +319,6 @@ func sleep(ctx context.Context, d time.Duration) {
 
 var hashSeed = maphash.MakeSeed()
 
-// hash stands for a value: hundreds of clients keep every one they saw. Pollers
-// write JSON without space, and gateways pass it on as it is.
+// hash identifies a value: hundreds of clients keep one for every event. Pollers
+// write JSON without spaces, and gateways do not change it.
 func hash(data []byte) uint64 { return maphash.Bytes(hashSeed, data) }

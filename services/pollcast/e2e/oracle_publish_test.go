@@ -19,7 +19,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// A counter is an upstream whose every answer is another value, numbered.
+// counter is an upstream whose answers are numbered and all differ.
 type counter struct {
 	*httptest.Server
 	n      atomic.Int64
@@ -28,18 +28,19 @@ type counter struct {
 	mu   sync.Mutex
 	rng  *rand.Rand
 	keys []string
-	last map[string]json.RawMessage // by method, once it stands still
+	last map[string]json.RawMessage // by method; the answers after it was stopped
 }
 
 func newCounter(t testing.TB, seed uint64) *counter {
-	c := &counter{rng: rand.New(rand.NewPCG(seed, 1)), last: map[string]json.RawMessage{}, keys: []string{"a", "b/c", "d"}}
+	c := &counter{rng: rand.New(rand.NewPCG(seed, 1)), last: map[string]json.RawMessage{},
+		keys: []string{"a", "b/c", "d"}}
 	c.Server = httptest.NewServer(http.HandlerFunc(c.serve))
 	t.Cleanup(c.Close)
 	return c
 }
 
-// sources is the configuration of its polls: one that changes at every tick, one
-// that changes now and then, one whose keys come and go.
+// sources returns the configuration of its polls: one that changes at every tick,
+// one that changes sometimes, one whose keys come and go.
 func (c *counter) sources() string {
 	return fmt.Sprintf(`
     up:
@@ -77,7 +78,7 @@ func (c *counter) result(method string) json.RawMessage {
 	case "slow":
 		out = json.RawMessage(fmt.Sprintf(`{"n":%d}`, n/40))
 	case "items":
-		if c.rng.IntN(8) == 0 { // a key goes, or comes
+		if c.rng.IntN(8) == 0 { // a key is added or removed
 			key := string('a' + rune(c.rng.IntN(8)))
 			if i := slices.Index(c.keys, key); i >= 0 {
 				c.keys = slices.Delete(c.keys, i, i+1)
@@ -92,14 +93,14 @@ func (c *counter) result(method string) json.RawMessage {
 			}
 			items = append(items, map[string]any{"id": key, "n": n / 3})
 		}
-		out, _ = json.Marshal(items) // maps of strings and numbers
+		out, _ = json.Marshal(items) // strings and numbers always marshal
 	}
 	c.last[method] = out
 	return out
 }
 
-// A rush publishes straight into the stream, in the way of a poller, at a rate
-// that no poll has. It goes on until every event is acknowledged.
+// rush publishes directly into the stream, as a poller does, at a rate that no
+// poll has. It tries again until every event is acknowledged.
 type rush struct {
 	t      testing.TB
 	ledger *ledger
@@ -107,13 +108,13 @@ type rush struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 
-	finish atomic.Bool // say the last value, and then only renew
+	finish atomic.Bool // publish the last value, and then only renew
 	wg     sync.WaitGroup
-	ended  sync.WaitGroup // topics that have not said their last value
+	ended  sync.WaitGroup // topics that have not published their last value
 	stop   context.CancelFunc
 
 	mu   sync.Mutex
-	last map[string]event.Freshness // as clients must know it in the end
+	last map[string]event.Freshness // that clients must have at the end
 }
 
 const (
@@ -149,11 +150,12 @@ func newRush(t testing.TB, c *cluster, l *ledger, topics, rate int, seed uint64)
 	return f
 }
 
-// publish numbers the values of one topic.
+// publish publishes the numbered values of one topic.
 func (f *rush) publish(ctx context.Context, i int, pause time.Duration, rng *rand.Rand) {
-	topic, version, said := rushTopic(i), uint64(0), time.Time{}
+	topic, version, renewed := rushTopic(i), uint64(0), time.Time{}
 	e := &rushSeq{rush: f, topic: topic}
-	fr := event.Freshness{Poll: topic, Breaker: event.Closed, IntervalMs: rushRenewal.Milliseconds(), MaxAgeMs: rushMaxAge.Milliseconds(), Fence: 1}
+	fr := event.Freshness{Poll: topic, Breaker: event.Closed, IntervalMs: rushRenewal.Milliseconds(),
+		MaxAgeMs: rushMaxAge.Milliseconds(), Fence: 1}
 	over := false
 	for ctx.Err() == nil {
 		now := time.Now().UTC()
@@ -161,7 +163,8 @@ func (f *rush) publish(ctx context.Context, i int, pause time.Duration, rng *ran
 			over = f.finish.Load()
 			version++
 			data := fmt.Sprintf(`{"n":%d,"pad":"%0*d","last":%t}`, version, rng.IntN(300), version, over)
-			ev := &event.Event{Topic: topic, Poll: topic, Data: json.RawMessage(data), Version: version, ChangedAt: now, AsOf: now, Fence: 1}
+			ev := &event.Event{Topic: topic, Poll: topic, Data: json.RawMessage(data), Version: version, ChangedAt: now,
+				AsOf: now, Fence: 1}
 			e.put(ctx, f.names.EventMsg(ev, now), version)
 			fr.AsOf = now
 			if over {
@@ -171,8 +174,8 @@ func (f *rush) publish(ctx context.Context, i int, pause time.Duration, rng *ran
 				}
 			}
 		}
-		if over || now.Sub(said) >= rushRenewal {
-			said, fr.CheckedAt = now, now
+		if over || now.Sub(renewed) >= rushRenewal {
+			renewed, fr.CheckedAt = now, now
 			if e.renew(ctx, &fr) && f.note(topic, fr) && over {
 				f.ended.Done()
 			}
@@ -185,7 +188,8 @@ func (f *rush) publish(ctx context.Context, i int, pause time.Duration, rng *ran
 	}
 }
 
-// note keeps the last freshness, and says whether it is the first of the end.
+// note records the last freshness and reports whether it is the first one after
+// the end.
 func (f *rush) note(topic string, fr event.Freshness) (first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -194,8 +198,8 @@ func (f *rush) note(topic string, fr event.Freshness) (first bool) {
 	return first
 }
 
-// end has every topic say its last value, and returns when all are stored. The
-// freshness of the last value is renewed until the test ends.
+// end makes every topic publish its last value and returns when all are stored.
+// Their freshness is renewed until the test ends.
 func (f *rush) end() {
 	f.finish.Store(true)
 	done := make(chan struct{})
@@ -215,12 +219,12 @@ type rushSeq struct {
 	*rush
 	topic string
 	last  uint64 // sequence number of the last event
-	fresh uint64 // and of the last freshness record
+	fresh uint64 // sequence number of the last freshness record
 }
 
-// renew stores a freshness record, however often that has to be tried: one that
-// was under way for long must not come after a newer event or record, and is
-// refused once another one is stored.
+// renew stores a freshness record and tries as often as necessary. A delayed one
+// must not come after a newer event or record: it is refused once another one is
+// stored.
 func (e *rushSeq) renew(ctx context.Context, fr *event.Freshness) bool {
 	m, err := e.names.FreshMsg(fr, nil)
 	if err != nil {
@@ -242,9 +246,9 @@ func (e *rushSeq) renew(ctx context.Context, fr *event.Freshness) bool {
 	return false
 }
 
-// put stores an event, however often that has to be tried: each attempt names
-// the event it follows, so that one that was under way makes the next one fail,
-// and what the stream holds then says whether it was stored.
+// put stores an event and tries as often as necessary. Each attempt names the
+// event that it follows: after a delayed attempt the next one fails, and the
+// stream shows whether the event was stored.
 func (e *rushSeq) put(ctx context.Context, m *nats.Msg, version uint64) {
 	for ctx.Err() == nil {
 		send, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -262,7 +266,7 @@ func (e *rushSeq) put(ctx context.Context, m *nats.Msg, version uint64) {
 	}
 }
 
-// stored asks whether the event is there.
+// stored reports whether the stream has the event.
 func (e *rushSeq) stored(ctx context.Context, subject string, version uint64) bool {
 	seq, data, ok := e.lastOf(ctx, subject)
 	if !ok {
@@ -277,11 +281,11 @@ func (e *rushSeq) stored(ctx context.Context, subject string, version uint64) bo
 	return value.N == version
 }
 
-// lastOf asks the stream's leader for the last message of a subject.
+// lastOf reads the last message of a subject from the stream's leader.
 func (e *rushSeq) lastOf(ctx context.Context, subject string) (seq uint64, data []byte, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	body, _ := json.Marshal(map[string]string{"last_by_subj": subject}) // a map of strings
+	body, _ := json.Marshal(map[string]string{"last_by_subj": subject}) // strings always marshal
 	reply, err := e.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET.POLLCAST", body)
 	if err != nil {
 		return 0, nil, false

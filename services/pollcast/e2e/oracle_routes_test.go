@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// The nodes of a cluster reach each other through proxies, one for each
-// direction of each pair: what NATS does when the network between its servers
-// breaks, while all of them live and each has clients, is then up to the test.
+// The nodes of a cluster reach each other through proxies, one for each direction
+// of each pair. So a test can break the network between the servers while all of
+// them run and have clients.
 
-// nowhere is what nodes tell others of how to reach them: they would go there
-// by themselves, past the proxies. Nothing listens on port 1.
+// nowhere is the address that nodes announce to each other. With their true
+// addresses they would connect directly, past the proxies. Nothing listens on
+// port 1.
 const nowhere = "127.0.0.1:1"
 
-// link makes the ways between the nodes.
+// link makes the proxies between the nodes.
 func (c *cluster) link() {
 	c.t.Helper()
 	for i := range c.nodes {
@@ -25,7 +26,8 @@ func (c *cluster) link() {
 	}
 }
 
-// way is the address at which a node finds another: itself at its own.
+// way returns the address at which a node reaches another one; its own for
+// itself.
 func (c *cluster) way(from *clusterNode, to int) string {
 	if i := c.index(from); i != to {
 		return c.links[i][to].addr
@@ -35,13 +37,13 @@ func (c *cluster) way(from *clusterNode, to int) string {
 
 func (c *cluster) index(n *clusterNode) int { return slices.Index(c.nodes[:], n) }
 
-// between are the ways between two nodes.
+// between returns the proxies between two nodes.
 func (c *cluster) between(a, b *clusterNode) []*proxy {
 	i, j := c.index(a), c.index(b)
 	return []*proxy{c.links[i][j], c.links[j][i]}
 }
 
-// around are the ways between a node and all others.
+// around returns the proxies between a node and all others.
 func (c *cluster) around(n *clusterNode) (ways []*proxy) {
 	for _, m := range c.nodes {
 		if m != n {
@@ -51,8 +53,8 @@ func (c *cluster) around(n *clusterNode) (ways []*proxy) {
 	return ways
 }
 
-// routeFaults break the network between NATS servers. Nobody else notices: who
-// is connected to a server stays so.
+// routeFaults break the network between NATS servers. Client connections stay
+// open.
 var routeFaults = []fault{
 	{"nats cut off", 3, (*saboteur).cutOffNode, 500 * time.Millisecond, 9 * time.Second},
 	{"nats held off", 3, (*saboteur).holdOffNode, 500 * time.Millisecond, 9 * time.Second},
@@ -60,22 +62,22 @@ var routeFaults = []fault{
 	{"route held", 2, (*saboteur).holdRoute, 500 * time.Millisecond, 9 * time.Second},
 }
 
-// cutOffNode leaves a node alone: its routes are reset, and there are no others.
+// cutOffNode cuts off a node: its routes are reset and new ones are refused.
 func (b *saboteur) cutOffNode(d time.Duration) {
 	if n := b.aNode(); n != nil {
 		b.breakWays(n, b.cluster.around(n), (*proxy).sever, d)
 	}
 }
 
-// holdOffNode is the same with a network that says nothing: what the node and
-// the others have to say to each other comes late.
+// holdOffNode cuts off a node by silence: messages between it and the others come
+// late.
 func (b *saboteur) holdOffNode(d time.Duration) {
 	if n := b.aNode(); n != nil {
 		b.breakWays(n, b.cluster.around(n), (*proxy).hold, d)
 	}
 }
 
-// cutRoute parts two nodes that both still reach the third one.
+// cutRoute cuts the route between two nodes that both still reach the third one.
 func (b *saboteur) cutRoute(d time.Duration) {
 	if n := b.aNode(); n != nil {
 		b.breakWays(n, b.cluster.between(n, b.another(n)), (*proxy).sever, d)
@@ -92,7 +94,8 @@ func (b *saboteur) another(n *clusterNode) *clusterNode {
 	return b.cluster.nodes[(b.cluster.index(n)+1+b.rng.IntN(clusterSize-1))%clusterSize]
 }
 
-// breakWays breaks ways of a node, which counts as broken meanwhile.
+// breakWays breaks proxies of a node, which counts as broken until they are
+// repaired.
 func (b *saboteur) breakWays(n *clusterNode, ways []*proxy, how func(*proxy), d time.Duration) {
 	for _, p := range ways {
 		how(p)

@@ -10,8 +10,8 @@ import (
 	sdk "github.com/pollcast/pollcast/pkg/client"
 )
 
-// An sdkWitness uses the Go SDK as a program would: it subscribes once and reads.
-// The SDK connects, moves and resumes by itself.
+// sdkWitness uses the Go SDK as a program does: it subscribes once and reads. The
+// SDK connects, moves and resumes by itself.
 type sdkWitness struct {
 	name     string
 	world    *world
@@ -29,14 +29,13 @@ type sdkWitness struct {
 	ended   error
 }
 
-// sdkEvent is an event, and whether the SDK said before it that some are
-// missing.
+// sdkEvent is an event with the gap that the SDK reported before it.
 type sdkEvent struct {
 	topic        string
 	seq, version uint64
 	data         uint64
 	deleted      bool
-	gap          uint64 // events that are missing before it, as the SDK says
+	gap          uint64 // missing events before it, as the SDK reported
 }
 
 func newSDKWitness(w *world, i int) *sdkWitness {
@@ -111,15 +110,16 @@ func (s *sdkWitness) caughtUp() error {
 	defer rush.mu.Unlock()
 	for topic, want := range rush.last {
 		have := s.final[topic]
-		if anyMatches(s.patterns, topic) && (!have.AsOf.Equal(want.AsOf) || have.Stale != want.Stale || have.Reason != want.Reason) {
+		if anyMatches(s.patterns, topic) && (!have.AsOf.Equal(want.AsOf) || have.Stale != want.Stale ||
+			have.Reason != want.Reason) {
 			return fmt.Errorf("%s: the freshness of %s is %+v, the publisher's last is %+v", s.name, topic, have, want)
 		}
 	}
 	return nil
 }
 
-// judge holds the updates against the ledger, whose mutex is held: each event
-// once and in order; what is missing was said to be.
+// judge compares the updates with the ledger, whose mutex is held: each event
+// once and in order, and every missing event was reported.
 func (s *sdkWitness) judge(l *ledger) (broken []string) {
 	if s.ended != nil {
 		broken = append(broken, s.ended.Error())
@@ -132,8 +132,8 @@ func (s *sdkWitness) judge(l *ledger) (broken []string) {
 		switch {
 		case len(broken) >= maxBroken:
 		case e.deleted && (!known || !was.deleted):
-			// The SDK's own word: it had the topic, and a whole snapshot has not. It
-			// carries the last event's number.
+			// The SDK made this deletion itself: it had the topic, and a complete
+			// snapshot has not. It has the last event's number.
 		case !known && !l.gone(e.topic, e.seq):
 			broken = append(broken, fmt.Sprintf("%+v: the stream holds no such event", e))
 		case known && (was.version != e.version || was.deleted != e.deleted || !e.deleted && was.data != e.data):

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// seedVariable sets the seed of the oracle's tests.
+// seedVariable is the variable with the seed of the oracle's tests.
 const seedVariable = "POLLCAST_CHAOS_SEED"
 
-// chaosSeed is that of the environment, or another one every time.
+// chaosSeed returns the seed of the environment, or a new one every time.
 func chaosSeed(t *testing.T) uint64 {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano()) % 1_000_000
@@ -24,9 +24,9 @@ func chaosSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// TestOracle restarts both gateways under load, which nobody may notice, and then
-// breaks gateways and a NATS cluster for a short while: what TestChaosGateways
-// does for long.
+// TestOracle restarts both gateways under load, which no client may notice, and
+// then breaks gateways and a NATS cluster for a short while. TestChaosGateways
+// does the same for long.
 func TestOracle(t *testing.T) { oracle(t, chaosSeed(t)) }
 
 func oracle(t *testing.T, seed uint64) {
@@ -38,7 +38,7 @@ func oracle(t *testing.T, seed uint64) {
 	w.finish()
 }
 
-// quickFaults are those that are over soon.
+// quickFaults returns the faults that are repaired soon.
 func quickFaults() []fault {
 	var quick []fault
 	for _, f := range faults {

@@ -18,11 +18,11 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// How a witness speaks with a gateway: the three transports, written from
-// docs/protocol.md, and from proto/ what binary frames look like.
+// This file has the three transports between a witness and a gateway, written
+// from docs/protocol.md and, for binary frames, from proto/.
 
-// heard is what a witness reads of a frame.
-type heard struct {
+// received is the part of a frame that a witness reads.
+type received struct {
 	ID         uint64
 	Welcome    *struct{ Gateway, Epoch string }
 	Subscribed *struct {
@@ -50,8 +50,8 @@ type heard struct {
 	GoAway *struct{ ReconnectAfterMs int64 }
 }
 
-// said is a frame of the client's.
-type said struct {
+// request is a frame of the client's.
+type request struct {
 	ID          uint64      `json:"id"`
 	Subscribe   *subscribe  `json:"subscribe,omitempty"`
 	Unsubscribe *topicNames `json:"unsubscribe,omitempty"`
@@ -69,45 +69,46 @@ type subscribe struct {
 	Since    *place   `json:"since,omitempty"`
 }
 
-// place is where to go on in the stream.
+// place is a position to resume from.
 type place struct {
 	Seq   uint64 `json:"seq"`
 	Epoch string `json:"epoch"`
 }
 
-// A line is one connection.
-type line interface {
-	// hear returns the next frame; the error ends the connection.
-	hear() (heard, error)
-	say(said) error
+// transport is one connection.
+type transport interface {
+	// receive returns the next frame. An error ends the connection.
+	receive() (received, error)
+	say(request) error
 	hangUp()
 }
 
 const (
 	dialPatience = 3 * time.Second
-	// silence is how long a gateway may say nothing before a witness takes it for
-	// frozen: polls are renewed more often than that.
+	// silence is how long a gateway may send nothing before a witness takes it
+	// for frozen. Polls are renewed more often.
 	silence = 6 * time.Second
 )
 
-// netDial makes connections; small ones' sockets fill soon.
+// netDial makes connections. With small, sockets have small buffers, which fill
+// soon.
 func netDial(small bool) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 		if t, ok := nc.(*net.TCPConn); ok && small {
-			_ = t.SetReadBuffer(4096) // a smaller test if it fails
+			_ = t.SetReadBuffer(4096) // a weaker test if it fails
 		}
 		return nc, err
 	}
 }
 
-type wsLine struct {
+type wsTransport struct {
 	ws     *websocket.Conn
 	binary bool
 	http   *http.Transport
 }
 
-func dialWS(ctx context.Context, addr string, binary, small bool) (line, error) {
+func dialWS(ctx context.Context, addr string, binary, small bool) (transport, error) {
 	tr := &http.Transport{DisableKeepAlives: true, DialContext: netDial(small)}
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
@@ -115,7 +116,8 @@ func dialWS(ctx context.Context, addr string, binary, small bool) (line, error) 
 	if binary {
 		protocol = "pollcast.v1.proto"
 	}
-	ws, res, err := websocket.Dial(ctx, "ws://"+addr+"/v1/ws", &websocket.DialOptions{HTTPClient: &http.Client{Transport: tr}, Subprotocols: []string{protocol}})
+	ws, res, err := websocket.Dial(ctx, "ws://"+addr+"/v1/ws",
+		&websocket.DialOptions{HTTPClient: &http.Client{Transport: tr}, Subprotocols: []string{protocol}})
 	if res != nil && res.Body != nil {
 		res.Body.Close()
 	}
@@ -123,10 +125,10 @@ func dialWS(ctx context.Context, addr string, binary, small bool) (line, error) 
 		return nil, err
 	}
 	ws.SetReadLimit(16 << 20)
-	return &wsLine{ws, binary, tr}, nil
+	return &wsTransport{ws, binary, tr}, nil
 }
 
-func (l *wsLine) hear() (h heard, err error) {
+func (l *wsTransport) receive() (h received, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), silence)
 	defer cancel()
 	_, data, err := l.ws.Read(ctx)
@@ -134,13 +136,13 @@ func (l *wsLine) hear() (h heard, err error) {
 		return h, err
 	}
 	if l.binary {
-		return hearProto(data)
+		return receiveProto(data)
 	}
 	err = json.Unmarshal(data, &h)
 	return h, err
 }
 
-func (l *wsLine) say(s said) error {
+func (l *wsTransport) say(s request) error {
 	data, err := json.Marshal(s)
 	kind := websocket.MessageText
 	if l.binary {
@@ -155,12 +157,12 @@ func (l *wsLine) say(s said) error {
 	return l.ws.Write(ctx, kind, data)
 }
 
-func (l *wsLine) hangUp() {
-	_ = l.ws.CloseNow() // it may be closed already
+func (l *wsTransport) hangUp() {
+	_ = l.ws.CloseNow() // fails if it is closed already
 	l.http.CloseIdleConnections()
 }
 
-func sayProto(s said) ([]byte, error) {
+func sayProto(s request) ([]byte, error) {
 	f := &wirepb.ClientFrame{Id: s.ID}
 	switch {
 	case s.Subscribe != nil:
@@ -177,8 +179,8 @@ func sayProto(s said) ([]byte, error) {
 	return proto.Marshal(f)
 }
 
-// hearProto makes of a binary frame what its JSON says.
-func hearProto(data []byte) (h heard, err error) {
+// receiveProto reads a binary frame into the form of its JSON.
+func receiveProto(data []byte) (h received, err error) {
 	var f wirepb.ServerFrame
 	if err := proto.Unmarshal(data, &f); err != nil {
 		return h, err
@@ -189,7 +191,8 @@ func hearProto(data []byte) (h heard, err error) {
 		frame["welcome"] = map[string]any{"gateway": v.Welcome.Gateway, "epoch": v.Welcome.Epoch}
 	case *wirepb.ServerFrame_Subscribed:
 		s := v.Subscribed
-		frame["subscribed"] = map[string]any{"topics": s.Topics, "seq": s.Seq, "epoch": s.Epoch, "resumed": s.Resumed, "reason": s.Reason}
+		frame["subscribed"] = map[string]any{"topics": s.Topics, "seq": s.Seq, "epoch": s.Epoch, "resumed": s.Resumed,
+			"reason": s.Reason}
 	case *wirepb.ServerFrame_Unsubscribed:
 		frame["unsubscribed"] = map[string]any{"topics": v.Unsubscribed.Topics}
 	case *wirepb.ServerFrame_Pong:
@@ -223,8 +226,8 @@ func hearProto(data []byte) (h heard, err error) {
 	return h, err
 }
 
-// sseLine is an EventSource.
-type sseLine struct {
+// sseTransport is an EventSource.
+type sseTransport struct {
 	body   *bufio.Reader
 	cancel context.CancelFunc
 	timer  *time.Timer
@@ -234,11 +237,12 @@ type sseLine struct {
 	lastID string
 }
 
-func dialSSE(ctx context.Context, addr string, topics []string, lastID string, small bool) (*sseLine, error) {
+func dialSSE(ctx context.Context, addr string, topics []string, lastID string, small bool) (*sseTransport, error) {
 	tr := &http.Transport{DisableKeepAlives: true, DialContext: netDial(small)}
 	ctx, cancel := context.WithCancel(ctx)
 	timer := time.AfterFunc(dialPatience, cancel)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/v1/events?topics="+url.QueryEscape(strings.Join(topics, ",")), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+addr+"/v1/events?topics="+url.QueryEscape(strings.Join(topics, ",")), nil)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -256,11 +260,13 @@ func dialSSE(ctx context.Context, addr string, topics []string, lastID string, s
 		return nil, err
 	}
 	timer.Reset(silence)
-	return &sseLine{body: bufio.NewReaderSize(res.Body, 4096), cancel: cancel, timer: timer, close: res.Body.Close, http: tr, lastID: lastID}, nil
+	return &sseTransport{body: bufio.NewReaderSize(res.Body, 4096), cancel: cancel, timer: timer, close: res.Body.Close,
+		http: tr, lastID: lastID}, nil
 }
 
-// hear reads one event of the stream; the id counts once it is whole.
-func (l *sseLine) hear() (h heard, err error) {
+// receive reads one event of the stream. Its id counts when the event is
+// complete.
+func (l *sseTransport) receive() (h received, err error) {
 	var id, name string
 	var data []byte
 	for {
@@ -294,9 +300,9 @@ func (l *sseLine) hear() (h heard, err error) {
 	}
 }
 
-func (l *sseLine) say(said) error { return errors.New("an EventSource only hears") }
+func (l *sseTransport) say(request) error { return errors.New("an EventSource only hears") }
 
-func (l *sseLine) hangUp() {
+func (l *sseTransport) hangUp() {
 	l.timer.Stop()
 	l.cancel()
 	_ = l.close() // cancelled

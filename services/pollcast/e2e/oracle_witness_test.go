@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// A witness is a client that comes, goes, reads as fast as it likes, changes
-// its mind about what it wants, and writes down everything that it hears. What
-// it heard is judged in the end (oracle_judge_test.go); what can be judged
-// without knowing the truth is judged at once.
+// witness is a client that connects and leaves, reads at its own speed, changes
+// its subscriptions, and records everything that it receives. The record is
+// checked at the end (oracle_judge_test.go). What can be checked without the
+// ledger is checked at once.
 type witness struct {
 	name  string
 	kind  witnessKind
@@ -21,28 +21,28 @@ type witness struct {
 	rng   *rand.Rand
 
 	wants    []string // what it subscribes to
-	had      []string // of which it had everything up to pos
+	had      []string // the patterns of which it has everything up to pos
 	pos      place
 	posOK    bool
-	covered  []string // by this connection, whose snapshot or replay is complete
-	pending  []string // asked for, but not complete yet
-	waiting  bool     // for an answer, or for a snapshot to be complete
-	resuming bool     // asked so on this connection
+	covered  []string // the patterns whose snapshot or replay is complete on this connection
+	pending  []string // requested, but not complete yet
+	waiting  bool     // it waits for an answer or for a complete snapshot
+	resuming bool     // it resumes on this connection
 	nextID   uint64
-	barrier  uint64               // the ping behind the snapshot
-	base     uint64               // where live begins after it
-	asOf     map[string]time.Time // as this connection said
+	barrier  uint64               // the ping whose pong follows the snapshot
+	base     uint64               // the position where live events begin after it
+	asOf     map[string]time.Time // on this connection
 
-	mu      sync.Mutex
-	diary   []entry
-	final   map[string]freshness // last known
-	last    map[string]uint64    // sequence number of the last event per topic
-	broken  []string
-	resumes int
-	refused map[string]int // resumed:false, by reason
-	conns   int
-	spells  []spell
-	heard   time.Time // when the last frame came
+	mu           sync.Mutex
+	record       []entry
+	final        map[string]freshness // the last one received
+	last         map[string]uint64    // sequence number of the last event per topic
+	broken       []string
+	resumes      int
+	refused      map[string]int // resumed:false, by reason
+	conns        int
+	stalePeriods []stalePeriod
+	receivedAt   time.Time // when the last frame arrived
 }
 
 type freshness struct {
@@ -52,9 +52,9 @@ type freshness struct {
 	conn   int
 }
 
-// A spell begins when a connection says that a poll is stale, or no longer so,
+// stalePeriod begins when a connection reports that a poll became stale or fresh,
 // when it begins, and when it ends (without a poll).
-type spell struct {
+type stalePeriod struct {
 	conn  int
 	poll  string
 	stale bool
@@ -71,7 +71,7 @@ type witnessKind struct {
 	maxHz  float64
 	slow   bool // reads slowly, through a small socket
 	fickle bool // subscribes and unsubscribes
-	naive  bool // never says since
+	naive  bool // never sends since
 }
 
 var witnessKinds = []witnessKind{
@@ -91,31 +91,31 @@ var witnessKinds = []witnessKind{
 	{name: "fickle latest", fickle: true, latest: true},
 }
 
-// entryKind is what an entry of a diary is about.
+// entryKind is the kind of an entry in a record.
 type entryKind uint8
 
 const (
-	begun    entryKind = iota // topics are covered from a position on
-	answered                  // what begun with a snapshot has it whole
+	begun    entryKind = iota // topics are covered from a position
+	answered                  // the snapshot of what begun is complete
 	dropped                   // topics are no longer covered
 	lost                      // the connection ended
 	happened                  // an event
 )
 
-// An entry is one line of a diary.
+// entry is one entry of a record.
 type entry struct {
 	kind entryKind
 	conn int
-	// begun, dropped
+	// For begun and dropped:
 	topics  []string
-	seq     uint64 // begun: after which events are due; happened: the event's
+	seq     uint64 // begun: events after it are due; happened: of the event
 	resumed bool
-	// happened
+	// For happened:
 	topic   string
 	version uint64
 	phase   string
 	deleted bool
-	data    uint64 // its hash
+	data    uint64 // hash of the value
 }
 
 func (e entry) String() string {
@@ -129,13 +129,14 @@ func (e entry) String() string {
 	case lost:
 		return fmt.Sprintf("connection %d is lost", e.conn)
 	}
-	return fmt.Sprintf("connection %d: %s %s at %d, version %d, deleted %v", e.conn, e.phase, e.topic, e.seq, e.version, e.deleted)
+	return fmt.Sprintf("connection %d: %s %s at %d, version %d, deleted %v", e.conn, e.phase, e.topic, e.seq, e.version,
+		e.deleted)
 }
 
 func (w *witness) write(e entry) {
 	e.conn = w.conns
 	w.mu.Lock()
-	w.diary = append(w.diary, e)
+	w.record = append(w.record, e)
 	w.mu.Unlock()
 }
 
@@ -156,9 +157,9 @@ func (w *witness) live(ctx context.Context) {
 			sleep(ctx, 100*time.Millisecond+w.upTo(400*time.Millisecond))
 			continue
 		}
-		w.spell(spell{at: time.Now()})
-		w.stay(ctx, l)
-		w.spell(spell{at: time.Now(), end: true})
+		w.period(stalePeriod{at: time.Now()})
+		w.read(ctx, l)
+		w.period(stalePeriod{at: time.Now(), end: true})
 		l.hangUp()
 		w.write(entry{kind: lost})
 		if w.world.calm.Load() {
@@ -166,7 +167,7 @@ func (w *witness) live(ctx context.Context) {
 			continue
 		}
 		switch w.rng.IntN(10) {
-		case 0: // a longer time away
+		case 0: // a longer pause
 			sleep(ctx, w.upTo(8*time.Second))
 		case 1, 2, 3:
 			sleep(ctx, w.upTo(time.Second))
@@ -176,16 +177,16 @@ func (w *witness) live(ctx context.Context) {
 	}
 }
 
-func (w *witness) spell(s spell) {
+func (w *witness) period(s stalePeriod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.conn = w.conns
-	w.spells = append(w.spells, s)
+	w.stalePeriods = append(w.stalePeriods, s)
 }
 
 func (w *witness) upTo(d time.Duration) time.Duration { return time.Duration(w.rng.Int64N(int64(d))) }
 
-func (w *witness) dial(ctx context.Context, addr string) (line, error) {
+func (w *witness) dial(ctx context.Context, addr string) (transport, error) {
 	if w.kind.sse {
 		id := ""
 		if w.posOK {
@@ -205,7 +206,7 @@ func (w *witness) dial(ctx context.Context, addr string) (line, error) {
 	return l, err
 }
 
-// begin forgets what was about the last connection.
+// begin clears the state of the last connection.
 func (w *witness) begin(resuming bool) {
 	w.mu.Lock()
 	w.conns++
@@ -214,8 +215,8 @@ func (w *witness) begin(resuming bool) {
 	w.asOf = map[string]time.Time{}
 }
 
-// stay hears what a connection says until it ends, or the witness leaves.
-func (w *witness) stay(ctx context.Context, l line) {
+// read receives from a connection until it ends or the witness leaves.
+func (w *witness) read(ctx context.Context, l transport) {
 	stop := context.AfterFunc(ctx, l.hangUp)
 	defer stop()
 	leave := time.Now().Add(2*time.Second + time.Duration(w.rng.ExpFloat64()*float64(15*time.Second)))
@@ -238,17 +239,17 @@ func (w *witness) stay(ctx context.Context, l line) {
 				return
 			}
 		}
-		h, err := l.hear()
+		h, err := l.receive()
 		if err != nil {
 			return
 		}
 		w.mu.Lock()
-		w.heard = time.Now()
+		w.receivedAt = time.Now()
 		w.mu.Unlock()
 		if !w.take(l, h, time.Now()) || !calm && time.Now().After(leave) {
 			return
 		}
-		if s, ok := l.(*sseLine); ok && s.lastID != "" {
+		if s, ok := l.(*sseTransport); ok && s.lastID != "" {
 			w.pos, w.posOK = parsePlace(s.lastID)
 		}
 		if w.kind.slow && !calm {
@@ -267,8 +268,8 @@ func parsePlace(id string) (p place, ok bool) {
 	return p, ok
 }
 
-// subscribe asks for topics; the answer says what comes.
-func (w *witness) subscribe(l line, topics []string, resume bool) error {
+// subscribe requests topics. The answer tells what follows.
+func (w *witness) subscribe(l transport, topics []string, resume bool) error {
 	s := &subscribe{Topics: topics, MaxHz: w.kind.maxHz}
 	if w.kind.latest {
 		s.Delivery = "latest"
@@ -278,24 +279,24 @@ func (w *witness) subscribe(l line, topics []string, resume bool) error {
 		s.Since = &p
 	}
 	w.pending, w.waiting = topics, true
-	return w.say(l, said{Subscribe: s})
+	return w.say(l, request{Subscribe: s})
 }
 
-func (w *witness) say(l line, s said) error {
+func (w *witness) say(l transport, s request) error {
 	w.nextID++
 	s.ID = w.nextID
 	return l.say(s)
 }
 
-// change takes a pattern away, or adds one.
-func (w *witness) change(l line) error {
+// change removes a pattern or adds one.
+func (w *witness) change(l transport) error {
 	if len(w.wants) > 1 && w.rng.IntN(2) == 0 {
 		i := w.rng.IntN(len(w.wants))
 		gone := w.wants[i]
 		w.wants = slices.Delete(slices.Clone(w.wants), i, i+1)
 		w.had = slices.DeleteFunc(slices.Clone(w.had), func(p string) bool { return p == gone })
 		w.waiting = true
-		return w.say(l, said{Unsubscribe: &topicNames{[]string{gone}}})
+		return w.say(l, request{Unsubscribe: &topicNames{[]string{gone}}})
 	}
 	if more := w.world.pattern(w.rng); !slices.Contains(w.wants, more) {
 		w.wants = append(slices.Clone(w.wants), more)
@@ -303,17 +304,18 @@ func (w *witness) change(l line) error {
 	return nil
 }
 
-// take writes a frame down; false ends the connection.
-func (w *witness) take(l line, h heard, now time.Time) bool {
+// take records a frame; false ends the connection.
+func (w *witness) take(l transport, h received, now time.Time) bool {
 	switch {
 	case h.Error != nil:
 		w.world.count("error " + h.Error.Code)
-		return false // it comes again
+		return false // the new connection brings it again
 	case h.Subscribed != nil:
 		return w.subscribed(l, h)
 	case h.Unsubscribed != nil:
 		w.waiting = false
-		w.covered = slices.DeleteFunc(slices.Clone(w.covered), func(p string) bool { return slices.Contains(h.Unsubscribed.Topics, p) })
+		w.covered = slices.DeleteFunc(slices.Clone(w.covered),
+			func(p string) bool { return slices.Contains(h.Unsubscribed.Topics, p) })
 		w.write(entry{kind: dropped, topics: slices.Clone(w.covered)})
 	case h.Pong != nil && h.ID == w.barrier:
 		w.barrier, w.waiting = 0, false
@@ -324,12 +326,12 @@ func (w *witness) take(l line, h heard, now time.Time) bool {
 		w.fresh(h, now)
 	case h.GoAway != nil:
 		w.world.count("goaway")
-		return w.rng.IntN(2) == 0 || w.world.calm.Load() // some go at once
+		return w.rng.IntN(2) == 0 || w.world.calm.Load() // some leave at once
 	}
 	return true
 }
 
-func (w *witness) subscribed(l line, h heard) bool {
+func (w *witness) subscribed(l transport, h received) bool {
 	s := h.Subscribed
 	first, asked := len(w.covered) == 0, w.resuming
 	w.resuming = false
@@ -362,10 +364,10 @@ func (w *witness) subscribed(l line, h heard) bool {
 		return true
 	}
 	w.barrier = w.nextID + 1
-	return w.say(l, said{Ping: &struct{}{}}) == nil
+	return w.say(l, request{Ping: &struct{}{}}) == nil
 }
 
-// synced: the snapshot or replay has come whole.
+// synced must be called when the snapshot or replay is complete.
 func (w *witness) synced() {
 	for _, p := range w.pending {
 		if !slices.Contains(w.covered, p) {
@@ -377,27 +379,29 @@ func (w *witness) synced() {
 	w.write(entry{kind: answered})
 }
 
-func (w *witness) event(h heard) {
+func (w *witness) event(h received) {
 	e := h.Event
-	w.write(entry{kind: happened, topic: e.Topic, seq: e.Seq, version: e.Version, phase: e.Phase, deleted: e.Deleted, data: hash(e.Data)})
+	w.write(entry{kind: happened, topic: e.Topic, seq: e.Seq, version: e.Version, phase: e.Phase, deleted: e.Deleted,
+		data: hash(e.Data)})
 	w.mu.Lock()
 	w.last[e.Topic] = e.Seq
 	w.mu.Unlock()
 	w.judge("event", e.Topic, e.Poll, e.AsOf, e.Stale, e.Reason)
 	if age := time.Duration(e.AgeMs) * time.Millisecond; e.Phase != "replay" && !e.Stale && age > staleBy {
-		w.complain("connection %d: %s %s at %d is not called stale at an age of %v: %+v", w.conns, e.Phase, e.Topic, e.Seq, age, *e)
+		w.complain("connection %d: %s %s at %d is not called stale at an age of %v: %+v", w.conns, e.Phase, e.Topic, e.Seq,
+			age, *e)
 	}
-	// Live events and a replay come in the stream's order.
+	// Live events and a replay come in the order of the stream.
 	if e.Phase == "live" && len(w.pending) == 0 || e.Phase == "replay" {
 		w.pos.Seq = max(w.pos.Seq, e.Seq)
 	}
 }
 
-// staleBy is the age from which on every value must be called stale, on whatever
-// way it was held back.
+// staleBy is the age from which every value must be stale, however it was
+// delayed.
 const staleBy = rushMaxAge + time.Second + staleGrace
 
-func (w *witness) fresh(h heard, now time.Time) {
+func (w *witness) fresh(h received, now time.Time) {
 	f := h.Fresh
 	w.judge("freshness", "", f.Poll, f.AsOf, f.Stale, f.Reason)
 	w.mu.Lock()
@@ -405,13 +409,12 @@ func (w *witness) fresh(h heard, now time.Time) {
 	before := w.final[f.Poll]
 	w.final[f.Poll] = freshness{f.AsOf, f.Stale, f.Reason, w.conns}
 	if before.stale != f.Stale || before.conn != w.conns {
-		w.spells = append(w.spells, spell{conn: w.conns, poll: f.Poll, stale: f.Stale, at: now})
+		w.stalePeriods = append(w.stalePeriods, stalePeriod{conn: w.conns, poll: f.Poll, stale: f.Stale, at: now})
 	}
 }
 
-// judge holds a frame's freshness against what went before: asOf never goes
-// back, neither that of a topic nor that of a poll, and what is stale has a
-// reason.
+// judge checks a frame's freshness against the earlier ones: asOf never
+// decreases, neither a topic's nor a poll's, and a stale value has a reason.
 func (w *witness) judge(what, topic, poll string, asOf time.Time, stale bool, reason string) {
 	if stale == (reason == "") {
 		w.complain("%s of %s %s: stale %v with reason %q", what, poll, topic, stale, reason)

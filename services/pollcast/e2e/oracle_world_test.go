@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A world is everything that an oracle's test runs: three NATS servers, gateways
-// and pollers as processes, publishers, and the witnesses.
+// world is everything that a test of the oracle runs: three NATS servers,
+// gateways and pollers as processes, publishers, and the witnesses.
 type world struct {
 	*testing.T
 	seed      uint64
@@ -26,11 +26,11 @@ type world struct {
 	ledger    *ledger
 	rush      *rush
 	counter   *counter
-	gateways  []*standing
+	gateways  []*gatewaySite
 	pollers   []*service
 	witnesses []*witness
 	sdks      []*sdkWitness
-	calm      atomic.Bool // nothing is broken any more: stay, and read fast
+	calm      atomic.Bool // the faults are over: witnesses stay connected and read fast
 
 	stopWitnesses context.CancelFunc
 	running       sync.WaitGroup
@@ -40,21 +40,20 @@ type world struct {
 	blackouts []blackout
 }
 
-// A standing gateway is one whose address outlives its processes.
-type standing struct {
+// gatewaySite is a gateway's address, which outlives its processes.
+type gatewaySite struct {
 	addr, ops string
 	service   *service
 	frozen    bool
 }
 
-// A blackout is a time in which no NATS server answered and no gateway was
-// touched.
+// blackout is a time in which no NATS server answered and no gateway was changed.
 type blackout struct{ from, to time.Time }
 
-// worldSize is how much a world holds.
+// worldSize is the size of a world.
 type worldSize struct {
 	gateways, witnesses, sdks int
-	topics, rate              int // of the rush; events per second
+	topics, rate              int // of the rush; rate is events per second
 	history                   int // of the stream, per subject
 }
 
@@ -83,7 +82,7 @@ poller:
 		w.pollers = append(w.pollers, w.stack.poller())
 	}
 	for range size.gateways {
-		g := &standing{addr: freeAddr(t), ops: freeAddr(t)}
+		g := &gatewaySite{addr: freeAddr(t), ops: freeAddr(t)}
 		w.startGateway(g)
 		w.gateways = append(w.gateways, g)
 	}
@@ -120,7 +119,7 @@ poller:
 	return w
 }
 
-// patterns overlap in every way; the first ones bring less.
+// worldPatterns overlap in every way. The first ones match fewer topics.
 var worldPatterns = []string{
 	"rush.t0.x", "rush.t1.*", "rush.t2.>", "*.t0.x", "*.t3.*", "up.count", "up.slow", "up.items.*", "up.items.a", "up.>",
 	"up.items.b%2Fc", "rush.*.x", "*.items.>", "rush.>", ">",
@@ -130,7 +129,7 @@ func (w *world) pattern(rng *rand.Rand) string {
 	return worldPatterns[min(rng.IntN(len(worldPatterns)), rng.IntN(len(worldPatterns)+4))]
 }
 
-func (w *world) startGateway(g *standing) {
+func (w *world) startGateway(g *gatewaySite) {
 	g.service = &service{addr: g.addr, ops: g.ops}
 	g.service.process = run(w.stack.t, w.stack.command("gateway", bin.gateway,
 		"gateway.listen="+g.addr, "gateway.operations="+g.ops, "gateway.drainTime=1s"))
@@ -151,15 +150,15 @@ func (w *world) pollersReady() {
 	}
 }
 
-// ready waits longer than service.ready does: a cluster that was hit has to
-// elect leaders and to catch up first.
+// ready waits longer than service.ready: a cluster after a fault must first elect
+// leaders and catch up.
 func (w *world) ready(v *service) {
 	w.Helper()
 	v.readyWithin(clusterPatience)
 }
 
-// roll restarts every gateway, one after the other, as a deployment does it. No
-// client may lose anything by that: every one of them goes on where it was.
+// roll restarts every gateway, one after another, as a deployment does. Every
+// client must resume without a loss.
 func (w *world) roll() {
 	w.Helper()
 	before := w.notResumed()
@@ -177,11 +176,11 @@ func (w *world) roll() {
 	}
 }
 
-// drainLimit is how long a gateway may take to end: the drain time, what closing
-// may take, and a busy machine.
+// drainLimit is how long a gateway may take to end: the drain time, the time to
+// close, and time for a busy machine.
 const drainLimit = 15 * time.Second
 
-// notResumed is how many resumes were not complete.
+// notResumed returns the number of incomplete resumes.
 func (w *world) notResumed() (n int) {
 	for _, v := range w.witnesses {
 		v.mu.Lock()
@@ -200,13 +199,13 @@ func (w *world) notResumed() (n int) {
 	return n
 }
 
-// listening waits until every client was given its first snapshot.
+// listening waits until every client has its first snapshot.
 func (w *world) listening() {
 	w.Helper()
-	within(w, clusterPatience, "every client has heard something", func() error {
+	within(w, clusterPatience, "every client has received something", func() error {
 		for _, v := range w.witnesses {
 			v.mu.Lock()
-			n := len(v.diary)
+			n := len(v.record)
 			v.mu.Unlock()
 			if n == 0 {
 				return fmt.Errorf("witness %s has not, who wants %v", v.name, v.wants)
@@ -216,15 +215,15 @@ func (w *world) listening() {
 	})
 }
 
-// count counts what the test did and saw.
+// count counts what the test did and received.
 func (w *world) count(what string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts[what]++
 }
 
-// finish ends the publishing, waits until every witness has heard the last of
-// everything that it wants, and judges what they wrote down.
+// finish ends the publishing, waits until every witness has the last value of
+// every topic that it wants, and judges the records.
 func (w *world) finish() {
 	w.Helper()
 	w.cluster.up()
@@ -236,7 +235,7 @@ func (w *world) finish() {
 	w.ledger.complete()
 	w.settled()
 	start := time.Now()
-	within(w, clusterPatience, "every client has heard the last of everything", func() error {
+	within(w, clusterPatience, "every client has received the last value of everything", func() error {
 		for _, v := range w.witnesses {
 			if err := v.caughtUp(); err != nil {
 				return err
@@ -249,15 +248,15 @@ func (w *world) finish() {
 		}
 		return nil
 	})
-	w.Logf("every client had heard the last %v after the last was stored", time.Since(start).Round(time.Millisecond))
+	w.Logf("every client had received the last value %v after it was stored", time.Since(start).Round(time.Millisecond))
 	w.stopWitnesses()
 	w.running.Wait()
 	w.ledger.complete()
 	w.verdict()
 }
 
-// settled waits until the pollers store nothing new: their upstream stands
-// still.
+// settled waits until the pollers store nothing new, because their upstream does
+// not change.
 func (w *world) settled() {
 	w.Helper()
 	before := -1
@@ -275,7 +274,7 @@ func (w *world) settled() {
 	})
 }
 
-// caughtUp says what a witness has not heard yet.
+// caughtUp returns what a witness has not received yet.
 func (w *witness) caughtUp() error {
 	l := w.world.ledger
 	l.mu.Lock()
@@ -285,8 +284,10 @@ func (w *witness) caughtUp() error {
 	for topic, events := range l.topics {
 		last := events[len(events)-1]
 		if !last.deleted && anyMatches(w.wants, topic) && w.last[topic] < last.seq {
-			return fmt.Errorf("witness %s, connection %d: %s stands at %d, the last is at %d; it wants %v, heard last %v ago: %v",
-				w.name, w.conns, topic, w.last[topic], last.seq, w.wants, time.Since(w.heard).Round(time.Millisecond), w.diary[max(0, len(w.diary)-12):])
+			return fmt.Errorf("witness %s, connection %d: %s stands at %d, the last is at %d; "+
+				"it wants %v, received its last frame %v ago: %v",
+				w.name, w.conns, topic, w.last[topic], last.seq, w.wants, time.Since(w.receivedAt).Round(time.Millisecond),
+				w.record[max(0, len(w.record)-12):])
 		}
 	}
 	rush := w.world.rush
@@ -297,14 +298,16 @@ func (w *witness) caughtUp() error {
 			continue
 		}
 		have := w.final[topic]
-		if have.conn != w.conns || !have.asOf.Equal(want.AsOf) || have.stale != want.Stale || have.reason != string(want.Reason) {
-			return fmt.Errorf("witness %s, connection %d: the freshness of %s is %+v, the publisher's last is %+v", w.name, w.conns, topic, have, want)
+		if have.conn != w.conns || !have.asOf.Equal(want.AsOf) || have.stale != want.Stale ||
+			have.reason != string(want.Reason) {
+			return fmt.Errorf("witness %s, connection %d: the freshness of %s is %+v, the publisher's last is %+v", w.name,
+				w.conns, topic, have, want)
 		}
 	}
 	return nil
 }
 
-// verdict reports every breach and what the test has done.
+// verdict reports every broken promise and what the test has done.
 func (w *world) verdict() {
 	w.Helper()
 	w.ledger.mu.Lock()
@@ -322,7 +325,7 @@ func (w *world) verdict() {
 		for _, b := range append(slices.Concat(v.broken, j.broken), v.blackouts(w.blackouts)...) {
 			report(v.name, b)
 		}
-		events, taken, resumes, conns = events+j.checked, taken+j.taken, resumes+v.resumes, conns+v.conns
+		events, taken, resumes, conns = events+j.checked, taken+j.removed, resumes+v.resumes, conns+v.conns
 		for reason, n := range v.refused {
 			refused[reason] += n
 		}
@@ -340,14 +343,15 @@ func (w *world) verdict() {
 	for _, e := range w.ledger.topics {
 		stored += len(e)
 	}
-	w.Logf("seed %d: %d events of %d topics stored; %d clients with %d connections heard %d; %d resumes, of which not complete: %s; taken along by deletions: %d",
+	w.Logf("seed %d: %d events of %d topics stored; %d clients with %d connections received %d; "+
+		"%d resumes, of which not complete: %s; removed by deletions: %d",
 		w.seed, stored, len(w.ledger.topics), len(w.witnesses)+len(w.sdks), conns, events, resumes, sums(refused), taken)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.Logf("seed %d: done and seen: %s", w.seed, sums(w.counts))
 	w.Logf("seed %d: %d violations", w.seed, breaches)
 	if events < stored || resumes == 0 {
-		w.Errorf("%d events were stored, %d heard, %d resumes: the test did not test much", stored, events, resumes)
+		w.Errorf("%d events were stored, %d received, %d resumes: the test did not test much", stored, events, resumes)
 	}
 }
 
@@ -362,14 +366,14 @@ func sums(m map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// staleGrace is how much later than the protocol says a busy machine may be.
+// staleGrace is how much later than the protocol demands a busy machine may be.
 const staleGrace = 3 * time.Second
 
-// blackouts says which polls were not called stale although nobody could know
-// of them.
+// blackouts returns the polls that were not stale although no gateway could know
+// them.
 func (w *witness) blackouts(blackouts []blackout) (broken []string) {
 	if w.kind.slow || w.kind.fickle {
-		return nil // it hears late, or no longer of all that it heard of
+		return nil // it receives late, or not all polls any more
 	}
 	for _, b := range blackouts {
 		by := b.from.Add(rushMaxAge + time.Second + staleGrace)
@@ -377,7 +381,7 @@ func (w *witness) blackouts(blackouts []blackout) (broken []string) {
 			continue
 		}
 		fresh, conn := map[string]bool{}, 0
-		for _, s := range w.spells {
+		for _, s := range w.stalePeriods {
 			switch {
 			case s.at.After(by):
 			case s.end:
@@ -385,7 +389,7 @@ func (w *witness) blackouts(blackouts []blackout) (broken []string) {
 			case s.poll == "":
 				clear(fresh)
 				if conn = s.conn; s.at.After(b.from.Add(-time.Second)) {
-					conn = 0 // came too late to have been told of all polls
+					conn = 0 // connected too late to know all polls
 				}
 			default:
 				fresh[s.poll] = !s.stale
@@ -393,7 +397,8 @@ func (w *witness) blackouts(blackouts []blackout) (broken []string) {
 		}
 		for poll, is := range fresh {
 			if conn > 0 && is {
-				broken = append(broken, fmt.Sprintf("connection %d: %s was not called stale within %v of NATS going away", conn, poll, by.Sub(b.from)))
+				broken = append(broken, fmt.Sprintf("connection %d: %s was not called stale within %v of NATS going away", conn,
+					poll, by.Sub(b.from)))
 			}
 		}
 	}

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// ownGroup puts a process into a group of its own, and ends it with the test's
-// process however that ends.
+// ownGroup gives a process its own group, and ends it when the test's process
+// ends in any way.
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// usedCPU is what the test's own process has used, in user and system mode.
+// usedCPU returns the CPU time of the test's process in user and system mode.
 func usedCPU() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ownGroup puts a process into a group of its own.
+// ownGroup gives a process its own group.
 func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 // usedCPU is not known.

@@ -16,35 +16,36 @@ import (
 	"time"
 )
 
-// patience is how long a test waits for what must come; it only ends a test
+// patience is the longest time that a test waits. It is reached only by a test
 // that fails.
 const patience = 20 * time.Second
 
 // endTime is how long a service may take to end cleanly.
 const endTime = 5 * time.Second
 
-// A command is what to run.
+// command is what to run.
 type command struct {
 	name string // in messages
 	bin  string
 	args []string
-	env  []string // beyond the test's own
-	// rough: it need not end cleanly when the test ends.
+	env  []string // added to the test's own
+	// rough means that it need not end cleanly when the test ends.
 	rough bool
 }
 
-// A process runs in a process group of its own, and ends with its test.
+// process is a running command. It has its own process group and ends with its
+// test.
 type process struct {
 	t              testing.TB
 	command        command
 	cmd            *exec.Cmd
 	stdout, stderr *output
 	started        time.Time
-	ended          chan struct{} // closed when it is gone
+	ended          chan struct{} // closed when it has ended
 }
 
-// run starts a command. When the test ends, a process that still runs is asked
-// to end, and must do so cleanly; if the test has failed, its output is shown.
+// run starts a command. When the test ends, a process that still runs gets
+// SIGTERM and must end cleanly. If the test has failed, its output is shown.
 func run(t testing.TB, c command) *process {
 	t.Helper()
 	p := &process{t: t, command: c, stdout: new(output), stderr: new(output), ended: make(chan struct{})}
@@ -58,7 +59,7 @@ func run(t testing.TB, c command) *process {
 		t.Fatalf("start %s: %v", c.name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // ProcessState says how it ended
+		_ = p.cmd.Wait() // ProcessState has the result
 		close(p.ended)
 	}()
 	t.Cleanup(func() {
@@ -71,17 +72,19 @@ func run(t testing.TB, c command) *process {
 			}
 		}
 		if t.Failed() {
-			t.Logf("---- %s (%s, %v) ----\n%s", c.name, p.cmd.ProcessState, time.Since(p.started).Round(time.Millisecond), tail(p.logs(), 60))
+			t.Logf("---- %s (%s, %v) ----\n%s", c.name, p.cmd.ProcessState, time.Since(p.started).Round(time.Millisecond),
+				tail(p.logs(), 60))
 		}
 	})
 	return p
 }
 
-// cleanEnv is the environment without what would be a setting.
+// cleanEnv returns the environment without Pollcast's settings.
 func cleanEnv() []string {
 	var env []string
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "POLLCAST_") && !strings.HasPrefix(v, "NATS_") && !strings.HasPrefix(v, "HTTP_PROXY=") && !strings.HasPrefix(v, "http_proxy=") {
+		if !strings.HasPrefix(v, "POLLCAST_") && !strings.HasPrefix(v, "NATS_") && !strings.HasPrefix(v, "HTTP_PROXY=") &&
+			!strings.HasPrefix(v, "http_proxy=") {
 			env = append(env, v)
 		}
 	}
@@ -108,23 +111,23 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// kill is kill -9, and returns when the process is gone.
+// kill sends SIGKILL and returns when the process has ended.
 func (p *process) kill() {
 	p.t.Helper()
 	p.signal(syscall.SIGKILL)
 	<-p.ended
 }
 
-// end sends a signal and returns the exit code; -1 if the process did not end
-// in time and was killed.
+// end sends a signal and returns the exit code; -1 if the process did not end in
+// time and was killed.
 func (p *process) end(s syscall.Signal) int {
 	p.t.Helper()
 	p.signal(s)
 	return p.wait(endTime)
 }
 
-// wait returns the exit code of a process that ends within a time, by itself
-// or because it was told to.
+// wait returns the exit code of a process that ends within a time, by itself or
+// after a signal.
 func (p *process) wait(within time.Duration) int {
 	p.t.Helper()
 	select {
@@ -142,10 +145,10 @@ func (p *process) wait(within time.Duration) int {
 	}
 }
 
-// logs is everything it wrote so far.
+// logs returns everything that it wrote so far.
 func (p *process) logs() string { return p.stdout.String() + p.stderr.String() }
 
-// output is what a process wrote, kept whole up to a bound.
+// output keeps what a process wrote, up to a bound.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -176,8 +179,8 @@ func tail(s string, lines int) string {
 	return strings.Join(all, "\n")
 }
 
-// eventually tries until there is no error, and fails the test with the last
-// one.
+// eventually tries until there is no error. It fails the test with the last
+// error.
 func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -195,16 +198,16 @@ var lastPort atomic.Int64
 
 func init() { lastPort.Store(rand.Int64N(portCount)) }
 
-// Ports below those that the kernel gives to outgoing connections (from 32768
-// on): a service that is restarted finds its own free.
+// The ports are below those of outgoing connections (from 32768 on), so that a
+// restarted service finds its port free.
 const (
 	firstPort = 20000
 	portCount = 12000
 )
 
-// freeAddr returns a loopback address that nothing listens on, another one at
-// every call. The UDP port of the same number is kept until the test ends, so
-// that other tests that run on this machine choose others.
+// freeAddr returns a loopback address on which nothing listens, a new one at
+// every call. It keeps the UDP port of the same number until the test ends, so
+// that other test processes on this machine choose other ports.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for range 500 {

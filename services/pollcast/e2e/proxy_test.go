@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A proxy stands between a process and NATS, and is the network between them:
-// it may hold everything back, both ways, and let it go later, or cut.
+// proxy is the network between a process and NATS. It can hold everything back in
+// both directions and deliver it later, or break connections.
 type proxy struct {
 	t        testing.TB
 	addr, to string
@@ -17,7 +17,7 @@ type proxy struct {
 
 	mu    sync.Mutex
 	open  chan struct{} // closed while bytes may pass
-	cut   bool          // nobody gets through
+	cut   bool          // no connection is accepted
 	conns map[net.Conn]struct{}
 	over  bool
 }
@@ -74,7 +74,7 @@ func (p *proxy) accept() {
 	}
 }
 
-// pass copies until either side ends, while it is let.
+// pass copies until either side ends.
 func (p *proxy) pass(from, to net.Conn) {
 	defer to.Close()
 	defer from.Close()
@@ -113,7 +113,7 @@ func (p *proxy) drop(c net.Conn) {
 	delete(p.conns, c)
 }
 
-// hold keeps every byte back, both ways, until let: a network that loses
+// hold holds every byte back in both directions until let: a network that loses
 // everything for a while.
 func (p *proxy) hold() {
 	p.mu.Lock()
@@ -121,7 +121,7 @@ func (p *proxy) hold() {
 	p.open = make(chan struct{})
 }
 
-// sever ends every connection and takes no new one, until let.
+// sever ends every connection and accepts no new one until let.
 func (p *proxy) sever() {
 	p.mu.Lock()
 	p.cut = true
@@ -129,7 +129,7 @@ func (p *proxy) sever() {
 	p.disconnect()
 }
 
-// let mends the network. What was held back arrives now.
+// let repairs the network. Bytes that were held back arrive now.
 func (p *proxy) let() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// A publisher stores events as a poller would, of any topic, as fast as asked.
+// publisher stores events as a poller would, of any topic, at any rate.
 type publisher struct {
 	t        testing.TB
 	js       jetstream.JetStream
@@ -38,15 +38,16 @@ func (n *natsServer) publisher(history int) *publisher {
 	return &publisher{t: n.t, js: js, names: names, versions: map[string]uint64{}}
 }
 
-// event stores the topic's next version and returns its place in the stream.
+// event stores the topic's next version and returns its sequence number.
 func (p *publisher) event(topic, data string) uint64 {
 	p.t.Helper()
 	p.versions[topic]++
 	now := time.Now().UTC()
-	e := &event.Event{Topic: topic, Poll: topic, Data: json.RawMessage(data), Version: p.versions[topic], ChangedAt: now, AsOf: now, Fence: 1}
+	e := &event.Event{Topic: topic, Poll: topic, Data: json.RawMessage(data), Version: p.versions[topic], ChangedAt: now,
+		AsOf: now, Fence: 1}
 	m := p.names.EventMsg(e, now)
 	m.Header.Set("Nats-Msg-Id", fmt.Sprintf("%s:%d", topic, e.Version))
-	for attempt := 1; ; attempt++ { // its id keeps it from being stored twice
+	for attempt := 1; ; attempt++ { // its message id prevents a second copy
 		ack, err := p.js.PublishMsg(p.t.Context(), m)
 		if err == nil {
 			return ack.Sequence

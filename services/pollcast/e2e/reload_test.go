@@ -38,8 +38,8 @@ func (s *stack) rewrite(sources string) {
 	}
 }
 
-// TestReload changes the configuration of a poller that runs, by signal and by
-// request, while a client looks.
+// TestReload changes the configuration of a running poller, by signal and by
+// request, while a client is connected.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
@@ -51,41 +51,44 @@ func TestReload(t *testing.T) {
 	viewer.await("the second source", liveEvent("goes.b"))
 
 	s.rewrite(sourceYAML("stays", u.url(), "a") + sourceYAML("comes", u.url(), "c"))
-	at, before := time.Now(), viewer.skip() // a new poll, too, is stale at first: poller_silent
+	at, before := time.Now(), viewer.skip() // a new poll is also stale at first: poller_silent
 	poller.signal(syscall.SIGHUP)
 	viewer.await("the added source", liveEvent("comes.c"))
 	viewer.back(before)
 	last := viewer.await("the removed source is stale", isStale("goes.b", "poller_silent"))
 	if last.Fresh.Detail != "taken out of the configuration" || last.at.Sub(at) > 5*time.Second {
-		t.Errorf("of the removed source it was told after %v: %s", last.at.Sub(at), last.raw)
+		t.Errorf("the removed source had an event after %v: %s", last.at.Sub(at), last.raw)
 	}
 
-	// The same by request, from both programs, and what is refused.
-	reload := func(want int, said string, c command) {
+	// Reloads by request, from both programs, and refused ones.
+	reload := func(want int, output string, c command) {
 		t.Helper()
 		p := run(t, c)
-		if code := p.wait(patience); code != want || !strings.Contains(p.logs(), said) {
-			t.Errorf("%s: exit code %d, %q; want %d and %q", c.name, code, p.logs(), want, said)
+		if code := p.wait(patience); code != want || !strings.Contains(p.logs(), output) {
+			t.Errorf("%s: exit code %d, %q; want %d and %q", c.name, code, p.logs(), want, output)
 		}
 	}
-	cli := command{name: "pollcast reload", bin: bin.pollcast, args: []string{"reload", "-url", "http://" + poller.ops}, rough: true}
+	cli := command{name: "pollcast reload", bin: bin.pollcast, args: []string{"reload", "-url", "http://" + poller.ops},
+		rough: true}
 	reload(0, "no source has changed\n", cli)
 	s.rewrite(sourceYAML("stays", u.url(), "a") + sourceYAML("comes", u.url(), "d"))
 	reload(0, "changed: comes\nuntouched: 1 more\n", cli)
 	viewer.await("the poll that was added to a source", liveEvent("comes.d"))
 	s.rewrite(sourceYAML("stays", "ftp://nowhere/", "a") + "    worse: {upsteams: []}\n")
-	inside := command{name: "poller -reload", bin: bin.poller, args: []string{"-reload", "http://" + poller.ops}, rough: true}
+	inside := command{name: "poller -reload", bin: bin.poller, args: []string{"-reload", "http://" + poller.ops},
+		rough: true}
 	reload(2, `did you mean "upstreams"?`, inside)
 	reload(2, `scheme "ftp" is not spoken`, cli)
 	reload(2, "refused; the old configuration goes on\n", cli)
-	reload(1, "connection refused", command{name: "pollcast reload of nobody", bin: bin.pollcast, args: []string{"reload", "-url", "http://" + freeAddr(t)}, rough: true})
+	reload(1, "connection refused", command{name: "pollcast reload of nobody", bin: bin.pollcast,
+		args: []string{"reload", "-url", "http://" + freeAddr(t)}, rough: true})
 	if !strings.Contains(poller.logs(), "configuration refused; the old one goes on") {
 		t.Error("the poller did not log the refusal")
 	}
 	viewer.skip()
 	viewer.await("the old configuration goes on", liveEvent("comes.d"))
 
-	// Who has nothing to reload does not die of it.
+	// A gateway has nothing to reload and must not end.
 	gateway.signal(syscall.SIGHUP)
 	eventually(t, "the gateway says that it does nothing", func() error {
 		if !strings.Contains(gateway.logs(), "SIGHUP changes nothing here") {
@@ -95,10 +98,10 @@ func TestReload(t *testing.T) {
 	})
 	viewer.skip()
 	viewer.await("the gateway goes on", liveEvent("stays.a"))
-	// Versions without a gap are among the rules that every frame is held against.
+	// The rules check that versions have no gap.
 }
 
-// TestReloadUp is the same in one process.
+// TestReloadUp checks reloads of `pollcast up`, in one process.
 func TestReloadUp(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
@@ -121,14 +124,17 @@ func TestReloadUp(t *testing.T) {
 	write(sourceYAML("one", u.url(), "a") + sourceYAML("two", u.url(), "b") + "gateway: {maxTopics: 77}\n")
 	p.signal(syscall.SIGHUP)
 	viewer.await("the added source", liveEvent("two.b"))
-	eventually(t, "what needs a restart is said", func() error {
-		if !strings.Contains(p.logs(), "some changed settings wait for a restart") || !strings.Contains(p.logs(), "gateway.maxTopics") {
+	eventually(t, "what needs a restart is reported", func() error {
+		if !strings.Contains(p.logs(), "some changed settings wait for a restart") ||
+			!strings.Contains(p.logs(), "gateway.maxTopics") {
 			return errors.New("it is not")
 		}
 		return nil
 	})
-	cli := run(t, command{name: "pollcast reload", bin: bin.pollcast, args: []string{"reload", "-url", "http://" + in.ops}, rough: true})
-	if code := cli.wait(patience); code != 0 || !strings.Contains(cli.logs(), "changed, but needs a restart: gateway.maxTopics") {
+	cli := run(t, command{name: "pollcast reload", bin: bin.pollcast,
+		args: []string{"reload", "-url", "http://" + in.ops}, rough: true})
+	if code := cli.wait(patience); code != 0 ||
+		!strings.Contains(cli.logs(), "changed, but needs a restart: gateway.maxTopics") {
 		t.Errorf("pollcast reload: exit code %d, %q", code, cli.logs())
 	}
 	post := func(origin string) (int, string) {
@@ -148,7 +154,7 @@ func TestReloadUp(t *testing.T) {
 	if code, body := post("https://example.com"); code != http.StatusForbidden {
 		t.Errorf("POST /reload from another origin: %d %s, want 403", code, body)
 	}
-	// The one operations port has the status of both.
+	// The one operations port serves the status of both services.
 	for path, want := range map[string]string{"/poller/status": `"poll": "two.b"`, "/status": `"connections"`} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+in.ops+path, nil)
 		if err != nil {

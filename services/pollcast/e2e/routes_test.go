@@ -11,10 +11,9 @@ import (
 )
 
 // TestGatewayAtServerCutOff cuts the NATS server of a gateway off from the two
-// others, once by a network that resets connections, once by one that says
-// nothing. The gateway's own connection is whole all the time. What it shows is
-// stale as soon as it must be, and then it goes to a server that has a cluster,
-// and goes on without a gap.
+// others, once by a network that resets connections, once by a silent one. The
+// gateway's own connection stays open. Its values become stale in time, and then
+// it moves to a server with a quorum and continues without a gap.
 func TestGatewayAtServerCutOff(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -26,7 +25,8 @@ func TestGatewayAtServerCutOff(t *testing.T) {
 			book := newCallbook(t)
 			c := newCluster(t)
 			s := &stack{t: t, file: filepath.Join(t.TempDir(), "pollcast.yaml")}
-			text := "nats: {replicas: 3, history: 10000, leaseTime: 2s}\npoller:\n  sources:\n" + sourceYAML("cut", "http://"+book.addr+"/", "value")
+			text := "nats: {replicas: 3, history: 10000, leaseTime: 2s}\npoller:\n  sources:\n" + sourceYAML("cut",
+				"http://"+book.addr+"/", "value")
 			if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +65,8 @@ func TestGatewayAtServerCutOff(t *testing.T) {
 				t.Errorf("the values were called stale after %v", after)
 			}
 			if _, err := viewer.find(clusterPatience, isFresh("cut.value")); err != nil {
-				t.Fatalf("the values are fresh again, from another server: %v; the gateway is at %s\n%s", err, gateway.natsServer(), tail(gateway.logs(), 20))
+				t.Fatalf("the values are fresh again, from another server: %v; the gateway is at %s\n%s", err,
+					gateway.natsServer(), tail(gateway.logs(), 20))
 			}
 			viewer.await("and go on", liveEvent("cut.value"))
 			t.Logf("fresh again %v after the cut", time.Since(cut).Round(time.Millisecond))
@@ -86,7 +87,7 @@ func TestGatewayAtServerCutOff(t *testing.T) {
 	}
 }
 
-// natsServer is the server that a gateway is connected to.
+// natsServer returns the server to which a gateway is connected.
 func (v *service) natsServer() string {
 	v.t.Helper()
 	var s struct{ NATSServer string }
@@ -96,5 +97,5 @@ func (v *service) natsServer() string {
 			v.t.Fatalf("/status: %v", err)
 		}
 	}
-	return s.NATSServer // empty while it is not connected, or has not started
+	return s.NATSServer // empty while it is not connected
 }

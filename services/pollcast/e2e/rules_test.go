@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// rules are what the protocol promises on one connection, whatever happens
+// rules are the promises of the protocol for one connection, whatever fails
 // around it.
 type rules struct {
 	broken []string
@@ -15,7 +15,7 @@ type rules struct {
 	asOf   map[string]time.Time // of polls
 }
 
-// maxBroken bounds the list: one broken rule tends to be broken often.
+// maxBroken bounds the list: a broken rule is often broken many times.
 const maxBroken = 10
 
 func (r *rules) report(format string, args ...any) {
@@ -24,7 +24,7 @@ func (r *rules) report(format string, args ...any) {
 	}
 }
 
-// see judges the next frame.
+// see checks the next frame.
 func (r *rules) see(f *frame) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(f.raw), &keys); err != nil {
@@ -52,9 +52,11 @@ func (r *rules) seeEvent(f *frame) {
 	e := f.Event
 	r.trust(f, e.Topic, e.Stale, e.Reason, e.Breaker)
 	r.forward(f, e.Poll, e.AsOf)
-	// The frame was made a little before it arrived; both clocks are one.
-	if age, told := f.at.Sub(e.AsOf), time.Duration(e.AgeMs)*time.Millisecond; told > age+5*time.Millisecond || told < age-5*time.Second {
-		r.report("ageMs is the value's age: told %v, it is %v: %s", told, age, f.raw)
+	// The frame was made a little before it arrived. Both processes use the same
+	// clock.
+	if age, have := f.at.Sub(e.AsOf), time.Duration(e.AgeMs)*time.Millisecond; have > age+5*time.Millisecond ||
+		have < age-5*time.Second {
+		r.report("ageMs is the value's age: have %v, it is %v: %s", have, age, f.raw)
 	}
 	if e.AsOf.Before(e.ChangedAt) {
 		r.report("asOf is not before changedAt: %s", f.raw)
@@ -84,7 +86,7 @@ func (r *rules) trust(f *frame, what string, stale bool, reason, breaker string)
 	}
 }
 
-// forward: a value is never less well confirmed than it was.
+// forward checks that asOf never decreases.
 func (r *rules) forward(f *frame, poll string, asOf time.Time) {
 	if r.asOf == nil {
 		r.asOf = map[string]time.Time{}

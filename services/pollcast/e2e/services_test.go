@@ -15,9 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A stack is what separate services share: a NATS server, with the users and
-// permissions that docker compose and Kubernetes give it, and one configuration
-// file.
+// stack is what separate services share: a NATS server, with the users and
+// permissions of docker compose and Kubernetes, and one configuration file.
 type stack struct {
 	t    testing.TB
 	nats *natsServer
@@ -26,8 +25,8 @@ type stack struct {
 	env  []string // for the pollers
 }
 
-// newStack writes the configuration file and starts nothing. sources is the
-// YAML of poller.sources; more, if any, are further sections.
+// newStack writes the configuration file and starts nothing. sources is the YAML
+// of poller.sources. more are further sections.
 func newStack(t testing.TB, sources string, more ...string) *stack {
 	t.Helper()
 	s := &stack{t: t, nats: &natsServer{t: t, addr: freeAddr(t), dir: t.TempDir()}}
@@ -50,13 +49,14 @@ poller:
 	return s
 }
 
-// leaseTime is how long a source waits for a poller that is gone.
+// leaseTime is the time after which another poller takes a source of a poller
+// that has ended.
 const leaseTime = 2 * time.Second
 
-// A service is one of ours as a process.
+// service is a Pollcast service as a process.
 type service struct {
 	*process
-	addr string // for clients; a poller has none
+	addr string // for clients; "" for a poller
 	ops  string
 }
 
@@ -65,7 +65,8 @@ func (s *stack) gateway() *service { return s.gatewayAt(freeAddr(s.t)) }
 func (s *stack) gatewayAt(addr string) *service {
 	s.t.Helper()
 	v := &service{addr: addr, ops: freeAddr(s.t)}
-	v.process = run(s.t, s.command("gateway", bin.gateway, "gateway.listen="+v.addr, "gateway.operations="+v.ops, "gateway.drainTime=200ms"))
+	v.process = run(s.t, s.command("gateway", bin.gateway, "gateway.listen="+v.addr, "gateway.operations="+v.ops,
+		"gateway.drainTime=200ms"))
 	return v
 }
 
@@ -76,7 +77,7 @@ func (s *stack) poller(sets ...string) *service {
 	return v
 }
 
-// hostrpc listens where the configuration's sources look for it.
+// hostrpc starts a hostrpc at the address in the sources' configuration.
 func (s *stack) hostrpc(addr string) *service {
 	s.t.Helper()
 	v := &service{addr: addr, ops: addr}
@@ -84,7 +85,8 @@ func (s *stack) hostrpc(addr string) *service {
 	return v
 }
 
-// command connects a service to NATS as its own user.
+// command returns the command of a service, which connects to NATS as its own
+// user.
 func (s *stack) command(name, path string, sets ...string) command {
 	c := command{name: name, bin: path, args: []string{"-config", s.file}}
 	if name != "hostrpc" {
@@ -99,8 +101,8 @@ func (s *stack) command(name, path string, sets ...string) command {
 	return c
 }
 
-// all starts a whole stack of one each, except the upstream, and waits until
-// it can be used.
+// all starts one service of each kind, except the upstream, and waits until they
+// are ready.
 func (s *stack) all() (poller, gateway *service) {
 	s.t.Helper()
 	s.nats.start()
@@ -110,7 +112,7 @@ func (s *stack) all() (poller, gateway *service) {
 	return poller, gateway
 }
 
-// ready waits until the service says that it can do its work.
+// ready waits until the service reports that it is ready.
 func (v *service) ready() {
 	v.t.Helper()
 	v.readyWithin(patience)
@@ -130,7 +132,7 @@ func (v *service) readyWithin(patience time.Duration) {
 	})
 }
 
-// pollerStatus is what these tests read of a poller's /status.
+// pollerStatus is the part of a poller's /status that these tests read.
 type pollerStatus struct {
 	Owner   string
 	Sources []struct {
@@ -164,7 +166,7 @@ func (v *service) owns() bool {
 	return len(s.Sources) > 0 && s.Sources[0].Owned
 }
 
-// web keeps no connections, so that none outlives its server.
+// web keeps no connections open, so that none outlives its server.
 var web = &http.Client{
 	Timeout:       5 * time.Second,
 	Transport:     &http.Transport{DisableKeepAlives: true},
@@ -181,7 +183,7 @@ func get(url string) (int, []byte, error) {
 	return res.StatusCode, body, err
 }
 
-// A natsServer is a NATS server whose address and data survive its process.
+// natsServer is a NATS server whose address and data outlive its process.
 type natsServer struct {
 	t         testing.TB
 	addr, dir string
@@ -200,7 +202,7 @@ func (n *natsServer) start() {
 			"NATS_NAME=e2e", "NATS_POLLER_PASSWORD=" + quoted("poller"),
 			"NATS_GATEWAY_PASSWORD=" + quoted("gateway"), "NATS_READER_PASSWORD=" + quoted("reader"),
 		},
-		rough: true, // it has clients, and says so
+		rough: true, // it ends with an error while it has clients
 	})
 	eventually(n.t, "NATS answers", func() error {
 		if !n.process.running() {
@@ -214,8 +216,8 @@ func (n *natsServer) start() {
 	})
 }
 
-// config writes the server's file: that of docker compose and Kubernetes, on
-// an address and in a directory of its own.
+// config writes the server's configuration: that of docker compose and
+// Kubernetes, with another address and directory.
 func (n *natsServer) config() string {
 	n.t.Helper()
 	data, err := os.ReadFile("../../../deploy/config/nats.conf")
@@ -242,10 +244,11 @@ func (n *natsServer) config() string {
 
 func (n *natsServer) url() string { return "nats://" + n.addr }
 
-// connect returns a connection as one of the users.
+// connect returns a connection of one of the users.
 func (n *natsServer) connect(user string) *nats.Conn {
 	n.t.Helper()
-	opts := []nats.Option{nats.UserInfo(user, password(user)), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond)}
+	opts := []nats.Option{nats.UserInfo(user, password(user)), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100 * time.Millisecond)}
 	if user != "reader" {
 		opts = append(opts, nats.CustomInboxPrefix("_INBOX_"+user))
 	}

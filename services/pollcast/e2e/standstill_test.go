@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestStandstill stops a poller for longer than its calls may take while some
-// of them are under way. The upstream was never at fault: its circuit stays closed.
+// TestStandstill stops a poller for longer than its calls may take, during some
+// of them. The upstream did not fail: its circuit stays closed.
 func TestStandstill(t *testing.T) {
 	t.Parallel()
 	const polls = 40
@@ -38,7 +38,8 @@ func TestStandstill(t *testing.T) {
 	for i := range polls {
 		_, _ = fmt.Fprintf(&text, "        p%d: {path: /p%d, interval: 5s, timeout: 4s}\n", i, i)
 	}
-	s := newStack(t, fmt.Sprintf("    s:\n      driver: http\n      upstreams: [%q]\n      polls:\n%s", up.URL, text.String()))
+	s := newStack(t, fmt.Sprintf("    s:\n      driver: http\n      upstreams: [%q]\n      polls:\n%s", up.URL,
+		text.String()))
 	s.nats.start()
 	p := s.poller("nats.leaseTime=30s")
 	asked := func(want int) func() error {

@@ -18,18 +18,18 @@ import (
 	"time"
 )
 
-// TestStorm: see storm. Without a look at the clock.
+// TestStorm runs storm with few clients and without a time limit.
 func TestStorm(t *testing.T) {
 	t.Parallel()
 	storm(t, 1000, 2*time.Minute)
 }
 
-// storm holds clients on one gateway that stops, and is killed. All come back at once to
-// another that has just started, nine of ten where they were, one of ten from
-// the beginning. Each must have every event in the end; for those who begin anew
-// the gateway must not have looked more often than it promises, nor read the
-// stream back for more than a few of the others. It returns how long it took
-// until all were back.
+// storm connects clients to one gateway, which is stopped and killed. All
+// reconnect at once to another that has just started, nine of ten with their
+// position, one of ten from the start. In the end each must have every event. For
+// those without a position the gateway must not exceed its accept rate. It must
+// not read the stream back for more than a few of the others. storm returns the
+// time until all were connected.
 func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 	s := newStack(t, "    s: {upstreams: [\"http://127.0.0.1:1/\"], polls: {p: {method: p}}}\n")
 	s.nats.start()
@@ -39,11 +39,11 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 	for i := range stormTopics {
 		pub.event(fmt.Sprintf("storm.n%d", i), "0")
 	}
-	addr := freeAddr(t) // of the second gateway
+	addr := freeAddr(t) // the second gateway's
 	all := make([]*stormClient, clients)
 	var running sync.WaitGroup
 	var back, resumed atomic.Int64
-	other := make(chan struct{}) // closed when the first gateway is dead
+	other := make(chan struct{}) // closed when the first gateway has ended
 	stop := make(chan struct{})
 	end := sync.OnceFunc(func() {
 		close(stop)
@@ -85,11 +85,11 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 	for range 50 {
 		publish()
 	}
-	first.signal(syscall.SIGSTOP) // as a gateway may be that is about to be killed
+	first.signal(syscall.SIGSTOP) // a gateway may hang before it is killed
 	for range 50 {
 		publish()
 	}
-	second := s.gatewayAt(addr) // it has heard nothing of that: it must read it back
+	second := s.gatewayAt(addr) // it did not receive these events live: it must read them back
 	second.ready()
 	before := metric(second, "pollcast_gateway_snapshots_total")
 	cpu, ownCPU := metric(second, "process_cpu_seconds_total"), usedCPU()
@@ -127,30 +127,32 @@ func storm(t *testing.T, clients int, within time.Duration) time.Duration {
 		})
 	}
 	end()
-	t.Logf("%d clients were back after %v, %.0f refused and asked again; %d events meanwhile; the stream was read back %v times; CPU %.1f s of the gateway, %.1f s of the clients",
-		clients, took.Round(time.Millisecond), metric(second, `pollcast_gateway_connections_refused_total{reason="queue"}`), published, reads, cpu, ownCPU.Seconds())
+	t.Logf("%d clients were back after %v, %.0f refused and asked again; %d events meanwhile; "+
+		"the stream was read back %v times; CPU %.1f s of the gateway, %.1f s of the clients",
+		clients, took.Round(time.Millisecond), metric(second, `pollcast_gateway_connections_refused_total{reason="queue"}`),
+		published, reads, cpu, ownCPU.Seconds())
 	return took
 }
 
 const stormTopics = 10
 
-// A stormClient is as little as a client can be, so that there may be many: it
-// shares two cores with the gateway that it tests.
+// stormClient is a client that costs as little as possible: many of them share
+// two cores with the gateway under test.
 type stormClient struct {
-	forget   bool // it does not say where it was
+	forget   bool // it reconnects without a position
 	resumed  bool
 	epoch    string
 	seq      atomic.Uint64
 	versions map[string]uint64
-	err      error // what it was not promised
+	err      error // the first broken promise
 
 	mu      sync.Mutex
 	nc      net.Conn
 	stopped bool
 }
 
-// live is connected, as often as it takes, until end is closed or it is stopped;
-// then it waits for its connection to end. in is called when it is subscribed.
+// live connects, as often as necessary, until end is closed or stop is called.
+// Then it waits for its connection to end. in is called when it is subscribed.
 func (c *stormClient) live(addr string, in func(), end <-chan struct{}) {
 	for c.err == nil {
 		nc, r, after, err := c.connect(addr)
@@ -160,7 +162,7 @@ func (c *stormClient) live(addr string, in func(), end <-chan struct{}) {
 		}
 		wait := after + rand.N(200*time.Millisecond)
 		select {
-		case <-end: // the gateway is gone: at once to the other
+		case <-end: // the gateway has ended: connect to the other one at once
 			return
 		default:
 		}
@@ -172,7 +174,7 @@ func (c *stormClient) live(addr string, in func(), end <-chan struct{}) {
 	}
 }
 
-// stop ends the connection that the client has, or is about to have.
+// stop ends the client's connection, also one that is being made.
 func (c *stormClient) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,7 +183,7 @@ func (c *stormClient) stop() {
 	}
 }
 
-// connect shakes hands and subscribes. It keeps to Retry-After.
+// connect does the handshake and subscribes. It obeys Retry-After.
 func (c *stormClient) connect(addr string) (nc net.Conn, r *bufio.Reader, wait time.Duration, err error) {
 	fail := func(wait time.Duration, err error) (net.Conn, *bufio.Reader, time.Duration, error) {
 		if nc != nil {
@@ -208,7 +210,7 @@ func (c *stormClient) connect(addr string) (nc net.Conn, r *bufio.Reader, wait t
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
-		// 408: the gateway had too much to do to read the request in time.
+		// 408: the gateway was too busy to read the request in time.
 		if res.StatusCode != http.StatusRequestTimeout && (res.StatusCode != http.StatusServiceUnavailable || seconds < 1) {
 			c.err = fmt.Errorf("refused with %s, Retry-After %q", res.Status, res.Header.Get("Retry-After"))
 		}
@@ -229,7 +231,7 @@ func (c *stormClient) connect(addr string) (nc net.Conn, r *bufio.Reader, wait t
 	return nc, r, 0, nil
 }
 
-// read takes frames and holds the versions of every topic against each other.
+// read reads frames and compares the versions of every topic.
 func (c *stormClient) read(r *bufio.Reader, in func()) {
 	for {
 		head, err := r.Peek(2)
@@ -254,11 +256,11 @@ func (c *stormClient) read(r *bufio.Reader, in func()) {
 		if err != nil {
 			return
 		}
-		_, _ = r.Discard(size + n) // it was peeked at
+		_, _ = r.Discard(size + n) // the bytes were peeked before
 	}
 }
 
-// take looks at one frame, and at no more of it than it must: most are events.
+// take reads as little of one frame as necessary: most are events.
 func (c *stormClient) take(frame []byte, in func()) error {
 	event, isEvent := bytes.CutPrefix(frame, []byte(`{"event":{"topic":"`))
 	if !isEvent {
@@ -298,7 +300,7 @@ func (c *stormClient) take(frame []byte, in func()) error {
 	return nil
 }
 
-// numberAfter is the whole number after a key.
+// numberAfter returns the whole number after a key.
 func numberAfter(b []byte, key string) (n uint64) {
 	_, digits, _ := bytes.Cut(b, []byte(key))
 	for _, d := range digits {

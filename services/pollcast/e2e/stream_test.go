@@ -10,16 +10,16 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A storedEvent is what the stream, or a subscriber, has of an event.
+// storedEvent is an event as the stream or a subscriber has it.
 type storedEvent struct {
 	seq, version uint64
 	data         string
 }
 
-// A topicRecord is all that the stream holds of a poll.
+// topicRecord is everything that the stream holds of a poll.
 type topicRecord struct {
 	events []storedEvent
-	fences []uint64 // of its owners, in their order
+	fences []uint64 // of its lease holders, in their order
 }
 
 // readStream reads the whole stream, message by message.
@@ -54,7 +54,8 @@ func readStream(t testing.TB, n *natsServer) map[string]*topicRecord {
 		if n := len(r.fences); n == 0 || fence > r.fences[n-1] {
 			r.fences = append(r.fences, fence)
 		} else if fence < r.fences[n-1] {
-			t.Errorf("message %d: %s of fence %d after one of fence %d: an old owner was heard", seq, topic, fence, r.fences[n-1])
+			t.Errorf("message %d: %s of fence %d after one of fence %d: the record of a fenced poller was stored", seq, topic,
+				fence, r.fences[n-1])
 		}
 		if !isFresh {
 			r.events = append(r.events, storedEvent{seq, number(t, m.Header, "ce-version"), string(m.Data)})
@@ -72,7 +73,7 @@ func number(t testing.TB, h nats.Header, name string) uint64 {
 	return n
 }
 
-// A liveLog is what a plain subscriber gets of events.
+// liveLog collects the events that a plain subscriber receives.
 type liveLog struct {
 	mu     sync.Mutex
 	events map[string][]storedEvent

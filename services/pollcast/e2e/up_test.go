@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// An installation of `pollcast up`: its addresses and its state survive its
+// installation is one of `pollcast up`: its addresses and its state outlive its
 // process.
 type installation struct {
 	t                           testing.TB
 	clients, ops, nats, hostrpc string
-	home                        string // of the user's state
+	home                        string // holds the user's state
 }
 
 func newInstallation(t testing.TB) *installation {
 	return &installation{t, freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), t.TempDir()}
 }
 
-// hostPolls are what `pollcast up` watches without a configuration file.
+// hostPolls are the polls of `pollcast up` without a configuration file.
 var hostPolls = []string{"host.system.status", "host.network.list", "host.storage.list", "host.process.top"}
 
 func (in *installation) command(sets ...string) command {
@@ -34,7 +34,7 @@ func (in *installation) command(sets ...string) command {
 	for _, set := range append([]string{
 		"gateway.listen=" + in.clients, "gateway.operations=" + in.ops,
 		"nats.url=nats://" + in.nats, "hostrpc.listen=" + in.hostrpc,
-		// The slow ones faster, for the test's sake.
+		// The slow polls are faster in this test.
 		"poller.sources.host.polls.storage.list.interval=2s", "poller.sources.host.polls.process.top.interval=2s",
 	}, sets...) {
 		c.args = append(c.args, "-set", set)
@@ -42,7 +42,7 @@ func (in *installation) command(sets ...string) command {
 	return c
 }
 
-// start runs it and waits until it says that it is up.
+// start runs it and waits until it prints that it is up.
 func (in *installation) start(sets ...string) *process {
 	in.t.Helper()
 	p := run(in.t, in.command(sets...))
@@ -58,7 +58,7 @@ func (in *installation) start(sets ...string) *process {
 	return p
 }
 
-// connect connects as soon as the gateway takes clients.
+// connect connects as soon as the gateway accepts clients.
 func (in *installation) connect(query string) (c *client) {
 	in.t.Helper()
 	eventually(in.t, "the gateway takes clients", func() (err error) {
@@ -68,7 +68,7 @@ func (in *installation) connect(query string) (c *client) {
 	return c
 }
 
-// interrupt is Ctrl-C.
+// interrupt sends SIGINT, as Ctrl-C does.
 func interrupt(t *testing.T, p *process) {
 	t.Helper()
 	if code := p.end(syscall.SIGINT); code != 0 {
@@ -79,8 +79,8 @@ func interrupt(t *testing.T, p *process) {
 	}
 }
 
-// TestUp walks through what a newcomer gets: everything in one process, from a
-// clean directory, ended and started again.
+// TestUp checks what a new user sees: everything in one process, from an empty
+// directory, ended and started again.
 func TestUp(t *testing.T) {
 	t.Parallel()
 	in := newInstallation(t)
@@ -88,7 +88,7 @@ func TestUp(t *testing.T) {
 	wantBanner(t, in, p.stdout.String())
 	wantConsole(t, in)
 
-	// A client that sends nothing gets everything.
+	// A client gets everything without sending anything.
 	c := in.connect("/v1/ws?topics=>")
 	for _, poll := range hostPolls {
 		c.back(0)
@@ -99,13 +99,14 @@ func TestUp(t *testing.T) {
 	if f := c.await("the host's name", anyEvent("host.system.status")); !bytes.Contains(f.Event.Data, hostName(t)) {
 		t.Errorf("host.system.status does not name this host: %s", f.raw)
 	}
-	// One that comes later begins with the last values.
+	// A later client begins with the last values.
 	late := in.connect("/v1/ws?topics=host.>")
 	for _, poll := range hostPolls {
 		late.back(0)
 		e := late.await("a value of "+poll, anyEvent(poll)).Event
 		if age := time.Duration(e.AgeMs) * time.Millisecond; e.Phase != "snapshot" || e.Stale || age > 6*time.Second {
-			t.Errorf("the first value of %s is of phase %s, stale %v, %v old; want a fresh snapshot", poll, e.Phase, e.Stale, age)
+			t.Errorf("the first value of %s is of phase %s, stale %v, %v old; want a fresh snapshot", poll, e.Phase, e.Stale,
+				age)
 		}
 		late.await("news of "+poll, func(f frame) bool {
 			return liveEvent(poll)(f) && !f.Event.Stale || isFresh(poll)(f) && f.Fresh.AsOf.After(e.AsOf)
@@ -124,7 +125,7 @@ func TestUp(t *testing.T) {
 		t.Errorf("the client was closed with %d, want 1012 (restart)", code)
 	}
 	if len(c.seen(func(f frame) bool { return f.GoAway != nil })) != 1 {
-		t.Error("the client was not told to go away")
+		t.Error("the client received no goAway")
 	}
 	for _, f := range c.seen(func(f frame) bool { return f.Event != nil }) {
 		last[f.Event.Topic] = f.Event
@@ -132,7 +133,7 @@ func TestUp(t *testing.T) {
 
 	t.Run("last values", func(t *testing.T) { lastValues(t, in, last, stopped) })
 
-	// And with the upstream back, it goes on where it was.
+	// With the upstream back, it continues.
 	p = in.start()
 	c = in.connect("/v1/ws?topics=host.>")
 	f := c.await("fresh after the second start", func(f frame) bool {
@@ -158,7 +159,9 @@ func wantBanner(t *testing.T, in *installation, text string) {
 	port := func(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
 	for _, want := range []string{
 		"Pollcast is up.", "http://localhost:" + port(in.clients), "ws://localhost:" + port(in.clients) + "/v1/ws?topics=>",
-		"nats sub --server " + in.nats + " 'pollcast.live.>'", "pollcast tail -url ws://localhost:" + port(in.clients) + "/v1/ws '>'", "http://" + in.hostrpc, "http://" + in.ops + "/metrics", filepath.Join(in.home, "pollcast"),
+		"nats sub --server " + in.nats + " 'pollcast.live.>'",
+		"pollcast tail -url ws://localhost:" + port(in.clients) + "/v1/ws '>'", "http://" + in.hostrpc,
+		"http://" + in.ops + "/metrics", filepath.Join(in.home, "pollcast"),
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("what it says lacks %q:\n%s", want, text)
@@ -166,7 +169,7 @@ func wantBanner(t *testing.T, in *installation, text string) {
 	}
 }
 
-// wantConsole gets the page, and every file it names.
+// wantConsole gets the page and every file that it names.
 func wantConsole(t *testing.T, in *installation) {
 	t.Helper()
 	page := func(path, kind string) string {
@@ -179,7 +182,8 @@ func wantConsole(t *testing.T, in *installation) {
 		if _, err := text.ReadFrom(res.Body); err != nil {
 			t.Fatal(err)
 		}
-		if have := res.Header.Get("Content-Type"); res.StatusCode != http.StatusOK || !strings.HasPrefix(have, kind) || text.Len() == 0 {
+		if have := res.Header.Get("Content-Type"); res.StatusCode != http.StatusOK || !strings.HasPrefix(have, kind) ||
+			text.Len() == 0 {
 			t.Errorf("GET %s: %s, %q, %d bytes; want 200, %s", path, res.Status, have, text.Len(), kind)
 		}
 		return text.String()
@@ -197,7 +201,7 @@ func wantConsole(t *testing.T, in *installation) {
 	}
 }
 
-// stockCLI: the stock `nats` command sees everything about host with headers,
+// stockCLI checks that the `nats` command sees everything about host with headers
 // and may not write.
 func stockCLI(t *testing.T, in *installation, c *client) {
 	server := "--server=nats://" + in.nats
@@ -236,10 +240,11 @@ func stockCLI(t *testing.T, in *installation, c *client) {
 	}
 }
 
-// tailPrints: `pollcast tail` in a second terminal.
+// tailPrints runs `pollcast tail` in a second terminal.
 func tailPrints(t *testing.T, in *installation) {
 	url := "ws://" + in.clients + "/v1/ws"
-	p := run(t, command{name: "pollcast tail", bin: bin.pollcast, args: []string{"tail", "-url", url, "-json", "-count", "6", "host.>"}})
+	p := run(t, command{name: "pollcast tail", bin: bin.pollcast, args: []string{"tail", "-url", url, "-json", "-count",
+		"6", "host.>"}})
 	if code := p.wait(patience); code != 0 {
 		t.Fatalf("pollcast tail -json: exit code %d: %s", code, p.logs())
 	}
@@ -252,7 +257,8 @@ func tailPrints(t *testing.T, in *installation) {
 			t.Errorf("pollcast tail -json printed %q", line)
 		}
 	}
-	p = run(t, command{name: "pollcast tail", bin: bin.pollcast, args: []string{"tail", "-url", url, "host.system.status"}})
+	p = run(t, command{name: "pollcast tail", bin: bin.pollcast,
+		args: []string{"tail", "-url", url, "host.system.status"}})
 	eventually(t, "pollcast tail prints", func() error {
 		if text := p.stdout.String(); !strings.Contains(text, "host.system.status") || strings.Contains(text, "\x1b") {
 			return fmt.Errorf("have %q", text)
@@ -264,12 +270,13 @@ func tailPrints(t *testing.T, in *installation) {
 	}
 }
 
-// faultSwitches: what the page's switches do is seen within an interval, and
-// undone.
+// faultSwitches checks that the page's switches take effect within an interval,
+// and can be undone.
 func faultSwitches(t *testing.T, in *installation, c *client) {
 	set := func(kind string) {
 		t.Helper()
-		res, err := web.Post("http://"+in.clients+"/demo/faults", "application/json", strings.NewReader(`{"method":"system.status","kind":"`+kind+`"}`))
+		res, err := web.Post("http://"+in.clients+"/demo/faults", "application/json",
+			strings.NewReader(`{"method":"system.status","kind":"`+kind+`"}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,22 +296,26 @@ func faultSwitches(t *testing.T, in *installation, c *client) {
 	c.await("fresh", isFresh("host.system.status"))
 }
 
-// busyPorts: a second instance says what is taken, in one sentence.
+// busyPorts checks that a second instance reports the address in use in one
+// sentence.
 func busyPorts(t *testing.T, in *installation) {
 	second := newInstallation(t)
 	for _, tt := range []struct{ setting, scheme, addr string }{
-		{"gateway.listen", "", in.clients}, {"nats.url", "nats://", in.nats}, {"hostrpc.listen", "", in.hostrpc}, {"gateway.operations", "", in.ops},
+		{"gateway.listen", "", in.clients}, {"nats.url", "nats://", in.nats}, {"hostrpc.listen", "", in.hostrpc},
+		{"gateway.operations", "", in.ops},
 	} {
 		p := run(t, second.command(tt.setting+"="+tt.scheme+tt.addr))
 		code, text := p.wait(endTime), strings.TrimSpace(p.logs())
-		if code != 1 || strings.Contains(text, "\n") || !inOrder(text, []string{tt.addr, "taken", "-set " + tt.setting + "=" + tt.scheme}) {
-			t.Errorf("with %s taken: exit code %d and the words %q; want 1 and one sentence that says what is taken and how to take another", tt.addr, code, text)
+		if code != 1 || strings.Contains(text, "\n") ||
+			!inOrder(text, []string{tt.addr, "taken", "-set " + tt.setting + "=" + tt.scheme}) {
+			t.Errorf("with %s taken: exit code %d and the words %q; "+
+				"want 1 and one sentence that says what is taken and how to take another", tt.addr, code, text)
 		}
 	}
 }
 
-// lastValues: the second start has the last values at once, stale, as old as
-// they are, although the upstream is dead.
+// lastValues checks that the second start has the last values at once, stale and
+// with their true age, although the upstream has ended.
 func lastValues(t *testing.T, in *installation, last map[string]*eventFrame, stopped time.Time) {
 	p := in.start(`poller.sources.host.upstreams=["http://` + freeAddr(t) + `/"]`)
 	c := in.connect("/v1/ws?topics=host.>")
@@ -317,8 +328,8 @@ func lastValues(t *testing.T, in *installation, last map[string]*eventFrame, sto
 		for who, v := range map[string]*client{"the first": c, "a late": late} {
 			v.back(0)
 			e, was := v.await("the last value of "+poll, anyEvent(poll)).Event, last[poll]
-			// What was published while the first run ended may not have reached its
-			// client any more.
+			// Events that were published while the first run ended may not have
+			// reached its client.
 			if e.Phase != "snapshot" || e.Version < was.Version || e.AsOf.Before(was.AsOf) || e.AsOf.After(stopped) {
 				t.Errorf("%s client: %s has version %d as of %v in phase %s; it was version %d as of %v, until %v",
 					who, poll, e.Version, e.AsOf, e.Phase, was.Version, was.AsOf, stopped)

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// An upstream is a JSON-RPC server in the test's hands. Its value counts its
-// good answers, so that each of them is a change.
+// upstream is a JSON-RPC server that the test controls. Its value counts its good
+// answers, so that each answer is a change.
 type upstream struct {
 	t    testing.TB
 	addr string
@@ -28,14 +28,13 @@ type upstream struct {
 	good     int
 }
 
-// A call is one request that reached the upstream.
+// call is one request that reached the upstream.
 type call struct {
 	at   time.Time
 	good bool
 }
 
-// An answer is how an upstream answers the call with an id; result is what it
-// would say.
+// answer answers the call with an id. result is the true result.
 type answer func(w http.ResponseWriter, r *http.Request, id, result jsonText)
 
 type jsonText = json.RawMessage
@@ -51,9 +50,9 @@ func newUpstream(t testing.TB) *upstream {
 
 func (u *upstream) url() string { return "http://" + u.addr + "/rpc" }
 
-// open listens again, on the same address. A process that another test starts
-// at this moment has a copy of a socket that was closed, until it is its own
-// program.
+// open listens again at the same address. It tries again: a process that another
+// test starts at this moment has a copy of the closed socket until it runs its
+// own program.
 func (u *upstream) open() {
 	u.t.Helper()
 	var ln net.Listener
@@ -65,7 +64,7 @@ func (u *upstream) open() {
 	go u.srv.Serve(ln) // ends with close
 }
 
-// close ends every connection: new ones are refused.
+// close ends every connection. New ones are refused.
 func (u *upstream) close() {
 	if u.srv != nil {
 		u.srv.Close()
@@ -73,8 +72,8 @@ func (u *upstream) close() {
 	}
 }
 
-// set changes how every further call is answered; nil is the truth. It returns
-// how many calls there were.
+// set changes how every further call is answered; nil: with the truth. It returns
+// the number of calls so far.
 func (u *upstream) set(a answer) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -105,7 +104,7 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	_, _ = io.Copy(io.Discard, r.Body) // so that the client's leaving is noticed
+	_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that the client has gone
 	u.mu.Lock()
 	a := u.answer
 	if u.failNext > 0 {
@@ -141,11 +140,11 @@ func rpcError(code int, message string) answer {
 	}
 }
 
-// body answers 200 with this.
+// body answers 200 with a text.
 func body(contentType, text string) answer {
 	return func(w http.ResponseWriter, _ *http.Request, _, _ jsonText) {
 		w.Header().Set("Content-Type", contentType)
-		_, _ = io.WriteString(w, text) // the poller may leave
+		_, _ = io.WriteString(w, text) // fails if the poller has gone
 	}
 }
 
@@ -153,18 +152,19 @@ func wrongID(w http.ResponseWriter, r *http.Request, _, result jsonText) {
 	truth(w, r, jsonText(`"somebody else's"`), result)
 }
 
-// hang says nothing until the client leaves.
+// hang does not answer until the client has gone.
 func hang(_ http.ResponseWriter, r *http.Request, _, _ jsonText) { <-r.Context().Done() }
 
 // trickle never finishes its answer.
 func trickle(w http.ResponseWriter, r *http.Request, _, _ jsonText) {
-	for _, err := io.WriteString(w, `{"jsonrpc":"2.0","result":[`); err == nil && r.Context().Err() == nil; time.Sleep(20 * time.Millisecond) {
+	for _, err := io.WriteString(w, `{"jsonrpc":"2.0","result":[`); err == nil &&
+		r.Context().Err() == nil; time.Sleep(20 * time.Millisecond) {
 		_, err = io.WriteString(w, "1,")
-		_ = http.NewResponseController(w).Flush() // the next write says it
+		_ = http.NewResponseController(w).Flush() // the next write reports the error
 	}
 }
 
-// flood answers 100 MB of JSON, without saying so beforehand.
+// flood answers 100 MB of JSON without a Content-Length.
 func flood(w http.ResponseWriter, _ *http.Request, id, _ jsonText) {
 	fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":"`, id)
 	page := strings.Repeat("0123456789abcdef", 64<<10/16)
@@ -181,7 +181,7 @@ func bomb(w http.ResponseWriter, _ *http.Request, _, _ jsonText) {
 	w.Header().Set("Content-Encoding", "gzip")
 	var page bytes.Buffer
 	z := gzip.NewWriter(&page)
-	_, _ = z.Write(bytes.Repeat([]byte(" "), 1<<20)) // a Buffer takes everything
+	_, _ = z.Write(bytes.Repeat([]byte(" "), 1<<20)) // a Buffer returns no error
 	_ = z.Close()
 	for range 100 { // a gzip stream may have many members (RFC 1952, section 2.2)
 		if _, err := w.Write(page.Bytes()); err != nil {
@@ -194,14 +194,14 @@ func redirect(w http.ResponseWriter, r *http.Request, _, _ jsonText) {
 	http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
 }
 
-// reset cuts the connection with a TCP reset.
+// reset ends the connection with a TCP reset.
 func reset(w http.ResponseWriter, _ *http.Request, _, _ jsonText) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	if c, ok := conn.(*net.TCPConn); ok {
-		_ = c.SetLinger(0) // without it the end would be an orderly one
+		_ = c.SetLinger(0) // without it the connection would end in order
 	}
 	conn.Close()
 }
