@@ -99,7 +99,7 @@ func check(what, s string, minTokens int, wild bool) error {
 func badByte(tok string) int {
 	for i := 0; i < len(tok); i++ {
 		switch c := tok[i]; {
-		case plain(c):
+		case tokenByte(c):
 		case c == '%':
 			if i+2 >= len(tok) || !upperHex(tok[i+1]) || !upperHex(tok[i+2]) {
 				return i
@@ -112,7 +112,7 @@ func badByte(tok string) int {
 	return -1
 }
 
-func plain(c byte) bool {
+func tokenByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 }
 
@@ -150,7 +150,7 @@ func EscapeKey(key string) string {
 	var b strings.Builder
 	for i := range len(key) {
 		c := key[i]
-		if plain(c) && (i > 0 || c != '_') {
+		if tokenByte(c) && (i > 0 || c != '_') {
 			b.WriteByte(c)
 			continue
 		}

@@ -27,7 +27,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// pages are what people read, by path from the root.
+// pages returns the pages that users read, by path from the root.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -72,7 +72,8 @@ func TestMetricsAreInTheManual(t *testing.T) {
 		t.Fatalf("have %d metrics, which cannot be all", len(exist))
 	}
 	written := map[string]bool{}
-	for _, m := range regexp.MustCompile("`(pollcast_[a-z]+_[a-z_]+)`").FindAllStringSubmatch(read(t, "docs/operations.md"), -1) {
+	for _, m := range regexp.MustCompile("`(pollcast_[a-z]+_[a-z_]+)`").FindAllStringSubmatch(read(t,
+		"docs/operations.md"), -1) {
 		if m[1] != "pollcast_leases" {
 			written[m[1]] = true
 		}
@@ -89,7 +90,7 @@ func TestMetricsAreInTheManual(t *testing.T) {
 	}
 }
 
-// registries makes each service, so that it registers its metrics.
+// registries creates each service, so that it registers its metrics.
 func registries(t *testing.T) []*prometheus.Registry {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -126,9 +127,9 @@ func registries(t *testing.T) []*prometheus.Registry {
 	return regs
 }
 
-// What the manual quotes as a message is in the source. A quotation is `code`
-// of three words or more that is no command; numbers, names in quotation marks
-// and ... stand for what varies.
+// The source contains every message that the manual quotes. A quotation is `code`
+// of three words or more that is no command. Numbers, names in quotation marks
+// and ... stand for variable parts.
 func TestQuotedMessagesExist(t *testing.T) {
 	var literals []string
 	for path, file := range goFiles(t, 0) {
@@ -167,8 +168,7 @@ func TestQuotedMessagesExist(t *testing.T) {
 	}
 }
 
-// Every configuration that a page shows or that stands under deploy is a good
-// one.
+// Every configuration in a page or under deploy is valid.
 func TestConfigurationExamples(t *testing.T) {
 	files := certificates(t)
 	check := func(name, text string) {
@@ -208,7 +208,7 @@ func TestConfigurationExamples(t *testing.T) {
 	}
 }
 
-// certificates makes a folder of the files that examples name.
+// certificates returns a folder with the files that examples name.
 func certificates(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -220,7 +220,8 @@ func certificates(t *testing.T) string {
 		}
 	}
 	data, err := proto.Marshal(&descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{{
-		Name: new("shop.proto"), Package: new("shop.v1"), MessageType: []*descriptorpb.DescriptorProto{{Name: new("Request")}},
+		Name: new("shop.proto"), Package: new("shop.v1"),
+		MessageType: []*descriptorpb.DescriptorProto{{Name: new("Request")}},
 		Service: []*descriptorpb.ServiceDescriptorProto{{Name: new("Orders"), Method: []*descriptorpb.MethodDescriptorProto{
 			{Name: new("Count"), InputType: new(".shop.v1.Request"), OutputType: new(".shop.v1.Request")},
 		}}},
@@ -255,7 +256,7 @@ func TestFramesInTheProtocol(t *testing.T) {
 	}
 }
 
-// Links between pages lead somewhere, also to the heading they name.
+// Links between pages have a target, also the heading that they name.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
@@ -288,8 +289,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// The one schema and the one reference are those of this configuration; CI
-// compares the whole pages, this test says it earlier.
+// The schema and the reference are those of this configuration. CI compares the
+// whole pages; this test is faster.
 func TestGeneratedConfigurationPages(t *testing.T) {
 	cfg := up.DefaultConfig()
 	if have := read(t, "docs/pollcast.schema.json"); have != string(config.JSONSchema(&cfg))+"\n" {

@@ -1,5 +1,5 @@
-// Package pollcast_test holds tests of the repository as a whole: what may
-// depend on what, and that the pages under docs say what the programs do.
+// Package pollcast_test tests the repository as a whole: which package may depend
+// on which, and that the pages under docs agree with the programs.
 package pollcast_test
 
 import (
@@ -21,7 +21,7 @@ const (
 	module = "github.com/pollcast/pollcast/"
 )
 
-// What a package must not link, directly or not, and why.
+// TestDependencies checks what packages must not link, directly or not, and why.
 func TestDependencies(t *testing.T) {
 	for _, rule := range []struct{ from, not, why string }{
 		{"pkg/...", module + "services/", "one direction: services know pkg, never the other way"},
@@ -40,8 +40,10 @@ func TestDependencies(t *testing.T) {
 		{"services/poller/source/rest", module + "services/poller/source/jsonrpc", "drivers do not know each other"},
 		{"services/poller/source/grpc", module + "services/poller/source/jsonrpc", "drivers do not know each other"},
 		{"services/hostrpc", "github.com/nats-io/", "an upstream does not know who polls it"},
-		{"services/gateway/cmd/gateway", "github.com/nats-io/nats-server/", "only pollcast embeds a server; images stay small"},
-		{"services/poller/cmd/poller", "github.com/nats-io/nats-server/", "only pollcast embeds a server; images stay small"},
+		{"services/gateway/cmd/gateway", "github.com/nats-io/nats-server/",
+			"only pollcast embeds a server; images stay small"},
+		{"services/poller/cmd/poller", "github.com/nats-io/nats-server/",
+			"only pollcast embeds a server; images stay small"},
 		{"services/gateway/cmd/gateway", "testing", "programs hold no test code"},
 		{"services/poller/cmd/poller", "testing", "programs hold no test code"},
 		{"services/hostrpc/cmd/hostrpc", "testing", "programs hold no test code"},
@@ -110,7 +112,8 @@ func TestRooms(t *testing.T) {
 	}
 }
 
-// deps lists what a package links, without what its modules merely require.
+// deps lists the packages that a package links, and not those that its modules
+// only require.
 func deps(t *testing.T, pattern string) []string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", module+pattern)

@@ -1,6 +1,6 @@
 // Package check is `pollcast check`: it reads a configuration file as every
-// service would, and says what is wrong with it or, if nothing is, what its
-// polls amount to: how soon each would be seen stale, open and well again.
+// service does and prints its mistakes. For a good file it prints how soon each
+// poll is stale, its breaker open, and both well again.
 package check
 
 import (
@@ -24,7 +24,7 @@ func Command(args, env []string, stdout, stderr io.Writer) int {
 	f.Register(flags)
 	schema := flags.Bool("schema", false, "print the file's JSON Schema, for editors, and exit")
 	reference := flags.Bool("reference", false, "print every setting with its default, as Markdown, and exit")
-	var files []string // flags may stand before and behind
+	var files []string // flags may come before and after them
 	for {
 		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 			return daemon.ExitOK

@@ -1,5 +1,5 @@
-// Package reload is `pollcast reload`: it has a running poller read its
-// configuration again, and says what changed or why it was refused.
+// Package reload is `pollcast reload`: it makes a running poller read its
+// configuration again, and prints what changed or why it was refused.
 package reload
 
 import (
@@ -16,14 +16,15 @@ import (
 	"github.com/pollcast/pollcast/services/poller"
 )
 
-// Command runs the verb and returns the exit code: 0 when the configuration is
-// in effect, 2 when it was refused and the old one goes on, 1 when no poller
+// Command runs the verb and returns the exit code: 0 when the configuration is in
+// effect, 2 when it was refused and the old one stays in effect, 1 when no poller
 // answered.
 func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	const name = "pollcast reload"
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	url := flags.String("url", "", "operations `address` of the poller, such as http://127.0.0.1:12082 (default: that of a poller on this machine or, if there is none, of pollcast up)")
+	url := flags.String("url", "", "operations `address` of the poller, such as http://127.0.0.1:12082 "+
+		"(default: that of a poller on this machine or, if there is none, of pollcast up)")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return daemon.ExitOK
 	} else if err != nil {
@@ -39,8 +40,8 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return daemon.RequestReload(ctx, *url, name, stdout, stderr)
 }
 
-// nearest is the first of the addresses where something listens, or else the
-// first.
+// nearest returns the first address on which something listens; without one the
+// first address.
 func nearest(addrs ...string) string {
 	for _, addr := range addrs {
 		if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {

@@ -1,4 +1,4 @@
-// Package tail is `pollcast tail`: it prints events and freshness as they come,
+// Package tail is `pollcast tail`: it prints events and freshness as they arrive,
 // as lines for people or as JSON for programs.
 //
 //	pkg/client ──► tail.go ──► lines.go or objects.go ──► stdout

@@ -12,17 +12,16 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// lines prints a line per update, for people: renewals of freshness, which are
-// no news, are left out.
+// lines prints a line per update, for people. Renewals of freshness are left out.
 type lines struct {
 	out      io.Writer
 	terminal func() (width int, ok bool)
 	plain    bool
 	now      func() time.Time
-	// stale is what was said last of the polls that are stale, so that it is
-	// said once. The client bounds how many there are.
+	// stale has the last printed reason of each stale poll, so that it is printed
+	// once. The client bounds the number of polls.
 	stale map[string]event.Reason
-	// connected says that there was a connection, lost that it is gone.
+	// connected is set after the first connection, lost while there is none.
 	connected, lost bool
 }
 
@@ -39,7 +38,8 @@ func (l *lines) print(u client.Update) error {
 	case *client.Breaker:
 		return l.breaker(u)
 	case *client.Gap:
-		return l.line(part{bold, u.Topic}, part{yellow, fmt.Sprintf("%d events missed, versions %d to %d", u.Missed(), u.After+1, u.Before-1)})
+		return l.line(part{bold, u.Topic},
+			part{yellow, fmt.Sprintf("%d events missed, versions %d to %d", u.Missed(), u.After+1, u.Before-1)})
 	case *client.Resumed:
 		if u.Complete {
 			return nil
@@ -48,7 +48,8 @@ func (l *lines) print(u client.Update) error {
 		if u.Reason != "" {
 			why = " (" + u.Reason + ")"
 		}
-		return l.line(part{bold, "gateway"}, part{yellow, "cannot give what was published meanwhile" + why + "; the current values follow"})
+		return l.line(part{bold, "gateway"},
+			part{yellow, "cannot give what was published meanwhile" + why + "; the current values follow"})
 	case *client.Connection:
 		return l.connection(u)
 	}
@@ -71,16 +72,16 @@ func (l *lines) event(u *client.Event) error {
 	}
 	var data bytes.Buffer
 	if err := json.Compact(&data, u.Data); err != nil {
-		return fmt.Errorf("value of %s: %w", u.Topic, err) // the frame was JSON: cannot happen
+		return fmt.Errorf("value of %s: %w", u.Topic, err) // cannot happen: the frame was JSON
 	}
 	return l.line(append(parts, part{normal, data.String()})...)
 }
 
 func (l *lines) fresh(u *client.Freshness) error {
 	if u.Reason == event.ConnectionLost {
-		return nil // said for all in one line
+		return nil // one line is printed for all polls
 	}
-	said, was := l.stale[u.Poll]
+	reason, was := l.stale[u.Poll]
 	if !u.Stale {
 		if !was {
 			return nil
@@ -88,7 +89,7 @@ func (l *lines) fresh(u *client.Freshness) error {
 		delete(l.stale, u.Poll)
 		return l.line(part{bold, u.Poll}, part{green, "fresh again"})
 	}
-	if was && said == u.Reason {
+	if was && reason == u.Reason {
 		return nil
 	}
 	l.stale[u.Poll] = u.Reason
@@ -128,12 +129,13 @@ func (l *lines) breaker(u *client.Breaker) error {
 func (l *lines) connection(u *client.Connection) error {
 	switch {
 	case isPermanent(u.Err):
-		return nil // the program ends with it
+		return nil // it is printed when the program ends
 	case !u.Connected && !l.connected:
-		return nil // said on stderr
+		return nil // it is printed on stderr
 	case !u.Connected:
 		l.lost = true
-		return l.line(part{bold, "gateway"}, part{red, fmt.Sprintf("connection lost: %v; everything is stale, trying again", u.Err)})
+		return l.line(part{bold, "gateway"},
+			part{red, fmt.Sprintf("connection lost: %v; everything is stale, trying again", u.Err)})
 	case u.Moved:
 		return l.line(part{bold, "gateway"}, part{green, "moved to " + u.Gateway})
 	case l.lost:
@@ -144,7 +146,8 @@ func (l *lines) connection(u *client.Connection) error {
 	return nil
 }
 
-// line writes the time and the parts, cut to the terminal if it is one.
+// line writes the time and the parts, cut to the width of the terminal if it is
+// one.
 func (l *lines) line(parts ...part) error {
 	width, isTerminal := l.terminal()
 	parts = append([]part{{dim, clockTime(l.now())}}, parts...)
@@ -171,7 +174,7 @@ func (l *lines) line(parts ...part) error {
 	return err
 }
 
-// age is a duration as people say it, in at most six characters or so.
+// age writes a duration for people, in about six characters.
 func age(d time.Duration) string {
 	switch {
 	case d < time.Second:

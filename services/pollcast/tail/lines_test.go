@@ -12,11 +12,12 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// On a terminal a line fits, whatever it holds, and has colours unless they are
-// not wanted.
+// On a terminal every line fits, and has colours unless they are switched off.
 func TestTerminal(t *testing.T) {
-	long := &client.Event{Event: wire.Event{Topic: "host.system.status", Version: 7, Data: []byte(`{"text":"` + strings.Repeat("日本語 and more ", 20) + `"}`)}, Age: 1500 * time.Millisecond}
-	stale := &client.Freshness{Freshness: event.Freshness{Poll: "host.system.status", Stale: true, Reason: event.Timeout, Detail: "a \x1b[2Jb"}, Age: -1}
+	long := &client.Event{Event: wire.Event{Topic: "host.system.status", Version: 7,
+		Data: []byte(`{"text":"` + strings.Repeat("日本語 and more ", 20) + `"}`)}, Age: 1500 * time.Millisecond}
+	stale := &client.Freshness{Freshness: event.Freshness{Poll: "host.system.status", Stale: true, Reason: event.Timeout,
+		Detail: "a \x1b[2Jb"}, Age: -1}
 	for _, plain := range []bool{false, true} {
 		for _, width := range []int{1, 10, 20, 40, 80, 1000} {
 			var out bytes.Buffer
@@ -47,7 +48,8 @@ func TestTerminal(t *testing.T) {
 				if n > width {
 					t.Errorf("width %d: have %d columns: %q", width, n, line)
 				}
-				if width == 80 && u == client.Update(long) && !strings.HasPrefix(line, `20:31:05.123  host.system.status  v7  1.5s  {"text":"日本語 and`) {
+				if width == 80 && u == client.Update(long) &&
+					!strings.HasPrefix(line, `20:31:05.123  host.system.status  v7  1.5s  {"text":"日本語 and`) {
 					t.Errorf("have %q", line)
 				}
 				if width < 80 && n < width-1 {
@@ -64,7 +66,8 @@ func TestOtherLines(t *testing.T) {
 		want string
 	}{
 		{&client.Gap{Topic: "host.cpu", After: 2, Before: 6}, "host.cpu  3 events missed, versions 3 to 5"},
-		{&client.Resumed{Reason: wire.NotResumedTrimmed}, "gateway  cannot give what was published meanwhile (trimmed); the current values follow"},
+		{&client.Resumed{Reason: wire.NotResumedTrimmed},
+			"gateway  cannot give what was published meanwhile (trimmed); the current values follow"},
 		{&client.Resumed{Complete: true}, ""},
 		{&client.Connection{Connected: true, Gateway: "gw-2", Moved: true}, "gateway  moved to gw-2"},
 		{&client.Connection{Connected: true, Gateway: "gw-2"}, ""},
@@ -72,8 +75,10 @@ func TestOtherLines(t *testing.T) {
 		{&client.Connection{Err: &client.CloseError{Code: wire.CloseUnauthorized}}, ""},
 		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b"}}, ""},
 		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.ConnectionLost}}, ""},
-		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.Timeout}, Age: -1}, "a.b  stale timeout  no value yet"},
-		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.Timeout}, Age: 90 * time.Second}, "a.b  stale timeout  1m30s old"},
+		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.Timeout}, Age: -1},
+			"a.b  stale timeout  no value yet"},
+		{&client.Freshness{Freshness: event.Freshness{Poll: "a.b", Stale: true, Reason: event.Timeout},
+			Age: 90 * time.Second}, "a.b  stale timeout  1m30s old"},
 	} {
 		var out bytes.Buffer
 		l := newLines(&out, func() (int, bool) { return 0, false }, false)

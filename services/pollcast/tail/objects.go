@@ -10,8 +10,8 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// objects prints an object per line. Those that a gateway sent are its frames
-// (proto/pollcast/v1); those that the client made say so.
+// objects prints an object per line: the gateway's frames (proto/pollcast/v1),
+// and the client's own updates, which are marked.
 type objects struct {
 	out io.Writer
 	buf bytes.Buffer
@@ -25,7 +25,7 @@ func newObjects(out io.Writer) *objects {
 	return o
 }
 
-// object has the keys of a server frame and those of what only a client knows.
+// object has the keys of a server frame and those of the client's own updates.
 type object struct {
 	Local      bool             `json:"local,omitempty"`
 	Event      *wire.Event      `json:"event,omitempty"`

@@ -18,7 +18,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
-// The defaults of the flags, and the variables that change them.
+// The default of -url, and the variables that change defaults.
 const (
 	DefaultURL    = "ws://localhost:12080/v1/ws"
 	urlVariable   = "POLLCAST_URL"
@@ -34,7 +34,7 @@ at the end for the rest; quote them: pollcast tail 'host.>' eth.head
 
 `
 
-// Options says what to print and where from.
+// Options are the settings of Run.
 type Options struct {
 	// URL of the gateway's WebSocket; empty means DefaultURL.
 	URL string
@@ -42,22 +42,22 @@ type Options struct {
 	Token string
 	// Topics are topics or patterns; none means everything.
 	Topics []string
-	// JSON prints an object per line: the frames as they were received, and
-	// what the client found itself, with "local": true.
+	// JSON prints an object per line: the frames as received, and the client's
+	// own updates with "local": true.
 	JSON bool
-	// Count ends it after so many events; 0 means never.
+	// Count ends Run after so many events; 0: never.
 	Count int
-	// Plain switches colours off also on a terminal.
+	// Plain switches off colours on a terminal.
 	Plain bool
 
 	terminal func() (width int, ok bool) // of stdout, for tests
 }
 
-// errUsage marks what is wrong with the command line.
+// errUsage is a mistake on the command line.
 var errUsage = errors.New("usage")
 
-// Command is `pollcast tail`: flags, and then Run. It returns the exit code: 0
-// also when it was interrupted or nobody reads its output any more.
+// Command runs `pollcast tail`: flags, and then Run. It returns the exit code,
+// which is 0 also after an interrupt and when stdout was closed.
 func Command(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, env, stderr)
 	if err == nil {
@@ -73,14 +73,15 @@ func Command(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	return daemon.ExitFailed
 }
 
-// parse reads the command line; topics and flags may stand in any order. What
-// is wrong is said on stderr.
+// parse reads the command line. Topics and flags may come in any order. It prints
+// mistakes on stderr.
 func parse(args, env []string, stderr io.Writer) (Options, error) {
 	o := Options{URL: DefaultURL, Token: daemon.Getenv(env, tokenVariable)}
 	if u := daemon.Getenv(env, urlVariable); u != "" {
 		o.URL = u
 	}
-	// https://no-color.org: set and not empty. A dumb terminal has none either.
+	// https://no-color.org: set and not empty. A dumb terminal has no colours
+	// either.
 	o.Plain = daemon.Getenv(env, "NO_COLOR") != "" || daemon.Getenv(env, "TERM") == "dumb"
 
 	flags := flag.NewFlagSet("pollcast tail", flag.ContinueOnError)
@@ -91,14 +92,15 @@ func parse(args, env []string, stderr io.Writer) (Options, error) {
 	}
 	flags.StringVar(&o.URL, "url", o.URL, "`address` of the gateway's WebSocket ("+urlVariable+")")
 	// The token's default is not shown: it is a secret.
-	token := flags.String("token", "", "bearer `token` for the gateway ("+tokenVariable+", which other users of this machine cannot see)")
+	token := flags.String("token", "",
+		"bearer `token` for the gateway ("+tokenVariable+", which other users of this machine cannot see)")
 	flags.BoolVar(&o.JSON, "json", false, "print one JSON object per line")
 	flags.IntVar(&o.Count, "count", 0, "end after this `number` of events")
 	for {
 		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 			return o, err
 		} else if err != nil {
-			return o, fmt.Errorf("%w: %w", errUsage, err) // said by flags
+			return o, fmt.Errorf("%w: %w", errUsage, err) // flags has printed it
 		}
 		if flags.NArg() == 0 {
 			break
@@ -127,9 +129,9 @@ type printer interface {
 	print(client.Update) error
 }
 
-// Run prints until ctx ends or Count is reached; then, and when stdout is
-// closed, it returns nil. Otherwise it returns why the gateway wants nothing of
-// this client any more.
+// Run prints until ctx ends or Count is reached; then, and when stdout is closed,
+// it returns nil. Otherwise it returns why the gateway closed the connection for
+// good.
 func Run(ctx context.Context, o Options, stdout, stderr io.Writer) error {
 	if o.URL == "" {
 		o.URL = DefaultURL
@@ -160,12 +162,13 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) error {
 	}
 	err = follow(ctx, o, sub, p, out, stderr)
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
-		return nil // whoever read it has seen enough
+		return nil // stdout was closed, for example by head
 	}
 	return explain(err, o)
 }
 
-func follow(ctx context.Context, o Options, sub *client.Subscription, p printer, out *bufio.Writer, stderr io.Writer) error {
+func follow(ctx context.Context, o Options, sub *client.Subscription, p printer, out *bufio.Writer,
+	stderr io.Writer) error {
 	events, warned, connected := 0, false, false
 	missing := newUnmatched(o.Topics)
 	defer missing.timer.Stop()
@@ -174,7 +177,7 @@ func follow(ctx context.Context, o Options, sub *client.Subscription, p printer,
 		var open bool
 		select {
 		case u, open = <-sub.Updates():
-		default: // nothing at hand: show what there is
+		default: // no update waits: print what is buffered
 			if err := out.Flush(); err != nil {
 				return err
 			}
@@ -224,28 +227,31 @@ func isPermanent(err error) bool {
 	return ok && !ce.Code.Reconnect()
 }
 
-// explain makes a sentence of the error that ended it.
+// explain returns an error with a sentence about the reason.
 func explain(err error, o Options) error {
 	if ce, ok := errors.AsType[*client.CloseError](err); ok {
 		switch {
 		case ce.Code == wire.CloseUnauthorized && o.Token == "":
-			return fmt.Errorf("the gateway at %s wants a token: give it with -token or in %s (%w)", address(o.URL), tokenVariable, err)
+			return fmt.Errorf("the gateway at %s wants a token: give it with -token or in %s (%w)", address(o.URL),
+				tokenVariable, err)
 		case ce.Code == wire.CloseUnauthorized:
 			return fmt.Errorf("the gateway at %s does not accept the token (%w)", address(o.URL), err)
 		case ce.Code == wire.CloseForbidden:
 			return fmt.Errorf("the gateway at %s does not let this token in (%w)", address(o.URL), err)
 		case ce.Code == wire.CloseTooManyConnections:
-			return fmt.Errorf("the gateway at %s holds as many connections of this user or address as it may (%w)", address(o.URL), err)
+			return fmt.Errorf("the gateway at %s holds as many connections of this user or address as it may (%w)",
+				address(o.URL), err)
 		}
 		return fmt.Errorf("the gateway at %s has closed the connection for good (%w)", address(o.URL), err)
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok {
-		return fmt.Errorf("the gateway at %s refuses %s: %s (%s)", address(o.URL), strings.Join(o.Topics, " "), e.Message, e.Code)
+		return fmt.Errorf("the gateway at %s refuses %s: %s (%s)", address(o.URL), strings.Join(o.Topics, " "), e.Message,
+			e.Code)
 	}
 	return err
 }
 
-// address is the URL without what may be secret in it.
+// address returns the URL without the parts that may be secret.
 func address(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {

@@ -37,8 +37,8 @@ func golden(t *testing.T, name string) string {
 	return string(b)
 }
 
-// gateway is a server that answers every subscribe with the same frames and
-// then does what the test says.
+// gateway is a server that answers every subscribe frame with the same frames and
+// then calls then.
 type gateway struct {
 	*httptest.Server
 	then   func(ctx context.Context, n int, c *websocket.Conn) // n counts connections from 1
@@ -94,7 +94,8 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		case f.Subscribe != nil && f.Subscribe.Topics[0] == "secret.>":
 			send(fmt.Sprintf(`{"id":%d,"error":{"code":"forbidden","message":"not for you","retryable":false}}`, f.ID))
 		case f.Subscribe != nil:
-			b, _ := json.Marshal(&wire.ServerFrame{ID: f.ID, Subscribed: &wire.Subscribed{Topics: f.Subscribe.Topics, Seq: 1, Epoch: "E1"}})
+			b, _ := json.Marshal(&wire.ServerFrame{ID: f.ID, Subscribed: &wire.Subscribed{Topics: f.Subscribe.Topics, Seq: 1,
+				Epoch: "E1"}})
 			send(string(b))
 			for _, s := range g.frames {
 				send(s)
@@ -108,7 +109,7 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// output is a stdout that a test can look at while it is written.
+// output is a stdout that a test can read while it is written.
 type output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -135,7 +136,7 @@ func (o *output) await(t *testing.T, want string) {
 	}
 }
 
-// start runs the command and returns how to end it, with its exit code.
+// start runs the command. end stops it and returns its exit code.
 func start(t *testing.T, env []string, args ...string) (stdout, stderr *output, end func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -159,9 +160,11 @@ func start(t *testing.T, env []string, args ...string) (stdout, stderr *output, 
 func TestLines(t *testing.T) {
 	g := startGateway(t,
 		"server_event_live", "server_fresh", "server_fresh_stale", "server_breaker_open",
-		"server_event_snapshot_stale", "server_fresh", "server_breaker_closed", "server_event_replay_keyed", "server_event_deleted",
+		"server_event_snapshot_stale", "server_fresh", "server_breaker_closed", "server_event_replay_keyed",
+		"server_event_deleted",
 		"server_event_position", "server_event_reorganised",
-		`{"event":{"topic":"eth.head","seq":4900,"version":1,"phase":"live","ageMs":5,"poll":"eth.head","breaker":"closed","data":"\u009b31m\u202e"}}`,
+		`{"event":{"topic":"eth.head","seq":4900,"version":1,`+
+			`"phase":"live","ageMs":5,"poll":"eth.head","breaker":"closed","data":"\u009b31m\u202e"}}`,
 	)
 	stdout, stderr, end := start(t, []string{"POLLCAST_URL=" + g.url()}, "host.>", "eth.>")
 	stdout.await(t, "eth.head")
@@ -174,10 +177,12 @@ func TestLines(t *testing.T) {
 	for _, want := range []string{
 		`  #0  {"number":"0x0"`, `  #24  reorganised  {"reorganised":{"from":26,"to":24,"id":"0xb495"}}`,
 		`host.system.status  v97  `,
-		`  {"hostname":"db-7","uptimeSeconds":864213,"cpu":[3.1,0.5],"memory":{"total":16777216000,"used":4194304000},"load":[0.42,0.37,0.31]}` + "\n",
+		`  {"hostname":"db-7","uptimeSeconds":864213,"cpu":[3.1,0.5],` +
+			`"memory":{"total":16777216000,"used":4194304000},"load":[0.42,0.37,0.31]}` + "\n",
 		`  host.system.status  stale breaker_open  `,
 		`  http://127.0.0.1:12090/rpc answered 503 Service Unavailable  next probe `,
-		`  host  breaker closed -> open  http://127.0.0.1:12090/rpc  answered 503 Service Unavailable  after 5 failures  next probe `,
+		`  host  breaker closed -> open  http://127.0.0.1:12090/rpc  answered 503 Service Unavailable  after 5 failures  ` +
+			`next probe `,
 		`  host.system.status  fresh again` + "\n",
 		`  host  breaker half_open -> closed  http://127.0.0.1:12090/rpc  recovered` + "\n",
 		`  host.storage.%2Fdev%2Fsda1  v3  `,
@@ -192,7 +197,7 @@ func TestLines(t *testing.T) {
 		t.Errorf("escape sequences where no terminal is: %q", stdout.String())
 	}
 	if n := strings.Count(stdout.String(), "stale breaker_open  "); n != 1 {
-		t.Errorf("staleness said %d times, want 1", n)
+		t.Errorf("staleness printed %d times, want 1", n)
 	}
 	if have := g.got[0].Subscribe.Topics; len(have) != 2 || have[0] != "host.>" || have[1] != "eth.>" {
 		t.Errorf("subscribed to %v, want what was asked for", have)
@@ -200,7 +205,8 @@ func TestLines(t *testing.T) {
 }
 
 func TestJSON(t *testing.T) {
-	names := []string{"server_event_live", "server_fresh", "server_fresh_stale", "server_breaker_open", "server_event_replay_keyed", "server_event_deleted"}
+	names := []string{"server_event_live", "server_fresh", "server_fresh_stale", "server_breaker_open",
+		"server_event_replay_keyed", "server_event_deleted"}
 	g := startGateway(t, append([]string(nil), names...)...)
 	stdout, _, _ := start(t, nil, "host.>", "--json", "--url", g.url(), "--token", "s3cret")
 	stdout.await(t, `"deleted":true`)
@@ -220,7 +226,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// The gateway goes and comes back: said on stdout, among the rest.
+// The loss of the gateway and its return are printed on stdout.
 func TestConnectionLost(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {
 		g := startGateway(t, "server_event_live", "server_fresh")
@@ -253,7 +259,7 @@ func TestConnectionLost(t *testing.T) {
 			t.Errorf("have exit code %d and stderr %q, want a quiet 0", code, stderr.String())
 		}
 		if !asJSON && strings.Contains(stdout.String(), "stale connection_lost") {
-			t.Errorf("said for every poll:\n%s", stdout.String())
+			t.Errorf("printed for every poll:\n%s", stdout.String())
 		}
 	}
 }
@@ -261,7 +267,8 @@ func TestConnectionLost(t *testing.T) {
 func TestCount(t *testing.T) {
 	g := startGateway(t, "server_event_live", "server_fresh", "server_event_replay_keyed", "server_event_deleted")
 	var stdout, stderr bytes.Buffer
-	if code := Command(t.Context(), []string{"-count", "2", "-json", "-url", g.url()}, nil, &stdout, &stderr); code != daemon.ExitOK {
+	if code := Command(t.Context(), []string{"-count", "2", "-json", "-url", g.url()}, nil, &stdout,
+		&stderr); code != daemon.ExitOK {
 		t.Errorf("have exit code %d, want 0: %s", code, stderr.String())
 	}
 	if n := strings.Count(stdout.String(), `{"event":`); n != 2 {
@@ -270,12 +277,22 @@ func TestCount(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	g := startGateway(t)
-	url := g.url()
-	g.Close()
+	attempts := make(chan struct{}, 100)
+	g := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		attempts <- struct{}{}
+		panic(http.ErrAbortHandler) // closes the connection without an answer
+	}))
+	t.Cleanup(g.Close)
+	url := "ws" + strings.TrimPrefix(g.URL, "http") + "/v1/ws"
 	stdout, stderr, end := start(t, nil, "-url", url+"?key=s3cret")
 	stderr.await(t, "trying again\n")
-	time.Sleep(time.Second) // at least one more attempt
+	for range 3 {
+		select {
+		case <-attempts:
+		case <-time.After(patience):
+			t.Fatal("it does not try again")
+		}
+	}
 	if code := end(); code != daemon.ExitOK {
 		t.Errorf("have exit code %d, want 0", code)
 	}
@@ -287,7 +304,7 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("have %q, want one sentence", have)
 	}
 	if strings.Contains(have, "s3cret") {
-		t.Errorf("it tells a secret: %s", have)
+		t.Errorf("it shows a secret: %s", have)
 	}
 }
 
@@ -325,11 +342,11 @@ func TestPermanentErrors(t *testing.T) {
 			t.Errorf("%s: no %q in %q", tt.name, tt.want, stderr.String())
 		}
 	}
-	// The token in the environment is no default that the help shows.
+	// The help does not show the token of the environment as a default.
 	var stderr bytes.Buffer
 	Command(t.Context(), []string{"-h"}, []string{"POLLCAST_TOKEN=s3cret"}, io.Discard, &stderr)
 	if strings.Contains(stderr.String(), "s3cret") {
-		t.Error("the help tells the token")
+		t.Error("the help shows the token")
 	}
 }
 
@@ -343,7 +360,8 @@ func TestEnvironment(t *testing.T) {
 	}{
 		{nil, nil, DefaultURL, "", false},
 		{[]string{"POLLCAST_URL=ws://a", "POLLCAST_TOKEN=t"}, nil, "ws://a", "t", false},
-		{[]string{"POLLCAST_URL=ws://a", "POLLCAST_TOKEN=t"}, []string{"x.y", "-url=ws://b", "-token=u"}, "ws://b", "u", false},
+		{[]string{"POLLCAST_URL=ws://a", "POLLCAST_TOKEN=t"}, []string{"x.y", "-url=ws://b", "-token=u"}, "ws://b", "u",
+			false},
 		{[]string{"NO_COLOR=1"}, nil, DefaultURL, "", true},
 		{[]string{"NO_COLOR="}, nil, DefaultURL, "", false},
 		{[]string{"TERM=dumb"}, nil, DefaultURL, "", true},
@@ -355,7 +373,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// brokenPipe is a stdout that nobody reads any more.
+// brokenPipe is a closed stdout.
 type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) {
@@ -365,11 +383,13 @@ func (brokenPipe) Write([]byte) (int, error) {
 func TestClosedStdout(t *testing.T) {
 	g := startGateway(t, "server_event_live")
 	var stderr bytes.Buffer
-	if code := Command(t.Context(), []string{"-url", g.url()}, nil, brokenPipe{}, &stderr); code != daemon.ExitOK || stderr.Len() > 0 {
+	if code := Command(t.Context(), []string{"-url", g.url()}, nil, brokenPipe{}, &stderr); code != daemon.ExitOK ||
+		stderr.Len() > 0 {
 		t.Errorf("have exit code %d and %q, want a quiet 0", code, stderr.String())
 	}
 	full := errors.New("no space left")
-	if code := Command(t.Context(), []string{"-url", g.url()}, nil, failing{full}, &stderr); code != daemon.ExitFailed || !strings.Contains(stderr.String(), "no space left") {
+	if code := Command(t.Context(), []string{"-url", g.url()}, nil, failing{full}, &stderr); code != daemon.ExitFailed ||
+		!strings.Contains(stderr.String(), "no space left") {
 		t.Errorf("have exit code %d and %q, want the error", code, stderr.String())
 	}
 }
@@ -378,7 +398,8 @@ type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
-// What matches nothing is told, once, so that a slip is not waited upon.
+// A pattern that matches nothing is reported once, so that the user notices a
+// mistake.
 func TestNothingMatches(t *testing.T) {
 	g := startGateway(t, "server_event_live")
 	topic := struct{ Event struct{ Topic string } }{}

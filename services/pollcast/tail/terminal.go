@@ -9,7 +9,7 @@ import (
 	"golang.org/x/term"
 )
 
-// style is the escape sequence that begins it (ECMA-48, SGR).
+// style is an escape sequence (ECMA-48, SGR).
 type style string
 
 const (
@@ -28,8 +28,8 @@ type part struct {
 	text  string
 }
 
-// terminalWidth returns the columns of w if it is a terminal. It is asked for
-// every line, as a window changes its size.
+// terminalWidth returns the columns of w if it is a terminal. It is called for
+// every line, because a window can change its size.
 func terminalWidth(w io.Writer) (int, bool) {
 	f, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
@@ -42,8 +42,8 @@ func terminalWidth(w io.Writer) (int, bool) {
 	return width, true
 }
 
-// printable takes out what could command a terminal: values and messages come
-// from upstreams.
+// printable removes control characters: values and messages come from upstreams
+// and must not control the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp) {
@@ -53,10 +53,10 @@ func printable(s string) string {
 	}, s)
 }
 
-// cut shortens s to width columns, with an ellipsis, and returns how many are
-// left.
+// cut shortens s to width columns, with an ellipsis, and returns the remaining
+// columns.
 func cut(s string, width int) (string, int) {
-	used, fits := 0, 0 // fits: bytes that leave room for the ellipsis
+	used, fits := 0, 0 // fits: the bytes before the ellipsis
 	for i, r := range s {
 		w := columns(r)
 		if used+w > width {
@@ -69,8 +69,8 @@ func cut(s string, width int) (string, int) {
 	return s, width - used
 }
 
-// columns is how many columns a rune takes: East Asian wide ones and emoji two,
-// marks none.
+// columns returns how many columns a rune takes: wide East Asian ones and emoji
+// two, combining marks none.
 func columns(r rune) int {
 	switch {
 	case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf):

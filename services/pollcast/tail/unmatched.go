@@ -10,12 +10,12 @@ import (
 	"github.com/pollcast/pollcast/pkg/topic"
 )
 
-// unmatchedAfter is how long after the connection it is said that nothing
-// matches: silence would look as if nothing happened.
+// unmatchedAfter is the time from the connection until patterns without a match
+// are reported: silence would look as if nothing happened.
 const unmatchedAfter = 2 * time.Second
 
-// unmatched are the patterns of which nothing was printed yet. They are told
-// once; a topic may come later.
+// unmatched are the patterns without a printed event. They are reported once; a
+// topic may come later.
 type unmatched struct {
 	patterns []string
 	timer    *time.Timer // runs from the first connection
@@ -38,10 +38,11 @@ func (m *unmatched) see(u client.Update) {
 	m.patterns = slices.DeleteFunc(m.patterns, match)
 }
 
-// notice is what there is to say when the time has come; it is asked once.
+// notice returns the report; it is called once.
 func (m *unmatched) notice() string {
 	if len(m.patterns) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("no topic matches %s yet; waiting (the gateway's /v1/topics lists what there is)", strings.Join(m.patterns, " "))
+	return fmt.Sprintf("no topic matches %s yet; waiting (the gateway's /v1/topics lists what there is)",
+		strings.Join(m.patterns, " "))
 }

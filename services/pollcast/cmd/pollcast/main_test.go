@@ -20,7 +20,8 @@ func TestVerbs(t *testing.T) {
 		{"version", 0, " go1."},
 		{"--version", 0, " go1."},
 		{"frob", 2, `"frob" is no verb`},
-		{"reload -url 127.0.0.1:1", 1, "reload: http://127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused; it must be the operations address of a running poller"},
+		{"reload -url 127.0.0.1:1", 1, "reload: http://127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused; " +
+			"it must be the operations address of a running poller"},
 	} {
 		var out bytes.Buffer
 		code := run(t.Context(), func() {}, strings.Fields(tt.args), nil, &out, &out)
