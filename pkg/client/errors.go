@@ -29,7 +29,7 @@ func (e *Error) Error() string {
 	if len(topics) > 80 {
 		topics = topics[:80] + "…"
 	}
-	return fmt.Sprintf("subscribe to %s: gateway says %s: %s", topics, e.Code, e.Message)
+	return fmt.Sprintf("subscribe to %s: gateway answers %s: %s", topics, e.Code, e.Message)
 }
 
 // CloseError is the code with which the gateway closed the connection. It ends

@@ -54,8 +54,7 @@ type dialed struct {
 type request struct {
 	at  time.Time
 	sub *Subscription // nil for a ping
-	// asked is the position that the gateway must have reached, as the frame
-	// says.
+	// asked is the frame's position that the gateway must have reached.
 	asked wire.Since
 }
 

@@ -224,7 +224,7 @@ func TestBadOptions(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q: have %v, want %q in it", tt.url, err, tt.want)
 		} else if strings.Contains(err.Error(), "secret") {
-			t.Errorf("%q: the error tells a secret: %v", tt.url, err)
+			t.Errorf("%q: the error shows a secret: %v", tt.url, err)
 		}
 	}
 	c := connect(t, Options{URL: "ws://127.0.0.1:1"})

@@ -163,7 +163,7 @@ func (s *session) greet(ctx context.Context, maxMessage int64) error {
 				return errors.New("gateway's welcome is empty")
 			}
 		case f.Error != nil:
-			return fmt.Errorf("gateway says %s: %s", f.Error.Code, f.Error.Message)
+			return fmt.Errorf("gateway answers %s: %s", f.Error.Code, f.Error.Message)
 		case known(f):
 			return errors.New("gateway's first frame is no welcome")
 		}

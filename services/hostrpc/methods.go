@@ -107,7 +107,7 @@ func (s *Server) invoke(ctx context.Context, m *method, params json.RawMessage) 
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.log.Error("method panicked", "method", m.Name, "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
-			result, fail = nil, failf(codeInternal, "%s panicked; the server's log says where", m.Name)
+			result, fail = nil, failf(codeInternal, "%s panicked; the server's log has the place", m.Name)
 		}
 	}()
 	bound, err := bind(m.Params, params)

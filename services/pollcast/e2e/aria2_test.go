@@ -101,7 +101,7 @@ func TestAria2(t *testing.T) {
 	version := c.await("aria2's version", anyEvent("aria2.version"))
 	if have, err := d.call(secret, "aria2.getVersion"); err != nil || version.Event.Stale ||
 		!sameJSON(t, have, version.Event.Data) {
-		t.Errorf("aria2.version is %s, aria2 says %s %v", version.raw, have, err)
+		t.Errorf("aria2.version is %s, aria2 answers %s %v", version.raw, have, err)
 	}
 	c.back(0)
 	c.await("nothing is downloaded", func(f frame) bool {

@@ -72,7 +72,7 @@ func (f *fleet) natsLast(host string) {
 	f.pollers = []*service{f.stack.poller(), f.stack.poller()}
 	f.hostrpc = f.stack.hostrpc(host)
 	for _, v := range append(f.gateways, f.pollers...) {
-		eventually(f, v.command.name+" is alive and says that it is not ready", func() error {
+		eventually(f, v.command.name+" is alive and reports that it is not ready", func() error {
 			health, _, err := get("http://" + v.ops + "/healthz")
 			if err != nil {
 				return err

@@ -59,15 +59,15 @@ func TestGRPCHealth(t *testing.T) {
 `)
 	_, gateway := s.all()
 	c := dial(t, gateway.addr, "/v1/ws?topics=shop.>")
-	says := func(topic, data string) func(frame) bool {
+	valueIs := func(topic, data string) func(frame) bool {
 		return func(f frame) bool { return anyEvent(topic)(f) && string(f.Event.Data) == data }
 	}
-	c.await("it serves", says("shop.health", `{"status":"SERVING"}`))
+	c.await("it serves", valueIs("shop.health", `{"status":"SERVING"}`))
 	place := c.skip()
 	h.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
-	c.await("it does not serve", says("shop.health", `{"status":"NOT_SERVING"}`))
+	c.await("it does not serve", valueIs("shop.health", `{"status":"NOT_SERVING"}`))
 	c.back(place)
-	c.await("so says the poll with select", says("shop.ready", `false`))
+	c.await("the poll with select has it too", valueIs("shop.ready", `false`))
 
 	for poll, want := range map[string]string{
 		"shop.nobody": "gRPC status NOT_FOUND: unknown service",
@@ -91,6 +91,6 @@ func TestGRPCHealth(t *testing.T) {
 	}
 	c.await("the breaker opens", breakerTo("shop", "open"))
 	h = startHealth(t, addr)
-	c.await("it serves again", says("shop.health", `{"status":"SERVING"}`))
+	c.await("it serves again", valueIs("shop.health", `{"status":"SERVING"}`))
 	c.await("fresh", isFresh("shop.health"))
 }

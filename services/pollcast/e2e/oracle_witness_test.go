@@ -268,7 +268,7 @@ func parsePlace(id string) (p place, ok bool) {
 	return p, ok
 }
 
-// subscribe requests topics. The answer tells what follows.
+// subscribe requests topics. The answer shows what follows.
 func (w *witness) subscribe(l transport, topics []string, resume bool) error {
 	s := &subscribe{Topics: topics, MaxHz: w.kind.maxHz}
 	if w.kind.latest {
@@ -347,7 +347,7 @@ func (w *witness) subscribed(l transport, h received) bool {
 		case s.Reason == "":
 			w.complain("asked to resume after %d and was not, without a reason", w.pos.Seq)
 		case s.Reason == "epoch":
-			w.complain("the stream was never made anew, but the answer to %+v is %+v", w.pos, *s)
+			w.complain("the stream was never created again, but the answer to %+v is %+v", w.pos, *s)
 		case s.Seq < w.pos.Seq:
 			w.complain("asked for what comes after %d and was given what was at %d", w.pos.Seq, s.Seq)
 		}

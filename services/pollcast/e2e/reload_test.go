@@ -90,7 +90,7 @@ func TestReload(t *testing.T) {
 
 	// A gateway has nothing to reload and must not end.
 	gateway.signal(syscall.SIGHUP)
-	eventually(t, "the gateway says that it does nothing", func() error {
+	eventually(t, "the gateway logs that it does nothing", func() error {
 		if !strings.Contains(gateway.logs(), "SIGHUP changes nothing here") {
 			return errors.New("it does not")
 		}

@@ -98,6 +98,6 @@ func TestStandstill(t *testing.T) {
 	}
 	_, body, err := get("http://" + p.ops + "/metrics")
 	if err != nil || !strings.Contains(string(body), "pollcast_poller_standstill_seconds_total 4.") {
-		t.Errorf("the metric does not tell of the standstill: %v\n%s", err, body)
+		t.Errorf("the metric does not show the standstill: %v\n%s", err, body)
 	}
 }

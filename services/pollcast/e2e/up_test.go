@@ -46,7 +46,7 @@ func (in *installation) command(sets ...string) command {
 func (in *installation) start(sets ...string) *process {
 	in.t.Helper()
 	p := run(in.t, in.command(sets...))
-	eventually(in.t, "pollcast up says that it is up", func() error {
+	eventually(in.t, "pollcast up prints that it is up", func() error {
 		if !p.running() {
 			in.t.Fatalf("it ended: %s\n%s", p.cmd.ProcessState, p.logs())
 		}
@@ -164,7 +164,7 @@ func wantBanner(t *testing.T, in *installation, text string) {
 		"http://" + in.ops + "/metrics", filepath.Join(in.home, "pollcast"),
 	} {
 		if !strings.Contains(text, want) {
-			t.Errorf("what it says lacks %q:\n%s", want, text)
+			t.Errorf("its output lacks %q:\n%s", want, text)
 		}
 	}
 }
@@ -309,7 +309,7 @@ func busyPorts(t *testing.T, in *installation) {
 		if code != 1 || strings.Contains(text, "\n") ||
 			!inOrder(text, []string{tt.addr, "taken", "-set " + tt.setting + "=" + tt.scheme}) {
 			t.Errorf("with %s taken: exit code %d and the words %q; "+
-				"want 1 and one sentence that says what is taken and how to take another", tt.addr, code, text)
+				"want 1 and one sentence about what is taken and how to take another", tt.addr, code, text)
 		}
 	}
 }

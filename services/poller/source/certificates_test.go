@@ -62,7 +62,7 @@ func TestCertificateFiles(t *testing.T) {
 			t.Errorf("%+v:\nhave %s\nwant %s", tt.files, have, tt.want)
 		}
 		if _, err := source.NewCertificates(tt.files, nil); (err == nil) != (tt.want == "") {
-			t.Errorf("%+v: NewCertificates says %v", tt.files, err)
+			t.Errorf("%+v: NewCertificates returns %v", tt.files, err)
 		}
 	}
 }

@@ -190,7 +190,7 @@ func TestGRPCReflection(t *testing.T) {
 					break
 				}
 				if v != "" || time.Now().After(limit) {
-					t.Fatalf("%s, %v: not what the new upstream says", v, err)
+					t.Fatalf("%s, %v: not the new upstream's answer", v, err)
 				}
 			}
 		})
@@ -323,7 +323,7 @@ func TestGRPCAny(t *testing.T) {
 			break
 		}
 		if v != "" || time.Now().After(limit) {
-			t.Fatalf("%s, %v: not what the new upstream says", v, err)
+			t.Fatalf("%s, %v: not the new upstream's answer", v, err)
 		}
 	}
 	kind.Store("shop.Unknown")

@@ -152,7 +152,7 @@ func TestFailures(t *testing.T) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = io.WriteString(w, "not compressed at all")
 		}, bad, true, "answer cannot be decompressed: gzip: invalid header"},
-		{"too long, said", func(w http.ResponseWriter, _ *http.Request) {
+		{"too long, announced", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "104857600")
 			_, _ = w.Write(make([]byte, 1000))
 		}, bad, true, "answer is longer than 64 KiB"},

@@ -230,8 +230,8 @@ func (c *connections) verdict(err error) error {
 		return err
 	}
 	if last.raw.closed.Load() {
-		if _, said := last.Read(make([]byte, 1)); said != nil && certificateDetail(said) != "" {
-			return said
+		if _, refusal := last.Read(make([]byte, 1)); refusal != nil && certificateDetail(refusal) != "" {
+			return refusal
 		}
 	}
 	return &afterAsking{err, last.shown}
