@@ -38,7 +38,7 @@ func TestAlwaysOnce(t *testing.T) {
 			config := func() config.Config {
 				return config.Config{Sources: map[string]config.Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{"p": p}}}}
 			}
-			poller := runPrepared(t, config(), b, &pollertest.LogLines{}, func(p *Poller) { p.timeout = 200 * time.Millisecond })
+			poller := runPrepared(t, config(), b, &pollertest.LogLines{}, func(p *Poller) { p.publishTimeout = 200 * time.Millisecond })
 			first := w.event()
 			w.fresh("confirmed", func(f *event.Freshness) bool { return !f.Stale })
 			later := func(than *event.Event) *event.Event {

@@ -27,11 +27,11 @@ func TestAnErrorOfNATSStopsNoSource(t *testing.T) {
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), proxy.Config())
 	first := w.event()
 	for version := uint64(2); version < 4; version++ {
-		before := p.nc.Load().NATS()
+		before := p.link.conn.Load().NATS()
 		if proxy.Inject("-ERR 'Whatever Is Wrong'") == 0 {
 			t.Fatal("the poller is not connected")
 		}
-		pollertest.Eventually(t, "another connection", func() bool { return p.nc.Load().NATS() != before && p.Ready() == nil })
+		pollertest.Eventually(t, "another connection", func() bool { return p.link.conn.Load().NATS() != before && p.Ready() == nil })
 		u.change()
 		if e := w.event(); e.Version != version || e.Fence != first.Fence {
 			t.Errorf("version %d under fence %d, want %d under %d", e.Version, e.Fence, version, first.Fence)
@@ -40,7 +40,7 @@ func TestAnErrorOfNATSStopsNoSource(t *testing.T) {
 	if log := p.log.String(); !strings.Contains(log, "Whatever Is Wrong") || strings.Contains(log, "lease lost") {
 		t.Error("NATS's words are not logged, or the lease was lost")
 	}
-	lease, err := p.kv.Get(t.Context(), "host") // the bucket moves along
+	lease, err := p.link.leases.Get(t.Context(), "host") // the bucket moves along
 	if err != nil || !strings.Contains(string(lease.Value()), p.owner) {
 		t.Errorf("lease: %v", err)
 	}

@@ -1,7 +1,9 @@
-// Package poller polls RPCs and publishes what changes, with its freshness, to the
-// NATS stream.
+// Package poller polls RPCs and publishes what changes, with its freshness, to the NATS
+// stream.
 //
 //	poller.go, reload.go   the door: New, Run, Reload, Status
+//	link.go, server.go     NATS: connection, stream, bucket of the leases
+//	sources.go             all sources of the configuration
 //	supervisor.go          one source: its lease, and one runner after another
 //	      │
 //	   runner ─► poll ─► ask ─► breaker, source ─► upstream
@@ -21,8 +23,8 @@
 //
 // # Rules
 //
-//   - Only the holder of a source's lease polls it and publishes for it: every record
-//     carries the lease's fence and is refused by the stream once a newer holder has
+//   - Only the holder of a source's lease polls it and publishes for it. Each record
+//     carries the lease's fence, and the stream refuses it once a newer holder has
 //     published.
 //   - Parameters, headers and the paths of URLs may hold secrets: they are in no log
 //     line, record, metric or status.

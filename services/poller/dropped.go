@@ -2,34 +2,45 @@ package poller
 
 import (
 	"cmp"
+	"log/slog"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/bus"
+	"github.com/pollcast/pollcast/pkg/throttle"
 	"github.com/pollcast/pollcast/services/poller/poll"
 )
 
-// dropped finds what the stream has dropped. It belongs to one goroutine.
-type dropped struct {
-	looked, said time.Time
-	values       int // stored again and not said
+// droppedValues has values stored again that a full stream has dropped. It belongs to
+// one goroutine.
+type droppedValues struct {
+	sources func() []*supervisor
+	every   time.Duration // between two checks; 0: poll.DroppedEvery
+	log     *slog.Logger
+
+	checkedAt time.Time
+	values    int // stored again since the last log line
+	line      throttle.Gate
 }
 
-// look has the polls store again what lies before the stream's first message.
-func (d *dropped) look(p *Poller, first uint64) {
+// check has the polls store again those values that lie before the first message of
+// the stream.
+func (d *droppedValues) check(stream bus.StreamState) {
 	now := time.Now()
-	if now.Sub(d.looked) < cmp.Or(p.lookEvery, poll.DroppedEvery) {
+	if now.Sub(d.checkedAt) < cmp.Or(d.every, poll.DroppedEvery) {
 		return
 	}
-	d.looked = now
-	for _, s := range p.list() {
+	d.checkedAt = now
+	for _, s := range d.sources() {
 		if !s.Owned() {
 			continue
 		}
-		for _, poll := range s.runner.Load().Polls {
-			d.values += poll.StoreAgain(first, now)
+		for _, p := range s.runner.Load().Polls {
+			d.values += p.StoreAgain(stream.FirstSeq, now)
 		}
 	}
-	if d.values > 0 && now.Sub(d.said) >= poll.DroppedSaid {
-		p.log.Warn("the stream is full and has dropped values that do not change; they are stored again. Raise nats.maxBytes", "values", d.values)
-		d.said, d.values = now, 0
+	if d.values > 0 && d.line.Pass(now, poll.DroppedSaid) > 0 {
+		d.log.Warn("the stream is full and has dropped values that do not change; they are stored again. "+
+			"Raise nats.maxBytes", "values", d.values)
+		d.values = 0
 	}
 }

@@ -44,7 +44,7 @@ func TestDroppedValues(t *testing.T) {
 			b.MaxBytes = 1 << 20
 			nc, _, names := s.JetStreamOf(b)
 			w := watchOn(t, nc, names)
-			prepare := func(p *Poller) { p.lookEvery = time.Millisecond }
+			prepare := func(p *Poller) { p.droppedEvery = time.Millisecond }
 			p := runPrepared(t, settings, b, &pollertest.LogLines{}, prepare)
 			topics := []string{"s.quiet", "s.keys.a", "s.keys.b"}
 			seen := map[string]bool{}
@@ -69,7 +69,7 @@ func TestDroppedValues(t *testing.T) {
 			loud.Store(false)
 			for _, topic := range topics {
 				pollertest.Eventually(t, topic+" is in the stream", func() bool {
-					m, err := p.pub.Last(t.Context(), names.In(topic))
+					m, err := p.sources.publisher.Last(t.Context(), names.In(topic))
 					return err == nil && m.Event != nil && m.Event.Version == 2
 				})
 			}
@@ -99,7 +99,7 @@ func TestDroppedPlace(t *testing.T) {
 	p := run(t, settings, b)
 	w.reaches(l, c)
 	pollertest.Eventually(t, "the last position is dropped", func() bool {
-		m, err := p.pub.Last(t.Context(), names.In("eth.blocks"))
+		m, err := p.sources.publisher.Last(t.Context(), names.In("eth.blocks"))
 		return err == nil && m.Event == nil
 	})
 	p.stop()

@@ -68,7 +68,7 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 	for limit := time.Now().Add(pollertest.Patience + time.Duration(atLeast)*2*time.Second); kills < atLeast && time.Now().Before(limit); {
 		time.Sleep(time.Duration(dice.IntN(200)) * time.Millisecond)
 		c.grow(dice.IntN(10))
-		i := slices.IndexFunc(pollers, func(p *running) bool { return p.sources[0].Owned() })
+		i := slices.IndexFunc(pollers, func(p *running) bool { return p.sources.list()[0].Owned() })
 		switch {
 		case i < 0:
 		case dice.IntN(3) == 0:
@@ -81,7 +81,7 @@ func followKills(t *testing.T, parents bool, atLeast int) {
 			s.Restart()
 			restarts++
 		default:
-			pollers[i].nc.Load().Close() // what it sends now is lost, and its lease too
+			pollers[i].link.conn.Load().Close() // what it sends now is lost, and its lease too
 			ending.Go(pollers[i].stop)
 			pollers[i] = run(t, cfg, b)
 			kills++

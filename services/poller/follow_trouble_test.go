@@ -198,7 +198,7 @@ func TestFollowQuota(t *testing.T) {
 	s, chain := bustest.Start(t), newChain(t, 100)
 	w, l := watch(t, s), newLedger(t)
 	p := run(t, chain.follow(100*time.Millisecond, ids), s.Config())
-	p.sources[0].runner.Load().Upstreams.List[0].Quota.SetLimit(30)
+	p.sources.list()[0].runner.Load().Upstreams.List[0].Quota.SetLimit(30)
 	f := w.tells(l, "the quota is used up", func(f *event.Freshness) bool { return f.Stale && strings.Contains(f.Detail, "maxCallsPerMinute") })
 	if f.Breaker != event.Closed || f.ConsecutiveFailures != 0 && f.Reason != event.UpstreamError {
 		t.Errorf("freshness %+v", f)
@@ -206,7 +206,7 @@ func TestFollowQuota(t *testing.T) {
 	if n := len(chain.counts()); n > 30 {
 		t.Errorf("%d positions asked for with a quota of 30 calls", n)
 	}
-	p.sources[0].runner.Load().Upstreams.List[0].Quota.SetLimit(0)
+	p.sources.list()[0].runner.Load().Upstreams.List[0].Quota.SetLimit(0)
 	w.reaches(l, chain)
 	l.wantChain(fmt.Sprint("with ", f.Detail), chain, 0)
 }

@@ -138,7 +138,7 @@ func TestRestartKeepsEndOfStreak(t *testing.T) {
 	first.stop()
 	set("/once", false)
 	second := run(t, c, s.Config())
-	pollertest.Eventually(t, "the second owns it", func() bool { return second.sources[0].Owned() })
+	pollertest.Eventually(t, "the second owns it", func() bool { return second.sources.list()[0].Owned() })
 	if have := second.Status().Sources[0].Upstreams[0]; have.Failures != 0 || have.State != event.Closed {
 		t.Errorf("after the restart: %+v", have)
 	}

@@ -82,7 +82,7 @@ func TestStatusPage(t *testing.T) {
 	for n, want := range map[int]Status{2: p.Status(), 1: p.Status(), 0: p.Status()} {
 		want.Sources = want.Sources[:n]
 		var out strings.Builder
-		if err := writeStatus(&out, p.look(), p.list()[:n]); err != nil {
+		if err := writeStatus(&out, p.summary(), p.sources.list()[:n]); err != nil {
 			t.Fatal(err)
 		}
 		whole, err := json.MarshalIndent(want, "", "  ")

@@ -194,7 +194,7 @@ func TestInFlight(t *testing.T) {
 			w := watch(t, s)
 			b := s.Config()
 			b.URL = "nats://" + way.ln.Addr().String()
-			poller := runPrepared(t, settings, b, &pollertest.LogLines{}, func(p *Poller) { p.timeout = 2 * time.Second })
+			poller := runPrepared(t, settings, b, &pollertest.LogLines{}, func(p *Poller) { p.publishTimeout = 2 * time.Second })
 			value := func(n int) {
 				t.Helper()
 				w.until(fmt.Sprint("value ", n), func(m bus.Message) bool {

@@ -1,7 +1,7 @@
 package poller
 
 import (
-	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -13,35 +13,41 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics counts what happens; what is at scrape time comes from state.
-// Labels hold names from the configuration only.
+// namespace is the first part of the names of all metrics.
+const namespace = history.Namespace
+
+// metrics are the counters and gauges of a poller. What is read when they are collected
+// comes from collector. Labels hold only names from the configuration.
 type metrics struct {
 	runner     *runner.Metrics
 	record     *record.Metrics
 	reloads    *prometheus.CounterVec
 	reloadOK   prometheus.Gauge
 	reloadedAt prometheus.Gauge
-	vecs       []vec // all with labels
+	vecs       []vec // all that have labels
 }
 
-// vec is a metric whose label values can be taken away.
+// vec is a metric with labels.
 type vec interface {
 	DeletePartialMatch(prometheus.Labels) int
 }
 
-const Namespace = history.Namespace
-
-func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
+// newMetrics makes the metrics and registers them and now, unless reg is nil. With an
+// error none is registered.
+func newMetrics(reg prometheus.Registerer, now *collector) (*metrics, error) {
 	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: Namespace, Name: name, Help: help})
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
 	}
 	m := &metrics{
 		runner: runner.NewMetrics(), record: record.NewMetrics(),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: Namespace, Name: "reloads_total", Help: "Times that the configuration was read again, by result: ok or refused.",
+			Namespace: namespace, Name: "reloads_total",
+			Help: "Reloads of the configuration, by result: ok or refused.",
 		}, []string{"result"}),
-		reloadOK:   gauge("config_last_reload_successful", "1 unless the last reload of the configuration was refused."),
-		reloadedAt: gauge("config_last_reload_success_timestamp_seconds", "When the configuration in effect was taken over, since the Unix epoch."),
+		reloadOK: gauge("config_last_reload_successful",
+			"1 unless the last reload of the configuration was refused."),
+		reloadedAt: gauge("config_last_reload_success_timestamp_seconds",
+			"When the configuration in effect was loaded, in seconds since the Unix epoch."),
 	}
 	m.reloadOK.Set(1)
 	m.reloadedAt.SetToCurrentTime()
@@ -58,57 +64,67 @@ func newMetrics(reg prometheus.Registerer, now *state) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	var done []prometheus.Collector
-	for _, c := range all {
+	for i, c := range all {
 		if err := reg.Register(c); err != nil {
-			for _, d := range done {
-				reg.Unregister(d)
+			for _, registered := range all[:i] {
+				reg.Unregister(registered)
 			}
-			return nil, errors.Join(errors.New("register metrics"), err)
+			return nil, fmt.Errorf("register metrics: %w", err)
 		}
-		done = append(done, c)
 	}
 	return m, nil
 }
 
-// state is the collector of what is so at scrape time.
-type state struct {
-	list   func() []*supervisor
-	others func() *lease.Group
-	stood  func() time.Duration
+// collector reads the state of a poller when the metrics are collected.
+type collector struct {
+	sources func() []*supervisor
+	group   func() *lease.Group  // nil before the poller runs
+	stood   func() time.Duration // for how long the process has stood still
 }
 
 var (
-	staleDesc    = prometheus.NewDesc(Namespace+"_stale", "1 while the poll's value is not being confirmed. Only on the poller that owns the source.", []string{"poll"}, nil)
-	ageDesc      = prometheus.NewDesc(Namespace+"_age_seconds", "Time since the request was sent that last confirmed the poll's value. Only on the poller that owns the source.", []string{"poll"}, nil)
-	stateDesc    = prometheus.NewDesc(Namespace+"_breaker_state", "0 closed, 1 half open, 2 open. Only on the poller that owns the source.", []string{"source", "upstream"}, nil)
-	headDesc     = prometheus.NewDesc(Namespace+"_positions_behind", "Positions between the last one stored and the head, of polls that follow a sequence. Only on the poller that owns the source.", []string{"poll"}, nil)
-	ownedDesc    = prometheus.NewDesc(Namespace+"_lease_owned", "1 while this poller owns the source.", []string{"source"}, nil)
-	stoodDesc    = prometheus.NewDesc(Namespace+"_standstill_seconds_total", "Time in which the process did not run: stopped, moved to another machine, or without a processor.", nil, nil)
-	replicasDesc = prometheus.NewDesc(Namespace+"_replicas", "Pollers that share the sources, as far as this one hears of them, itself included.", nil, nil)
+	staleDesc = newDesc("stale",
+		"1 while the poll's value is not being confirmed. Only on the poller that holds the source's lease.", "poll")
+	ageDesc = newDesc("age_seconds",
+		"Time since the request was sent that last confirmed the poll's value. "+
+			"Only on the poller that holds the source's lease.", "poll")
+	stateDesc = newDesc("breaker_state",
+		"0 closed, 1 half open, 2 open. Only on the poller that holds the source's lease.", "source", "upstream")
+	headDesc = newDesc("positions_behind",
+		"Positions between the last one stored and the head, of polls that follow a sequence. "+
+			"Only on the poller that holds the source's lease.", "poll")
+	ownedDesc = newDesc("lease_owned", "1 while this poller holds the source's lease.", "source")
+	stoodDesc = newDesc("standstill_seconds_total",
+		"Time in which the process did not run: stopped, moved to another machine, or without a processor.")
+	replicasDesc = newDesc("replicas", "Pollers that share the sources and are known to this one, itself included.")
 )
+
+// newDesc describes a metric of collector.
+func newDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+}
 
 var stateNumber = map[event.State]float64{event.Closed: 0, event.HalfOpen: 1, event.Open: 2}
 
 // Describe implements prometheus.Collector.
-func (s *state) Describe(ch chan<- *prometheus.Desc) {
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{staleDesc, ageDesc, stateDesc, headDesc, ownedDesc, stoodDesc, replicasDesc} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (s *state) Collect(ch chan<- prometheus.Metric) {
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	if c := s.others(); c != nil {
-		all, _ := c.Members()
+	if g := c.group(); g != nil {
+		all, _ := g.Members()
 		gauge(replicasDesc, float64(len(all)))
 	}
-	ch <- prometheus.MustNewConstMetric(stoodDesc, prometheus.CounterValue, s.stood().Seconds())
+	ch <- prometheus.MustNewConstMetric(stoodDesc, prometheus.CounterValue, c.stood().Seconds())
 	now := clock.Now()
-	for _, source := range s.list() {
+	for _, source := range c.sources() {
 		owned, r := source.Owned(), source.runner.Load()
 		gauge(ownedDesc, number(owned), source.name)
 		if !owned {
@@ -133,6 +149,7 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// number is 1 for true.
 func number(b bool) float64 {
 	if b {
 		return 1
@@ -140,8 +157,8 @@ func number(b bool) float64 {
 	return 0
 }
 
-// forget takes the label values of a runner's sources, upstreams and polls away
-// that its successor, which may be nil, does not have.
+// forget removes the label values of a runner's source, upstreams and polls, unless next
+// has them too. next is nil for a source that was removed.
 func (m *metrics) forget(old, next *runner.Runner) {
 	keep := map[string]bool{}
 	if next != nil {
@@ -152,22 +169,22 @@ func (m *metrics) forget(old, next *runner.Runner) {
 			keep["poll "+p.Topic] = true
 		}
 	}
-	away := func(labels prometheus.Labels) {
+	remove := func(labels prometheus.Labels) {
 		for _, v := range m.vecs {
 			v.DeletePartialMatch(labels)
 		}
 	}
 	for _, p := range old.Polls {
 		if !keep["poll "+p.Topic] {
-			away(prometheus.Labels{"poll": p.Topic})
+			remove(prometheus.Labels{"poll": p.Topic})
 		}
 	}
 	for _, u := range old.Upstreams.List {
 		if !keep["upstream "+u.Name] {
-			away(prometheus.Labels{"source": old.Name, "upstream": u.Name})
+			remove(prometheus.Labels{"source": old.Name, "upstream": u.Name})
 		}
 	}
 	if next == nil {
-		away(prometheus.Labels{"source": old.Name})
+		remove(prometheus.Labels{"source": old.Name})
 	}
 }

@@ -218,7 +218,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 	b.LeaseTime = 3 * time.Second
 	s.Stop()
 	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), b)
-	pollertest.Eventually(t, "not ready is said", func() bool { return p.Ready() != nil && p.nc.Load() != nil })
+	pollertest.Eventually(t, "not ready is said", func() bool { return p.Ready() != nil && p.link.conn.Load() != nil })
 	if u.count() != 0 {
 		t.Error("polls without a lease")
 	}
@@ -228,7 +228,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 	w.event()
 
 	// A short absence, after which the bucket is empty, ends no lease.
-	before := p.sources[0].tenure.Load()
+	before := p.sources.list()[0].tenure.Load()
 	s.Stop()
 	u.change()
 	calls := u.count()
@@ -239,14 +239,14 @@ func TestNATSComesAndGoes(t *testing.T) {
 	if string(e.Data) != `{"n":1}` || e.Version != 2 || e.Fence != before.Fence {
 		t.Errorf("event after a short absence: %+v", e)
 	}
-	pollertest.Eventually(t, "the lease is back", func() bool { return before.Valid() && p.sources[0].tenure.Load() == before })
+	pollertest.Eventually(t, "the lease is back", func() bool { return before.Valid() && p.sources.list()[0].tenure.Load() == before })
 
 	s.Stop()
 	pollertest.Eventually(t, "it is said", func() bool { return strings.Contains(p.log.String(), "lost NATS") })
 	calls = u.count()
 	pollertest.Eventually(t, "polling goes on under the lease", func() bool { return u.count() > calls+3 })
 	u.change()
-	pollertest.Eventually(t, "the lease ends", func() bool { return !p.sources[0].Owned() })
+	pollertest.Eventually(t, "the lease ends", func() bool { return !p.sources.list()[0].Owned() })
 	u.set("503") // what was seen before must not be lost
 	s.Restart()
 	w = watch(t, s)
@@ -270,7 +270,7 @@ func TestNATSComesAndGoes(t *testing.T) {
 		t.Errorf("event in the new stream: %+v", e3)
 	}
 	w.fresh("fresh", func(f *event.Freshness) bool { return !f.Stale })
-	pollertest.Eventually(t, "owned", func() bool { return p.sources[0].Owned() })
+	pollertest.Eventually(t, "owned", func() bool { return p.sources.list()[0].Owned() })
 }
 
 func TestStopIsClean(t *testing.T) {

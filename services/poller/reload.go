@@ -2,155 +2,141 @@ package poller
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	pkgconfig "github.com/pollcast/pollcast/pkg/config"
+	"github.com/pollcast/pollcast/pkg/daemon"
 	"github.com/pollcast/pollcast/services/poller/clock"
-	"github.com/pollcast/pollcast/services/poller/config"
 	"github.com/pollcast/pollcast/services/poller/jq"
 	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
-// Changes is what a reload did, by source.
+// Changes are the names of the sources that a reload added, changed, removed or left as
+// they were.
 type Changes struct{ Added, Changed, Removed, Unchanged []string }
 
-// ReloadStatus is how the last reload went. Its times are in UTC.
-type ReloadStatus struct {
-	At time.Time `json:"at"`
-	OK bool      `json:"ok"`
-	// Problem says why it was refused.
-	Problem string   `json:"problem,omitempty"`
-	Added   []string `json:"added,omitempty"`
-	Changed []string `json:"changed,omitempty"`
-	Removed []string `json:"removed,omitempty"`
-}
-
-// reloadLog remembers the last reload.
-type reloadLog struct{ last atomic.Pointer[ReloadStatus] }
-
-// Reload brings the poller to another configuration: it adds, changes and
-// removes sources, and does not touch those that are the same. A changed source
-// keeps its lease, its last values and the circuits of the upstreams that stay;
-// calls under way may finish for 2 s. Config.Operations is not looked at. With
-// an error, which wraps ErrConfig if a changed configuration would cure it,
-// nothing has changed.
-func (p *Poller) Reload(_ context.Context, c config.Config) (Changes, error) {
+// Reload changes the poller to another configuration. It adds, changes and removes
+// sources, and does not touch those that are the same. A changed source keeps its lease,
+// its last values and the circuits of the upstreams that stay; calls that are under way
+// may take 2 s more. Config.Operations has no effect. With an error nothing has changed;
+// it wraps ErrConfig if another configuration would avoid it.
+func (p *Poller) Reload(_ context.Context, c Config) (Changes, error) {
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	changes, err := p.reload(c)
 	if err != nil {
-		return Changes{}, p.Refuse(err)
+		return Changes{}, p.reloads.refused(err)
 	}
-	if c := p.others(); c != nil {
-		c.Announce() // what there is to share is something else
+	if g := p.group.Load(); g != nil {
+		g.Announce() // the other pollers compare their sources with this one's
 	}
-	p.metrics.reloads.WithLabelValues("ok").Inc()
-	p.metrics.reloadOK.Set(1)
-	p.metrics.reloadedAt.SetToCurrentTime()
-	p.reloads.last.Store(&ReloadStatus{
-		At: clock.Stamp(time.Now()), OK: true,
-		Added: changes.Added, Changed: changes.Changed, Removed: changes.Removed,
-	})
+	p.reloads.accepted(changes)
 	return changes, nil
 }
 
-// Refuse counts and shows a configuration that did not even come as far as
-// Reload. It returns the error.
-func (p *Poller) Refuse(err error) error {
-	p.metrics.reloads.WithLabelValues("refused").Inc()
-	p.metrics.reloadOK.Set(0)
-	p.reloads.last.Store(&ReloadStatus{At: clock.Stamp(time.Now()), Problem: err.Error()})
-	return err
+// reload compares a configuration with the one in effect and makes the changes.
+func (p *Poller) reload(c Config) (Changes, error) {
+	if err := c.Err(); err != nil {
+		return Changes{}, err
+	}
+	next, err := p.changesTo(c) // everything that can fail comes before anything is changed
+	if err != nil {
+		return Changes{}, err
+	}
+	if err := p.sources.apply(next); err != nil {
+		return Changes{}, err
+	}
+	for name, old := range next.replaced {
+		p.metrics.forget(old, next.runners[name])
+	}
+	return next.Changes, nil
 }
 
-func (p *Poller) reload(c config.Config) (done Changes, err error) {
-	if err := c.Err(); err != nil {
-		return done, err
-	}
-	old := map[string]*supervisor{}
-	for _, s := range p.list() {
-		old[s.name] = s
+// changesTo returns the changes that bring the poller to a configuration, with a runner
+// for each source that is added or changed.
+func (p *Poller) changesTo(c Config) (*changeSet, error) {
+	next := &changeSet{supervisors: map[string]*supervisor{}, runners: map[string]*runner.Runner{}}
+	for _, s := range p.sources.list() {
+		next.supervisors[s.name] = s
 		if _, ok := c.Sources[s.name]; !ok {
-			done.Removed = append(done.Removed, s.name)
+			next.Removed = append(next.Removed, s.name)
 		}
 	}
-	// Everything that can fail comes before anything is changed.
-	made := map[string]*runner.Runner{}
 	for _, name := range jq.SortedKeys(c.Sources) {
-		s := old[name]
+		s := next.supervisors[name]
 		switch {
 		case s == nil:
-			done.Added = append(done.Added, name)
+			next.Added = append(next.Added, name)
 			s = newSupervisor(name, p.log, p.metrics)
-			old[name] = s
+			next.supervisors[name] = s
 		case s.runner.Load().SameAs(c.Sources[name]):
-			done.Unchanged = append(done.Unchanged, name)
+			next.Unchanged = append(next.Unchanged, name)
 			continue
 		default:
-			done.Changed = append(done.Changed, name)
+			next.Changed = append(next.Changed, name)
 		}
 		r, err := p.newRunner(s, c.Sources[name])
 		if err != nil {
-			for _, r := range made {
-				r.Close()
-			}
-			return Changes{}, err
+			next.close()
+			return nil, err
 		}
-		made[name] = r
+		next.runners[name] = r
 	}
-	return done, p.rearrange(old, made, done)
+	return next, nil
 }
 
-// rearrange makes the changes, all at the same time, and waits for them.
-func (p *Poller) rearrange(sources map[string]*supervisor, made map[string]*runner.Runner, c Changes) error {
-	p.mu.Lock()
-	if p.ending {
-		p.mu.Unlock()
-		for _, r := range made {
-			r.Close()
+// Reloads returns what a daemon.Reloader does for a poller that runs with the settings
+// running. T is all settings of the process: defaults makes them as an empty file means
+// them, section returns the poller's.
+func Reloads[T any](p *Poller, running T, defaults func() T, section func(*T) *Config) daemon.Apply {
+	fixed := func(settings T) T {
+		section(&settings).Sources = nil // a reload can change these
+		return settings
+	}
+	return func(ctx context.Context, load func(into any) error) (daemon.Changes, error) {
+		settings := defaults()
+		if err := load(&settings); err != nil {
+			return daemon.Changes{}, p.reloads.refused(err)
 		}
-		return errNotRunning
+		c, err := p.Reload(ctx, *section(&settings))
+		return daemon.Changes{
+			Added: c.Added, Changed: c.Changed, Removed: c.Removed, Unchanged: c.Unchanged,
+			Restart: pkgconfig.Differ(fixed(running), fixed(settings)),
+		}, err
 	}
-	var wait []<-chan struct{}
-	before := map[string]*runner.Runner{}
-	for _, name := range slices.Concat(c.Changed, c.Removed) {
-		s := sources[name]
-		before[name] = s.runner.Load()
-		wait = append(wait, s.change(made[name])) // nil for one that is removed
-	}
-	p.mu.Unlock()
-	for _, made := range wait {
-		<-made
-	}
-	for _, name := range c.Removed {
-		sources[name].done.Wait()
-	}
+}
 
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, name := range c.Removed {
-		p.sources = slices.DeleteFunc(slices.Clone(p.sources), func(s *supervisor) bool { return s.name == name })
-		before[name].Close()
-		p.metrics.forget(before[name], nil)
-	}
-	for _, name := range c.Changed {
-		p.metrics.forget(before[name], made[name])
-	}
-	for _, name := range c.Added {
-		if p.ending {
-			made[name].Close()
-			continue
-		}
-		s := sources[name]
-		s.runner.Store(made[name])
-		list := slices.Clone(p.sources)
-		at, _ := slices.BinarySearchFunc(list, name, func(s *supervisor, name string) int { return strings.Compare(s.name, name) })
-		p.sources = slices.Insert(list, at, s)
-		if p.ctx != nil { // otherwise Run starts it
-			p.startSource(s)
-		}
-	}
-	return nil
+// ReloadStatus is the result of the last reload.
+type ReloadStatus struct {
+	At      time.Time `json:"at"` // in UTC
+	OK      bool      `json:"ok"`
+	Problem string    `json:"problem,omitempty"` // why the configuration was refused
+	Added   []string  `json:"added,omitempty"`
+	Changed []string  `json:"changed,omitempty"`
+	Removed []string  `json:"removed,omitempty"`
+}
+
+// reloadLog counts reloads and remembers the last one.
+type reloadLog struct {
+	metrics *metrics
+	last    atomic.Pointer[ReloadStatus] // nil before the first reload
+}
+
+// accepted notes a configuration that is in effect now.
+func (l *reloadLog) accepted(c Changes) {
+	l.metrics.reloads.WithLabelValues("ok").Inc()
+	l.metrics.reloadOK.Set(1)
+	l.metrics.reloadedAt.SetToCurrentTime()
+	l.last.Store(&ReloadStatus{
+		At: clock.Stamp(time.Now()), OK: true, Added: c.Added, Changed: c.Changed, Removed: c.Removed,
+	})
+}
+
+// refused notes a configuration that cannot be used, and returns the error.
+func (l *reloadLog) refused(err error) error {
+	l.metrics.reloads.WithLabelValues("refused").Inc()
+	l.metrics.reloadOK.Set(0)
+	l.last.Store(&ReloadStatus{At: clock.Stamp(time.Now()), Problem: err.Error()})
+	return err
 }

@@ -32,7 +32,7 @@ func several(url string, interval time.Duration, names ...string) config.Config 
 }
 
 func (r *running) source(name string) *supervisor {
-	for _, s := range r.list() {
+	for _, s := range r.sources.list() {
 		if s.name == name {
 			return s
 		}
@@ -117,12 +117,12 @@ func TestReload(t *testing.T) {
 	}
 
 	// A mistake changes nothing.
-	before, list := gatheredSources(p), p.list()
+	before, list := gatheredSources(p), p.sources.list()
 	bad := several("ftp://nowhere", time.Nanosecond, "same", "worse")
 	if _, err := p.Reload(t.Context(), bad); !errors.Is(err, config.ErrConfig) || strings.Count(err.Error(), "\n") < 3 {
 		t.Errorf("a bad configuration: %v", err)
 	}
-	if after := gatheredSources(p); after != before || !slices.Equal(list, p.list()) {
+	if after := gatheredSources(p); after != before || !slices.Equal(list, p.sources.list()) {
 		t.Errorf("a refused reload changed %s to %s", before, after)
 	}
 	if st := p.Status().Reload; st.OK || !strings.Contains(st.Problem, "ftp") {
@@ -233,7 +233,7 @@ func TestReloadAtAnyTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Reload(t.Context(), several(u.URL, 100*time.Millisecond, "two")); err != nil || len(p.list()) != 1 || p.list()[0].name != "two" {
+	if _, err := p.Reload(t.Context(), several(u.URL, 100*time.Millisecond, "two")); err != nil || len(p.sources.list()) != 1 || p.sources.list()[0].name != "two" {
 		t.Errorf("before Run: %v", err)
 	}
 	p.Close()

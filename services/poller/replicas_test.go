@@ -23,11 +23,11 @@ func TestTwoPollers(t *testing.T) {
 	x, y := run(t, c, b), run(t, c, b)
 	e := w.event()
 	time.Sleep(time.Second)
-	if x.sources[0].Owned() == y.sources[0].Owned() {
-		t.Fatalf("owned: %v and %v", x.sources[0].Owned(), y.sources[0].Owned())
+	if x.sources.list()[0].Owned() == y.sources.list()[0].Owned() {
+		t.Fatalf("owned: %v and %v", x.sources.list()[0].Owned(), y.sources.list()[0].Owned())
 	}
 	owner, standby := x, y
-	if y.sources[0].Owned() {
+	if y.sources.list()[0].Owned() {
 		owner, standby = y, x
 	}
 	if err := standby.Ready(); err != nil {
@@ -38,12 +38,12 @@ func TestTwoPollers(t *testing.T) {
 	}
 
 	// Cut off from NATS, the owner stops by its own clock, and the other starts.
-	owner.nc.Load().Close()
+	owner.link.conn.Load().Close()
 	f := w.fresh("another fence", func(f *event.Freshness) bool { return f.Fence > e.Fence })
 	if f.Stale && f.Reason != event.PollerSilent {
 		t.Errorf("takeover: %+v", f)
 	}
-	pollertest.Eventually(t, "the first owner stops", func() bool { return !owner.sources[0].Owned() })
+	pollertest.Eventually(t, "the first owner stops", func() bool { return !owner.sources.list()[0].Owned() })
 	u.change()
 	if e2 := w.event(); e2.Version != e.Version+1 || e2.Fence != f.Fence {
 		t.Errorf("event of the new owner: %+v after %+v", e2, e)
@@ -59,7 +59,7 @@ func TestTwoPollers(t *testing.T) {
 	pollertest.Eventually(t, "third stands by", func() bool { return third.Status().Sources[0].Owner == standby.owner })
 	from := time.Now()
 	standby.stop()
-	pollertest.Eventually(t, "the third takes over", func() bool { return third.sources[0].Owned() })
+	pollertest.Eventually(t, "the third takes over", func() bool { return third.sources.list()[0].Owned() })
 	if took := time.Since(from); took > 900*time.Millisecond {
 		t.Errorf("handing over took %v", took)
 	}
@@ -104,13 +104,13 @@ func TestZombieIsRefused(t *testing.T) {
 	if seq == 0 || breaker.Seq != 0 {
 		t.Errorf("read back freshness at %d and breaker at %d", seq, breaker.Seq)
 	}
-	if !p.sources[0].Owned() {
+	if !p.sources.list()[0].Owned() {
 		t.Error("the owner gave up")
 	}
 
 	// The other way round: somebody with a newer lease has spoken. The owner
 	// stops, and comes back with a still newer one.
-	fence := p.sources[0].tenure.Load().Fence
+	fence := p.sources.list()[0].tenure.Load().Fence
 	for {
 		last, err := pub.Last(t.Context(), names.InFresh(late.Topic))
 		if err != nil {

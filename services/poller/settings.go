@@ -6,7 +6,7 @@ import (
 	"github.com/pollcast/pollcast/services/poller/config"
 )
 
-// What the settings of a poller are called at its door. Package config has them all.
+// The settings of a poller. Package config documents them.
 type (
 	Config = config.Config
 	Source = config.Source
@@ -16,11 +16,12 @@ type (
 // DefaultOperations is the default of Config.Operations.
 const DefaultOperations = config.DefaultOperations
 
-// ErrConfig marks every error that a changed Config would cure.
+// ErrConfig marks every error that another Config would avoid.
 var ErrConfig = config.ErrConfig
 
 // DefaultConfig returns a configuration without sources.
 func DefaultConfig() Config { return config.DefaultConfig() }
 
-// WriteFeasibility writes as tables for people what the settings amount to.
+// WriteFeasibility writes tables for people of what the settings lead to: load, and
+// times until a failure or a change is noticed.
 func WriteFeasibility(w io.Writer, c Config) error { return config.WriteFeasibility(w, c) }

@@ -63,7 +63,7 @@ func (u *asked) since(from time.Time, interval time.Duration) map[string][]int64
 func shares(pollers ...*running) (all []int) {
 	for _, p := range pollers {
 		n := 0
-		for _, r := range p.list() {
+		for _, r := range p.sources.list() {
 			if r.Owned() {
 				n++
 			}
@@ -78,7 +78,7 @@ func shares(pollers ...*running) (all []int) {
 // moved counts what happened to leases, in all pollers together.
 func moved(change string, pollers ...*running) (n int) {
 	for _, p := range pollers {
-		for _, r := range p.list() {
+		for _, r := range p.sources.list() {
 			n += int(testutil.ToFloat64(p.metrics.runner.LeaseChanges.WithLabelValues(r.name, change)))
 		}
 	}
@@ -137,7 +137,7 @@ func sharesOf12(t *testing.T) bool {
 
 	// One is cut off from NATS, and with it from its leases and the others.
 	killed := time.Now()
-	p[2].nc.Load().Close()
+	p[2].link.conn.Load().Close()
 	p = p[:2]
 	want(6, 6)
 	if took := time.Since(killed); took > 2*b.LeaseTime {

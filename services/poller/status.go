@@ -6,17 +6,17 @@ import (
 	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
-// Status is what a poller is doing. It holds no secrets and no parameters, and of
-// values only what an expression stumbled over.
+// Status is what a poller does at a moment. It has no secrets, no parameters, and of
+// values only what an expression failed on.
 type Status struct {
-	Owner     string          `json:"owner"`
+	Owner     string          `json:"owner"` // name of this poller
 	Ready     bool            `json:"ready"`
 	Problem   string          `json:"problem,omitempty"` // why it is not ready
 	Connected bool            `json:"connected"`         // to NATS
 	Sources   []runner.Status `json:"sources"`
-	// Reload is how the last reload went; nil before the first.
+	// Reload is the result of the last reload; nil before the first.
 	Reload *ReloadStatus `json:"reload,omitempty"`
-	// Pollers are all that share the sources, by name, this one included.
+	// Pollers are all pollers that share the sources, by name, this one included.
 	Pollers []PollerStatus `json:"pollers"`
 }
 
@@ -24,45 +24,43 @@ type Status struct {
 type PollerStatus struct {
 	Owner   string    `json:"owner"`
 	Host    string    `json:"host"`
-	Since   time.Time `json:"since"`
-	Sources int       `json:"sources"` // that it owns
-	// OtherSet says that its configuration names other sources than this one's.
+	Since   time.Time `json:"since"`   // when it started
+	Sources int       `json:"sources"` // number of sources whose lease it holds
+	// OtherSet means that its configuration has other sources than this poller's.
 	OtherSet bool `json:"otherSources,omitempty"`
 }
 
-// Status returns what the poller is doing now.
+// Status returns what the poller does now.
 func (p *Poller) Status() Status {
-	s := p.look()
-	for _, r := range p.list() {
-		s.Sources = append(s.Sources, r.status(true))
+	s := p.summary()
+	for _, source := range p.sources.list() {
+		s.Sources = append(s.Sources, source.status(true))
 	}
 	return s
 }
 
-// look is the status without the sources.
-func (p *Poller) look() Status {
-	s := Status{Owner: p.owner, Sources: []runner.Status{}}
+// summary is the Status without the sources.
+func (p *Poller) summary() Status {
+	s := Status{Owner: p.owner, Sources: []runner.Status{}, Reload: p.reloads.last.Load(), Pollers: []PollerStatus{}}
 	if err := p.Ready(); err != nil {
 		s.Problem = err.Error()
 	} else {
 		s.Ready = true
 	}
-	if nc := p.nc.Load(); nc != nil {
-		s.Connected = nc.IsConnected()
-	}
-	s.Reload, s.Pollers = p.reloads.last.Load(), []PollerStatus{}
-	if c := p.others(); c != nil {
-		all, mine := c.Members()
-		for _, o := range all {
-			s.Pollers = append(s.Pollers, PollerStatus{o.Owner, o.Host, o.Since, o.Sources, o.Set != mine})
+	s.Connected = p.link.err() == nil
+	if g := p.group.Load(); g != nil {
+		all, set := g.Members()
+		for _, m := range all {
+			s.Pollers = append(s.Pollers, PollerStatus{m.Owner, m.Host, m.Since, m.Sources, m.Set != set})
 		}
 	}
 	return s
 }
 
-// look is the source's status, of its polls all or without what they remember.
-func (s *supervisor) status(all bool) runner.Status {
-	out := s.runner.Load().Status(all)
+// status is the status of the source. With detail it has the attempts and log lines
+// that the polls remember.
+func (s *supervisor) status(detail bool) runner.Status {
+	out := s.runner.Load().Status(detail)
 	out.Log = s.lines.List()
 	if t := s.tenure.Load(); t != nil && t.Valid() {
 		out.Owned, out.Fence = true, t.Fence

@@ -30,24 +30,28 @@ var statusPage = page.Must(page.New("status").Funcs(page.FuncMap{
 type statusView struct {
 	Status
 	Now     time.Time
-	Only    string // the one source that was asked for
-	Brief   bool   // too many polls to show each one's attempts
-	Polls   int
-	Stale   int
-	Refresh int
+	Only    string // the source that the request names; empty: all
+	Brief   bool   // too many polls to show the attempts of each
+	Polls   int    // number of polls
+	Stale   int    // number of polls with a stale value
+	Refresh int    // seconds until the browser loads the page again; 0: it does not
 }
 
-// maxDetailed is for how many polls the page shows every attempt.
-const maxDetailed = 200
+const (
+	// maxDetailed is the largest number of polls for which the page shows all attempts.
+	maxDetailed = 200
+	// maxRefresh is the largest number of seconds of ?refresh.
+	maxRefresh = 3600
+)
 
-// StatusHandler answers with Status: as a page to browsers, otherwise as JSON.
-// ?format=html or json decides, ?source=name narrows it to one source,
-// ?refresh=5 makes the page come anew every so many seconds.
+// StatusHandler answers with Status: a page for browsers, otherwise JSON. ?format=html
+// or json decides, ?source=name selects one source, and ?refresh=5 has the browser load
+// the page again every 5 seconds.
 func (p *Poller) StatusHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, sources, only := p.look(), p.list(), r.URL.Query().Get("source")
+		sources, only := p.sources.list(), r.URL.Query().Get("source")
 		if only != "" {
-			sources = slices.DeleteFunc(slices.Clone(sources), func(s *supervisor) bool { return s.name != only })
+			sources = slices.DeleteFunc(sources, func(s *supervisor) bool { return s.name != only })
 			if len(sources) == 0 {
 				http.Error(w, "there is no such source", http.StatusNotFound)
 				return
@@ -57,52 +61,57 @@ func (p *Poller) StatusHandler() http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		if !wantsPage(r) {
 			w.Header().Set("Content-Type", "application/json")
-			_ = writeStatus(w, s, sources) // the reader is gone
+			_ = writeStatus(w, p.summary(), sources) // fails only when the reader has gone
 			return
 		}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-		v := statusView{Status: s, Now: time.Now(), Only: only}
-		_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // nonsense is 0
-		v.Refresh = min(max(v.Refresh, 0), 3600)
-		for _, r := range sources {
-			v.Polls += len(r.runner.Load().Polls)
-		}
-		v.Brief = v.Polls > maxDetailed && only == ""
-		for _, r := range sources {
-			o := r.status(!v.Brief)
-			for _, poll := range o.Polls {
-				if o.Owned && poll.Stale {
-					v.Stale++
-				}
-			}
-			v.Sources = append(v.Sources, o)
-		}
+		v := statusView{Status: p.summary(), Now: time.Now(), Only: only}
+		_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // what is no number means 0
+		v.Refresh = min(max(v.Refresh, 0), maxRefresh)
+		v.add(sources)
 		var body bytes.Buffer
 		if err := statusPage.Execute(&body, v); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		_, _ = w.Write(body.Bytes()) // the reader is gone, or not
+		_, _ = w.Write(body.Bytes()) // fails only when the reader has gone
 	})
 }
 
-// writeStatus writes a Status of these sources as JSON, one source after the
-// other: all that 5,000 polls remember is 50 MB.
+// add adds sources to the page.
+func (v *statusView) add(sources []*supervisor) {
+	for _, s := range sources {
+		v.Polls += len(s.runner.Load().Polls)
+	}
+	v.Brief = v.Polls > maxDetailed && v.Only == ""
+	for _, s := range sources {
+		status := s.status(!v.Brief)
+		for _, poll := range status.Polls {
+			if status.Owned && poll.Stale {
+				v.Stale++
+			}
+		}
+		v.Sources = append(v.Sources, status)
+	}
+}
+
+// writeStatus writes a Status as JSON. It encodes one source after another, because what
+// 5,000 polls remember takes 50 MB.
 func writeStatus(w io.Writer, s Status, sources []*supervisor) error {
 	head, err := json.MarshalIndent(struct {
 		Status
-		Sources []runner.Status `json:"sources,omitempty"` // follow
+		Sources []runner.Status `json:"sources,omitempty"` // hides those of Status; they come below
 	}{Status: s}, "", "  ")
 	if err != nil {
 		return err
 	}
 	out := append(bytes.TrimSuffix(head, []byte("\n}")), ",\n  \"sources\": ["...)
-	for i, r := range sources {
+	for i, source := range sources {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		data, err := json.MarshalIndent(r.status(true), "    ", "  ")
+		data, err := json.MarshalIndent(source.status(true), "    ", "  ")
 		if err != nil {
 			return err
 		}
@@ -115,6 +124,7 @@ func writeStatus(w io.Writer, s Status, sources []*supervisor) error {
 	return err
 }
 
+// wantsPage reports whether a request wants the page and not JSON.
 func wantsPage(r *http.Request) bool {
 	switch r.URL.Query().Get("format") {
 	case "html":
@@ -125,7 +135,7 @@ func wantsPage(r *http.Request) bool {
 	return strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
-// tone is the class of a state, a reason or an outcome.
+// tone returns the CSS class of a state, a reason or an outcome.
 func tone(v any) string {
 	switch fmt.Sprint(v) {
 	case history.OutcomeOK, string(event.Closed):
@@ -138,13 +148,14 @@ func tone(v any) string {
 	return "bad"
 }
 
+// oldestFirst returns attempts in the reverse order.
 func oldestFirst(list []history.Attempt) []history.Attempt {
 	list = slices.Clone(list)
 	slices.Reverse(list)
 	return list
 }
 
-// ago is how far a time lies back from now, or ahead.
+// ago describes how long before now, or after it, a time is.
 func ago(now, t time.Time) string {
 	switch d := now.Sub(t); {
 	case t.IsZero():
@@ -156,15 +167,13 @@ func ago(now, t time.Time) string {
 	}
 }
 
-// brief is a duration in at most two units.
+// brief describes a duration in at most two units.
 func brief(d time.Duration) string {
 	switch {
 	case d < time.Second:
 		return d.Round(time.Millisecond).String()
 	case d < 10*time.Second:
 		return d.Round(100 * time.Millisecond).String()
-	case d < time.Minute:
-		return whole(d.Round(time.Second))
 	case d < time.Hour:
 		return whole(d.Round(time.Second))
 	case d < 48*time.Hour:
@@ -173,7 +182,7 @@ func brief(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
-// whole is a duration without seconds if there are none: 5m, not 5m0s.
+// whole describes a duration without seconds if there are none: 5m, not 5m0s.
 func whole(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -182,6 +191,7 @@ func whole(d time.Duration) string {
 	return s
 }
 
+// millis describes a duration that is given in milliseconds.
 func millis(v float64) string {
 	return brief(time.Duration(v * float64(time.Millisecond)).Round(10 * time.Microsecond))
 }

@@ -14,40 +14,42 @@ import (
 	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
-// supervisor keeps one source going: it waits for the lease, renews it, and has a
-// runner poll while it is held. A reload gives it another runner and leaves the
-// lease alone. It is the source's claimant among the pollers.
+// supervisor keeps one source going. It waits for the lease, renews it, and has a
+// runner poll while this poller holds it. A reload gives it another runner and does not
+// touch the lease. It is the source's lease.Claimant. Its methods may be called by
+// several goroutines, but for those of its own goroutine, which run calls.
 type supervisor struct {
 	name    string
 	log     *slog.Logger
-	lines   history.Lines // of the log
+	lines   history.Lines // the last lines of the log, for the status
 	metrics *metrics
 	runner  atomic.Pointer[runner.Runner] // with the configuration in effect
-	lease   atomic.Pointer[lease.Lease]   // nil before the start
+	lease   atomic.Pointer[lease.Lease]   // nil before start
 	tenure  atomic.Pointer[lease.Tenure]  // nil while another poller holds the lease
-	done    sync.WaitGroup                // ends with run
+	done    sync.WaitGroup                // waits for the end of run
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	started bool
 	ended   bool
-	stop    context.CancelCauseFunc // ends the wait for the lease, or the runner's session; nil between them
-	next    *change                 // asked for and not made yet
+	stop    context.CancelCauseFunc // ends the wait for the lease, or the session; nil between them
+	next    *change                 // requested by a reload and not made yet
 }
 
-// change is what a reload asks of a supervisor.
+// change is what a reload requests of a supervisor.
 type change struct {
 	runner *runner.Runner // nil: the source was removed
 	made   chan struct{}  // closed when the change is made, or will never be
 }
 
-// Why a runner's session ends, beside the end of the poller and of the lease.
+// errReplaced ends a session because the source has another configuration. The other
+// reasons are the end of the poller, runner.ErrRemoved and lease.ErrGiven.
 var errReplaced = errors.New("source has another configuration")
 
-// grace is how long a session that was stopped waits for calls and publishes that
-// are under way.
+// grace is how long a session that was stopped waits for calls and publishes that are
+// under way.
 const grace = 2 * time.Second
 
-// newSupervisor makes a supervisor that still needs a runner.
+// newSupervisor makes a supervisor, which needs a runner before it is started.
 func newSupervisor(name string, log *slog.Logger, m *metrics) *supervisor {
 	s := &supervisor{name: name, metrics: m}
 	s.lines.Most = history.SourceLines
@@ -64,6 +66,7 @@ func (s *supervisor) start(ctx context.Context, l *lease.Lease, to *record.Publi
 	s.done.Go(func() { s.run(ctx, l, to) })
 }
 
+// run is the supervisor's goroutine: one tenure after another.
 func (s *supervisor) run(ctx context.Context, l *lease.Lease, to *record.Publisher) {
 	defer s.end()
 	for ctx.Err() == nil {
@@ -77,7 +80,7 @@ func (s *supervisor) run(ctx context.Context, l *lease.Lease, to *record.Publish
 	}
 }
 
-// acquire waits for the lease. It returns nil when ctx ends or a change is asked for.
+// acquire waits for the lease. It returns nil when ctx ends or a change is requested.
 func (s *supervisor) acquire(ctx context.Context, l *lease.Lease) *lease.Tenure {
 	ctx, stop := s.stoppable(ctx)
 	defer stop()
@@ -88,8 +91,7 @@ func (s *supervisor) acquire(ctx context.Context, l *lease.Lease) *lease.Tenure 
 	return t
 }
 
-// stoppable returns a context that a change, or give, ends with its reason as the
-// cause.
+// stoppable returns a context that change and Give end. Their reason is its cause.
 func (s *supervisor) stoppable(ctx context.Context) (context.Context, func()) {
 	ctx, stop := context.WithCancelCause(ctx)
 	s.mu.Lock()
@@ -106,9 +108,9 @@ func (s *supervisor) stoppable(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// serve polls under a tenure: one session, and another one for each change of the
-// configuration. Meanwhile it renews the lease. At the end it gives the lease back,
-// if it is not lost.
+// serve polls for one tenure: in one session, and another one for each change of the
+// configuration. Beside them it renews the lease. At the end it gives the lease back
+// unless the lease is lost.
 func (s *supervisor) serve(ctx context.Context, l *lease.Lease, t *lease.Tenure, to *record.Publisher) {
 	held, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer lose(nil)
@@ -120,10 +122,12 @@ func (s *supervisor) serve(ctx context.Context, l *lease.Lease, t *lease.Tenure,
 			lose(err)
 		}
 	})
-	why := s.session(ctx, held, t, to, false, lose)
+	session := runner.Session{Tenure: t, To: to, Lose: lose, Polling: func() { s.tenure.Store(t) }}
+	why := s.session(ctx, held, session)
 	for errors.Is(why, errReplaced) && held.Err() == nil && t.Valid() {
 		s.makeChange()
-		why = s.session(ctx, held, t, to, true, lose)
+		session.Continued = true
+		why = s.session(ctx, held, session)
 	}
 	s.tenure.Store(nil)
 	endRenewing()
@@ -131,10 +135,10 @@ func (s *supervisor) serve(ctx context.Context, l *lease.Lease, t *lease.Tenure,
 	s.release(ctx, l, t, context.Cause(held), why)
 }
 
-// session has the runner poll until ctx ends, a change is asked for, the lease is
-// given to another poller or is lost. It returns why it was stopped, or nil.
-// continued says that another session of the tenure came before.
-func (s *supervisor) session(ctx, held context.Context, t *lease.Tenure, to *record.Publisher, continued bool, lose func(error)) error {
+// session has the runner poll until ctx ends, a change is requested, or the lease is
+// given back or lost. held ends when the lease is lost. session returns why it was
+// stopped, or nil if the lease was lost.
+func (s *supervisor) session(ctx, held context.Context, session runner.Session) error {
 	stop, end := s.stoppable(ctx)
 	defer end()
 	cut, cancel := context.WithCancelCause(held)
@@ -146,16 +150,14 @@ func (s *supervisor) session(ctx, held context.Context, t *lease.Tenure, to *rec
 			cancel(context.DeadlineExceeded)
 		}
 	})()
-	r := s.runner.Load()
-	r.Serve(runner.Session{
-		Stop: stop, Cut: cut, Tenure: t, To: to, Continued: continued, Lose: lose,
-		Polling: func() { s.tenure.Store(t) },
-	})
+	session.Stop, session.Cut = stop, cut
+	s.runner.Load().Serve(session)
 	return context.Cause(stop)
 }
 
-// release gives the lease back at the end of a tenure, also one that somebody else
-// got meanwhile: then it changes nothing. lost is why the lease was lost, or nil.
+// release gives the lease back at the end of a tenure. If another poller holds it by
+// then, that changes nothing. lost is why the lease was lost, or nil; why is why the
+// last session ended.
 func (s *supervisor) release(ctx context.Context, l *lease.Lease, t *lease.Tenure, lost, why error) {
 	if lost != nil {
 		s.metrics.runner.LeaseChanges.WithLabelValues(s.name, "lost").Inc()
@@ -173,12 +175,12 @@ func (s *supervisor) release(ctx context.Context, l *lease.Lease, t *lease.Tenur
 		s.metrics.runner.LeaseChanges.WithLabelValues(s.name, change).Inc()
 		s.log.Info("lease released")
 	case lost == nil:
-		s.log.Warn("lease not released; it ends by itself", "error", err)
+		s.log.Warn("lease not released; it ends when it is not renewed", "error", err)
 	}
 }
 
-// change asks for another runner, or with nil for the source's end. What it returns
-// is closed when that is done, or the supervisor has ended.
+// change requests another runner or, with nil, the end of the source. The channel is
+// closed when the change is made, or never will be because the supervisor has ended.
 func (s *supervisor) change(next *runner.Runner) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,6 +200,7 @@ func (s *supervisor) change(next *runner.Runner) <-chan struct{} {
 	return c.made
 }
 
+// reason is the cause with which a change ends a session.
 func (c *change) reason() error {
 	if c.runner == nil {
 		return runner.ErrRemoved
@@ -205,7 +208,7 @@ func (c *change) reason() error {
 	return errReplaced
 }
 
-// makeChange makes a change that was asked for, if any. It returns false when the
+// makeChange makes the change that was requested, if any. It returns false when the
 // source was removed.
 func (s *supervisor) makeChange() bool {
 	s.mu.Lock()
@@ -217,8 +220,8 @@ func (s *supervisor) makeChange() bool {
 	return true
 }
 
-// replace puts the next runner in the place of the one before, with mu held. Neither
-// of them runs.
+// replace takes the requested runner, if any, in place of the one before, which has
+// ended. It is called with mu held.
 func (s *supervisor) replace() {
 	c := s.next
 	if c == nil || c.runner == nil {
@@ -232,7 +235,7 @@ func (s *supervisor) replace() {
 	close(c.made)
 }
 
-// end notes that no change will be made any more.
+// end notes that no further change will be made.
 func (s *supervisor) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,7 +243,7 @@ func (s *supervisor) end() {
 	s.refuse()
 }
 
-// refuse drops a change that comes too late, with mu held.
+// refuse drops a change that was requested too late. It is called with mu held.
 func (s *supervisor) refuse() {
 	c := s.next
 	if c == nil {
@@ -253,26 +256,27 @@ func (s *supervisor) refuse() {
 	close(c.made)
 }
 
-// natsBack is called when the connection returns: what waits need not wait.
-func (s *supervisor) natsBack() {
+// connectionBack ends pauses that waited for the connection to NATS.
+func (s *supervisor) connectionBack() {
 	if l := s.lease.Load(); l != nil {
 		l.Wake()
 	}
 	s.runner.Load().WakePolls()
 }
 
-// The claimant of the lease.
-
+// Name implements lease.Claimant.
 func (s *supervisor) Name() string { return s.name }
 
+// Lease implements lease.Claimant.
 func (s *supervisor) Lease() *lease.Lease { return s.lease.Load() }
 
+// Owned implements lease.Claimant: this poller holds the lease and polls.
 func (s *supervisor) Owned() bool {
 	t := s.tenure.Load()
 	return t != nil && t.Valid()
 }
 
-// Since is when the tenure began; zero without one.
+// Since implements lease.Claimant.
 func (s *supervisor) Since() time.Time {
 	if t := s.tenure.Load(); t != nil {
 		return t.Start
@@ -280,7 +284,8 @@ func (s *supervisor) Since() time.Time {
 	return time.Time{}
 }
 
-// Give ends the tenure as a stop does: what is under way finishes.
+// Give implements lease.Claimant: it ends the session, and calls that are under way may
+// finish.
 func (s *supervisor) Give() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

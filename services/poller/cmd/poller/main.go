@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// settings is what the poller reads of the configuration file.
+// settings are the sections of the configuration file that this process knows.
 type settings struct {
 	NATS    bus.Config    `yaml:"nats"`
 	Poller  poller.Config `yaml:"poller"`
@@ -22,11 +22,12 @@ type settings struct {
 	HostRPC config.Other  `yaml:"hostrpc,omitempty"`
 }
 
-// Check holds the sections against each other.
+// Check checks that the sections fit together. It reports what does not.
 func (s *settings) Check(report func(path, problem, fix string)) {
 	s.Poller.CheckHistory(s.NATS.History, func(path, problem, fix string) { report("poller."+path, problem, fix) })
 }
 
+// defaults returns the settings of an empty file.
 func defaults() settings {
 	return settings{NATS: bus.DefaultConfig(), Poller: poller.DefaultConfig(), Log: daemon.DefaultLog()}
 }
@@ -36,36 +37,23 @@ func main() {
 	daemon.Main(daemon.Service{
 		Name: "poller", Config: &cfg, Log: &cfg.Log, Reload: reload,
 		Run: func(ctx context.Context, logger *slog.Logger, registry *prometheus.Registry) error {
-			p, err := poller.New(ctx, poller.Options{Config: cfg.Poller, NATS: cfg.NATS, Logger: logger, Registerer: registry})
+			p, err := poller.New(ctx, poller.Options{
+				Config: cfg.Poller, NATS: cfg.NATS, Logger: logger, Registerer: registry,
+			})
 			if err != nil {
 				return err
 			}
 			ops, err := admin.New(admin.Options{
-				Listen: cfg.Poller.Operations, Ready: p.Ready, Gatherer: registry, Status: p.StatusHandler(), Reload: reload, Logger: logger,
+				Listen: cfg.Poller.Operations, Ready: p.Ready, Gatherer: registry, Status: p.StatusHandler(),
+				Reload: reload, Logger: logger,
 			})
 			if err != nil {
 				p.Close()
 				return err
 			}
-			reload.Use(func(ctx context.Context, load func(into any) error) (daemon.Changes, error) {
-				now := defaults()
-				if err := load(&now); err != nil {
-					return daemon.Changes{}, p.Refuse(err)
-				}
-				c, err := p.Reload(ctx, now.Poller)
-				return daemon.Changes{
-					Added: c.Added, Changed: c.Changed, Removed: c.Removed, Unchanged: c.Unchanged,
-					Restart: config.Differ(cfg.fixed(), now.fixed()),
-				}, err
-			})
+			reload.Use(poller.Reloads(p, cfg, defaults, func(s *settings) *poller.Config { return &s.Poller }))
 			logger.Info("poller listens", "operations", ops.Addr())
 			return daemon.Together(ctx, p.Run, ops.Run)
 		},
 	})
-}
-
-// fixed is what a reload does not change.
-func (s settings) fixed() settings {
-	s.Poller.Sources = nil
-	return s
 }
