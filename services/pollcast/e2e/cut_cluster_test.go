@@ -13,30 +13,16 @@ import (
 // connection stays open. It moves to one of the others and continues.
 func TestPollerAtServerCutOff(t *testing.T) {
 	t.Parallel()
-	book := newCallbook(t)
-	c := newCluster(t)
-	s := &stack{t: t, file: filepath.Join(t.TempDir(), "pollcast.yaml")}
-	text := "nats: {replicas: 3, history: 10000, leaseTime: 2s}\npoller:\n  sources:\n" + sourceYAML("cut",
-		"http://"+book.addr+"/", "value")
-	if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.up()
+	c, s := newCutStack(t)
 	poller := s.poller("nats.url=" + c.urls())
 	poller.readyWithin(clusterPatience)
 	alone := c.nodes[0]
-	var others []string
 	for _, n := range c.nodes {
 		if strings.Contains(lastLine(poller.logs(), "connected to NATS"), n.addr) {
 			alone = n
 		}
 	}
-	for _, n := range c.nodes {
-		if n != alone {
-			others = append(others, "nats://"+n.addr)
-		}
-	}
-	s.sets = []string{"nats.url=" + strings.Join(others, ",")}
+	s.sets = []string{"nats.url=" + c.without(alone)}
 	gateway := s.gateway()
 	gateway.readyWithin(clusterPatience)
 	viewer := dial(t, gateway.addr, "/v1/ws?topics=>")
@@ -59,6 +45,39 @@ func TestPollerAtServerCutOff(t *testing.T) {
 	for _, p := range c.around(alone) {
 		p.let()
 	}
+	wantNoGap(t, viewer)
+}
+
+// newCutStack starts a cluster for a stack with one poll, cut.value, whose value
+// changes at every tick.
+func newCutStack(t *testing.T) (*cluster, *stack) {
+	t.Helper()
+	book := newCallbook(t)
+	c := newCluster(t)
+	s := &stack{t: t, file: filepath.Join(t.TempDir(), "pollcast.yaml")}
+	text := "nats: {replicas: 3, history: 10000, leaseTime: 2s}\npoller:\n  sources:\n" +
+		sourceYAML("cut", "http://"+book.addr+"/", "value")
+	if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.up()
+	return c, s
+}
+
+// without returns the addresses of all nodes but one.
+func (c *cluster) without(node *clusterNode) string {
+	var urls []string
+	for _, n := range c.nodes {
+		if n != node {
+			urls = append(urls, "nats://"+n.addr)
+		}
+	}
+	return strings.Join(urls, ",")
+}
+
+// wantNoGap checks that a viewer received every version of cut.value.
+func wantNoGap(t *testing.T, viewer *client) {
+	t.Helper()
 	version := uint64(0)
 	for _, f := range viewer.seen(anyEvent("cut.value")) {
 		if version > 0 && f.Event.Version != version+1 {

@@ -3,8 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,15 +20,7 @@ func TestGatewayAtServerCutOff(t *testing.T) {
 	}{{"severed", (*proxy).sever}, {"held back", (*proxy).hold}} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			book := newCallbook(t)
-			c := newCluster(t)
-			s := &stack{t: t, file: filepath.Join(t.TempDir(), "pollcast.yaml")}
-			text := "nats: {replicas: 3, history: 10000, leaseTime: 2s}\npoller:\n  sources:\n" + sourceYAML("cut",
-				"http://"+book.addr+"/", "value")
-			if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			c.up()
+			c, s := newCutStack(t)
 			s.sets = []string{"nats.url=" + c.urls()}
 			gateway := s.gateway()
 			alone := c.nodes[0]
@@ -44,13 +34,7 @@ func TestGatewayAtServerCutOff(t *testing.T) {
 				return fmt.Errorf("it is at %q", at)
 			})
 			s.sets = nil
-			var others []string
-			for _, n := range c.nodes {
-				if n != alone {
-					others = append(others, "nats://"+n.addr)
-				}
-			}
-			s.poller("nats.url=" + strings.Join(others, ",")).readyWithin(clusterPatience)
+			s.poller("nats.url=" + c.without(alone)).readyWithin(clusterPatience)
 			gateway.readyWithin(clusterPatience)
 			viewer := dial(t, gateway.addr, "/v1/ws?topics=>")
 			viewer.await("values", liveEvent("cut.value"))
@@ -76,13 +60,7 @@ func TestGatewayAtServerCutOff(t *testing.T) {
 			for _, p := range c.around(alone) {
 				p.let()
 			}
-			version := uint64(0)
-			for _, f := range viewer.seen(anyEvent("cut.value")) {
-				if version > 0 && f.Event.Version != version+1 {
-					t.Errorf("version %d follows %d", f.Event.Version, version)
-				}
-				version = f.Event.Version
-			}
+			wantNoGap(t, viewer)
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
+	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 	"github.com/pollcast/pollcast/services/poller/source/web"
 )
 
@@ -30,7 +31,7 @@ type batchCall struct {
 func batchServer(t *testing.T, h func(w http.ResponseWriter, calls []batchCall)) (url string, single,
 	batches *atomic.Int64) {
 	single, batches = new(atomic.Int64), new(atomic.Int64)
-	return serve(t, func(w http.ResponseWriter, r *http.Request) {
+	return sourcetest.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if !bytes.HasPrefix(body, []byte("[")) {
 			var c batchCall
@@ -154,7 +155,8 @@ func TestBatchRefused(t *testing.T) {
 		}
 	}
 	for name, h := range map[string]func(http.ResponseWriter, []batchCall){
-		"object":     reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batches are not supported"}}`),
+		"object": reply(200, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batches are not `+
+			`supported"}}`),
 		"one answer": reply(200, `{"jsonrpc":"2.0","id":1,"result":1}`),
 		"401":        reply(401, ""), "403": reply(403,
 			`{"jsonrpc":"2.0","error":{"code":-32403,"message":"batches are for paid plans"}}`), "404": reply(404, ""),
@@ -193,7 +195,7 @@ func TestBatchRejectedAsAll(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			var single, batches atomic.Int64
 			var well atomic.Bool
-			url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			url := sourcetest.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)
 				var calls []batchCall
 				if err := json.Unmarshal(body, &calls); err != nil {

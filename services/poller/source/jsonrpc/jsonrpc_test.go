@@ -20,6 +20,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
+	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 )
 
 // openAt returns a call to an upstream with a limit of 64 KiB.
@@ -35,13 +36,6 @@ func openAt(t *testing.T, url string, change ...func(*source.Endpoint)) source.F
 	}
 	t.Cleanup(free)
 	return call
-}
-
-func serve(t *testing.T, h http.HandlerFunc) string {
-	t.Helper()
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return s.URL
 }
 
 // reply answers every call with a body in which %d is the call's id.
@@ -65,7 +59,7 @@ func ask(t *testing.T, call source.Func) (string, error) {
 
 func TestValue(t *testing.T) {
 	var got atomic.Pointer[string]
-	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	url := sourcetest.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		s := r.Method + " " + r.Header.Get("Content-Type") + " " + r.Header.Get("Authorization") + " " + string(body)
 		got.Store(&s)
@@ -91,7 +85,7 @@ func TestValue(t *testing.T) {
 
 // Parameters are sent as they are: by position, by name, or none.
 func TestParams(t *testing.T) {
-	call := openAt(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+	call := openAt(t, sourcetest.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		var q struct {
 			ID     int
 			Params json.RawMessage
@@ -212,7 +206,7 @@ func TestFailures(t *testing.T) {
 			"answer is not HTTP"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			call := openAt(t, serve(t, tt.h))
+			call := openAt(t, sourcetest.Serve(t, tt.h))
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			if tt.reason != out {
 				ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
@@ -246,7 +240,7 @@ func hijack(f func(net.Conn)) http.HandlerFunc {
 // Of 100 MB the upstream can send no more than sockets hold.
 func TestStreamWithoutEnd(t *testing.T) {
 	sent := make(chan int, 1)
-	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+	url := sourcetest.Serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		n := 0
 		for chunk := make([]byte, 64<<10); n < 100<<20; {
 			m, err := w.Write(chunk)
@@ -276,7 +270,8 @@ func TestNobodyThere(t *testing.T) {
 	for _, tt := range []struct{ url, detail string }{
 		{"http://" + ln.Addr().String() + "/v3/secretkey", "connection refused"},
 		{"http://nowhere.invalid/", `host name "nowhere.invalid"`},
-		{"https://" + strings.TrimPrefix(serve(t, reply(200, "")), "http://"), "upstream speaks plain HTTP, not HTTPS"},
+		{"https://" + strings.TrimPrefix(sourcetest.Serve(t, reply(200, "")), "http://"),
+			"upstream speaks plain HTTP, not HTTPS"},
 	} {
 		_, err := ask(t, openAt(t, tt.url))
 		f, ok := errors.AsType[*source.Failure](err)
@@ -297,7 +292,7 @@ func TestNobodyThere(t *testing.T) {
 
 func TestCancelled(t *testing.T) {
 	began := make(chan struct{})
-	call := openAt(t, serve(t, func(_ http.ResponseWriter, r *http.Request) {
+	call := openAt(t, sourcetest.Serve(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		close(began)
 		<-r.Context().Done()
@@ -310,7 +305,7 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestSecretsStayHidden(t *testing.T) {
-	call := openAt(t, serve(t, reply(200,
+	call := openAt(t, sourcetest.Serve(t, reply(200,
 		`{"jsonrpc":"2.0","id":%d,"error":{"code":-32602,"message":"bad token:hunter22 and `+strings.Repeat("x", 999)+
 			`"}}`)),
 		func(e *source.Endpoint) { e.Secrets = []string{"token:hunter22", "hunter22"} })
@@ -323,7 +318,7 @@ func TestSecretsStayHidden(t *testing.T) {
 }
 
 func TestRetryAfter(t *testing.T) {
-	_, err := ask(t, openAt(t, serve(t, func(w http.ResponseWriter, _ *http.Request) {
+	_, err := ask(t, openAt(t, sourcetest.Serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "30")
 		w.WriteHeader(503)
 	})))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/source"
+	"github.com/pollcast/pollcast/services/poller/source/sourcetest"
 )
 
 func openAt(t *testing.T, address string, header http.Header) source.Func {
@@ -26,16 +26,9 @@ func openAt(t *testing.T, address string, header http.Header) source.Func {
 	return call
 }
 
-func serve(t *testing.T, h http.HandlerFunc) string {
-	t.Helper()
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return s.URL
-}
-
 func TestRequest(t *testing.T) {
 	var got atomic.Pointer[string]
-	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	base := sourcetest.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		s := fmt.Sprintf("%s %s %q %q %q %s", r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Accept"),
 			r.Header.Get("X"), body)
@@ -75,7 +68,7 @@ func TestValues(t *testing.T) {
 		{204, "", "null"}, {200, "17", "17"}, {201, `"x"`, `"x"`}, {200, "[]", "[]"}, {200, "null", "null"},
 		{200, "", "answer is empty"}, {200, "1 2", "answer is not JSON"}, {304, "", "HTTP 304 Not Modified"},
 	} {
-		v, err := openAt(t, serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		v, err := openAt(t, sourcetest.Serve(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(tt.status)
 			_, _ = io.WriteString(w, tt.body)
 		}), nil)(t.Context(), source.Call{})
@@ -95,7 +88,7 @@ func TestValues(t *testing.T) {
 func TestETag(t *testing.T) {
 	var version, whole, confirmed atomic.Int64
 	version.Store(1)
-	call := openAt(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+	call := openAt(t, sourcetest.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/plain" {
 			if r.Header.Get("If-None-Match") != "" {
 				t.Error("asked for what was never named")

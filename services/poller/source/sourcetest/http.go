@@ -184,12 +184,16 @@ func endless(t *testing.T, p Protocol) {
 	}
 }
 
+// Serve starts an upstream over HTTP and returns its URL. It ends with the test.
+func Serve(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
 func serve(h http.HandlerFunc) func(*testing.T) string {
-	return func(t *testing.T) string {
-		s := httptest.NewServer(h)
-		t.Cleanup(s.Close)
-		return s.URL
-	}
+	return func(t *testing.T) string { return Serve(t, h) }
 }
 
 func reply(status int, body string) http.HandlerFunc {
