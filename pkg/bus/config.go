@@ -1,14 +1,12 @@
 package bus
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nkeys"
 	"github.com/pollcast/pollcast/pkg/config"
 )
 
@@ -21,7 +19,7 @@ type Config struct {
 	Replicas  int           `yaml:"replicas" doc:"copies of the stream and the lease bucket: 1, or 3 on a cluster"`
 	History   int           `yaml:"history" doc:"messages kept per subject, for clients that resume"`
 	MaxBytes  config.Size   `yaml:"maxBytes" doc:"size limit of the stream, such as 1GiB; the oldest messages go first"`
-	Creds     string        `yaml:"credentials" doc:"path of a NATS credentials file"`
+	Creds     string        `yaml:"credentials" doc:"path of a file with a user's JWT and seed, as nsc makes it, or with the seed of an nkey alone"`
 	LeaseTime time.Duration `yaml:"leaseTime" doc:"a source moves to another poller when its owner was silent for so long"`
 }
 
@@ -49,7 +47,8 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 		}
 		const fix = "write nats://host:4222 (or tls://, ws://, wss://)"
 		if strings.Contains(c.URL, "@") { // and a password may hold anything, also a comma
-			report("url", fmt.Sprintf("address %d is no NATS address", i+1), fix+", and name and password as nats.user and nats.password")
+			report("url", fmt.Sprintf("address %d is no NATS address", i+1),
+				fix+", and name and password as nats.user and nats.password")
 		} else {
 			report("url", fmt.Sprintf("%q is no NATS address", u), fix)
 		}
@@ -71,38 +70,14 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 	if c.LeaseTime < time.Second || c.LeaseTime > 10*time.Minute {
 		report("leaseTime", fmt.Sprintf("%v is out of range", c.LeaseTime), "use 1s to 10m")
 	}
-	if c.User != "" && c.Creds != "" {
-		report("credentials", "both a user and a credentials file are set", "keep one of them")
-	}
-	if c.User == "" && c.Password.Reveal() != "" {
-		report("user", "a password is set, and nobody whose it is", "write the user's name, or remove the password")
-	}
-	if c.Creds != "" {
-		if err := readable(c.Creds); err != nil {
-			report("credentials", err.Error(), "name a credentials file, such as nsc generate creds makes")
-		}
-	}
+	c.checkLogin(report)
 }
 
-// readable opens a file as the connection will, again and again.
-func readable(name string) error {
-	data, err := os.ReadFile(name)
-	if cause, ok := errors.AsType[*os.PathError](err); ok {
-		return fmt.Errorf("%s: %w", name, cause.Err)
-	} else if err != nil {
-		return err
-	}
-	// A user's JWT and the seed of its key. Any text passes for a bare JWT.
-	if _, err := nkeys.ParseDecoratedUserNKey(data); err != nil {
-		return fmt.Errorf("%s: it holds no user's key", name)
-	}
-	return nil
-}
-
-// isAddress says that a URL can be connected to.
+// isAddress reports whether a URL can be connected to.
 func isAddress(text string) bool {
 	u, err := url.Parse(text)
-	return err == nil && u.Hostname() != "" && (u.Port() == "" || config.IsPort(u.Port())) && (u.Scheme == "nats" || u.Scheme == "tls" || u.Scheme == "ws" || u.Scheme == "wss")
+	return err == nil && u.Hostname() != "" && (u.Port() == "" || config.IsPort(u.Port())) &&
+		slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme)
 }
 
 // redact hides the user part of every URL in a comma-separated list.

@@ -171,7 +171,11 @@ func (c *Conn) options() ([]nats.Option, error) {
 		nats.MaxReconnects(-1),
 		nats.CustomReconnectDelay(func(int) time.Duration {
 			if link := c.current.Load(); link != nil {
-				c.refused(link.nc.LastError()) // no callback receives the -ERR that answers a login
+				err := link.nc.LastError()
+				c.refused(err) // no callback receives the -ERR that answers a login
+				if errors.Is(err, errOther) {
+					link.nc.Close() // closed replaces it
+				}
 			}
 			return reconnectWait + rand.N(reconnectWait/2)
 		}),
@@ -198,17 +202,11 @@ func (c *Conn) options() ([]nats.Option, error) {
 // dialOptions are what any connection to the configured servers needs.
 func (c *Conn) dialOptions(name string) ([]nats.Option, error) {
 	host, _ := os.Hostname()
-	opts := []nats.Option{
-		nats.Name(name + " " + host),
-		nats.Timeout(2 * time.Second),
-		nats.CustomInboxPrefix("_INBOX_" + c.opts.Role),
+	opts, err := c.login()
+	if err != nil {
+		return nil, err
 	}
-	if c.opts.User != "" {
-		opts = append(opts, nats.UserInfo(c.opts.User, c.opts.Password.Reveal()))
-	}
-	if c.opts.Creds != "" {
-		opts = append(opts, nats.UserCredentials(c.opts.Creds))
-	}
+	opts = append(opts, nats.Name(name+" "+host), nats.Timeout(2*time.Second), nats.CustomInboxPrefix("_INBOX_"+c.opts.Role))
 	if c.opts.InProcess != nil {
 		opts = append(opts, nats.InProcessServer(c.opts.InProcess))
 	}
