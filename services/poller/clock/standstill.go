@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/pollcast/pollcast/pkg/throttle"
 )
 
 // A process may stand still: stopped by a signal, moved to another machine,
@@ -35,7 +37,7 @@ type Pulse struct {
 func (p *Pulse) Run(ctx context.Context, log *slog.Logger) {
 	tick := time.NewTicker(pulseBeat)
 	defer tick.Stop()
-	var said time.Time
+	var line throttle.Gate
 	var times int
 	var unsaid time.Duration
 	for {
@@ -43,9 +45,9 @@ func (p *Pulse) Run(ctx context.Context, log *slog.Logger) {
 			times++
 			unsaid += d
 		}
-		if times > 0 && time.Since(said) >= pulseSaid {
+		if times > 0 && line.Pass(time.Now(), pulseSaid) > 0 {
 			log.Warn("this process stood still; calls that failed meanwhile are made again and count as no failure", "for", unsaid.Round(time.Millisecond), "times", times)
-			said, times, unsaid = time.Now(), 0, 0
+			times, unsaid = 0, 0
 		}
 		select {
 		case <-ctx.Done():
