@@ -21,7 +21,7 @@ func (c *conn) note(code wire.CloseCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing == nil {
-		c.closing, c.code, c.over = c.format.closing(code, code.String()), code, make(chan struct{})
+		c.closing, c.code, c.over = c.format.closeFrame(code, code.String()), code, make(chan struct{})
 		c.closed.Store(time.Now().UnixNano())
 	}
 }
@@ -80,7 +80,7 @@ func (c *conn) costly() bool {
 func (c *conn) seqAt(more int) uint64 {
 	seq := c.cur.c.seq
 	for b, at := c.cur.c.buf, 0; at < c.cur.off+more; {
-		n := frameLen(c.format, b[at:])
+		n := c.format.frameLen(b[at:])
 		if s, isEvent := eventSeq(c.format, b[at:at+n]); isEvent {
 			seq = s
 		}
@@ -93,7 +93,7 @@ func (c *conn) seqAt(more int) uint64 {
 // where it can resume. Owner's, who holds the mutex.
 func (c *conn) lastFrame() []byte {
 	if c.code == wire.CloseSlowConsumer && c.last > 0 && !c.latest.Load() {
-		return c.format.closing(c.code, fmt.Sprintf("%s; resume since seq %d", c.code, c.last))
+		return c.format.closeFrame(c.code, fmt.Sprintf("%s; resume since seq %d", c.code, c.last))
 	}
 	return c.closing
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/pollcast/pollcast/pkg/wire/wirepb"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -33,7 +34,7 @@ func (c *conn) conflate() {
 	seen, told := c.cur.c.seq, c.cur.c.told
 	b := c.cur.c.buf
 	for at := 0; at < c.cur.off; { // what was sent of this chunk, with the frame under way
-		n := frameLen(c.format, b[at:])
+		n := c.format.frameLen(b[at:])
 		if seq, isEvent := eventSeq(c.format, b[at:at+n]); isEvent {
 			seen = seq
 		}
@@ -55,10 +56,10 @@ func eventSeq(fm format, frame []byte) (uint64, bool) {
 	if fm == asSSE {
 		return sseSeq(frame)
 	}
-	payload := frame[headerLen(frame):]
-	if frame[0]&rsv1 != 0 {
+	payload := ws.Payload(frame)
+	if frame[0]&ws.Compressed != 0 {
 		var err error
-		if payload, err = inflate(payload, math.MaxInt32); err != nil {
+		if payload, err = ws.Inflate(payload, math.MaxInt32); err != nil {
 			panic(fmt.Sprintf("gateway: %v", err)) // it was compressed here
 		}
 	}

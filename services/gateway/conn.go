@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
 // maxControl bounds the control frames and answers that wait for one
@@ -73,7 +74,7 @@ type conn struct {
 
 	// The reader's.
 	subs    subscriptions
-	in      inbound
+	in      ws.Reader
 	held    int64 // bytes of in that are accounted for
 	pace    throttle
 	wrong   uint8 // frames that were none
@@ -138,7 +139,7 @@ func (c *conn) close(code wire.CloseCode, text string) {
 	if text == "" {
 		text = code.String()
 	}
-	c.closing, c.code, c.over = c.format.closing(code, text), code, make(chan struct{})
+	c.closing, c.code, c.over = c.format.closeFrame(code, text), code, make(chan struct{})
 	c.closed.Store(time.Now().UnixNano())
 	c.attention.Store(true)
 	c.mu.Unlock()
@@ -255,7 +256,7 @@ func (c *conn) advance(b []byte, n int) {
 	c.mid = 0
 	if n < len(b) {
 		for at < n {
-			at += frameLen(c.format, b[at:])
+			at += c.format.frameLen(b[at:])
 		}
 		c.mid = at - n
 	}

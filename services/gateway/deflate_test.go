@@ -15,6 +15,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/pollcast/pollcast/pkg/wire/wirepb"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/protobuf/proto"
 )
@@ -169,7 +170,7 @@ func noise(n int) string {
 }
 
 // A frame whose value was compressed beforehand is the same to a client, and
-// under the hub's mutex no more than deflateMost is compressed.
+// under the hub's mutex no more than maxDeflate is compressed.
 func TestShrunk(t *testing.T) {
 	text := func(n int) string { return `"` + strings.Repeat("a text ", n/7+1)[:n] + `"` }
 	for name, tt := range map[string]struct {
@@ -188,15 +189,15 @@ func TestShrunk(t *testing.T) {
 			frame := wire.ServerFrame{Event: &wire.Event{Topic: "a.b", Epoch: "E", Seq: 42, Version: 1, Data: []byte(tt.data), Phase: wire.Live, Breaker: event.Closed}}
 			o := once{frame: &frame}
 			if tt.before {
-				o.shrunk = shrink([]byte(tt.data))
+				o.shrunk = ws.CompressValue([]byte(tt.data))
 			}
 			whole := encode(fm.plain(), &frame)
 			b := o.deflated(whole)
 			if isPlain := bytes.Equal(b, whole); isPlain == tt.want && !(fm == asProtoDeflate && name == "with white space") {
 				t.Errorf("%s, format %d: compressed %v, want %v", name, fm, !isPlain, tt.want)
 			} else if !isPlain {
-				have, err := inflate(b[headerLen(b):], math.MaxInt32)
-				if err != nil || b[0]&rsv1 == 0 || !bytes.Equal(have, whole[headerLen(whole):]) {
+				have, err := ws.Inflate(ws.Payload(b), math.MaxInt32)
+				if err != nil || b[0]&ws.Compressed == 0 || !bytes.Equal(have, ws.Payload(whole)) {
 					t.Errorf("%s, format %d: %v, %.100q", name, fm, err, have)
 				}
 				if len(b) > len(whole)/3 && name != "noise" {
@@ -222,19 +223,19 @@ func TestSeqOfCompressed(t *testing.T) {
 			data := `"` + strings.Repeat("x", size) + `"`
 			e := &wire.Event{Topic: "a.b", Epoch: "E", Seq: 42, Version: 1, Data: []byte(data), Phase: wire.Live, Breaker: event.Closed}
 			b := encode(fm, &wire.ServerFrame{Event: e})
-			if n := frameLen(fm, b); n != len(b) {
+			if n := fm.frameLen(b); n != len(b) {
 				t.Errorf("format %d, %d bytes: length %d, want %d", fm, size, n, len(b))
 			}
 			if seq, ok := eventSeq(fm, b); !ok || seq != 42 {
 				t.Errorf("format %d, %d bytes: seq %d %v", fm, size, seq, ok)
 			}
-			if fm.plain() != fm && size >= 1000 && b[0]&rsv1 == 0 {
+			if fm.plain() != fm && size >= 1000 && b[0]&ws.Compressed == 0 {
 				t.Errorf("format %d, %d bytes: not compressed", fm, size)
 			}
-			if fm.plain() != fm && b[0]&rsv1 != 0 {
-				have, err := inflate(b[headerLen(b):], math.MaxInt32)
+			if fm.plain() != fm && b[0]&ws.Compressed != 0 {
+				have, err := ws.Inflate(ws.Payload(b), math.MaxInt32)
 				whole := encode(fm.plain(), &wire.ServerFrame{Event: e})
-				if err != nil || !bytes.Equal(have, whole[headerLen(whole):]) {
+				if err != nil || !bytes.Equal(have, ws.Payload(whole)) {
 					t.Errorf("format %d, %d bytes: %v, %.100q", fm, size, err, have)
 				}
 			}

@@ -18,7 +18,8 @@
 //	              stream (readback.go, past.go)
 //	writer.go     who is behind gets what lies between its cursor and the end,
 //	              the clients of one feed in strides (group.go)
-//	conn.go       one connection; receive.go, inbound.go, reader.go: what it says
+//	conn.go       one connection; receive.go, reader.go: what it says
+//	ws/           the bytes of WebSocket
 //	sweep.go      pings, deadlines and silence, in one clock
 //	handler.go    HTTP: upgrade, origin, caps; sse.go, values.go: without WebSocket
 //	server.go     all connections: drain, clean-up, the registry

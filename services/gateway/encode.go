@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
 // A format is how a connection's frames are encoded.
@@ -17,7 +18,7 @@ const (
 	asJSON         format = iota // wire.ProtocolJSON
 	asProto                      // wire.ProtocolProto
 	asSSE                        // text/event-stream
-	asJSONDeflate                // JSON, compressed (deflate.go)
+	asJSONDeflate                // JSON, compressed
 	asProtoDeflate               // protobuf, compressed
 	formats        = iota
 )
@@ -38,14 +39,14 @@ func encode(fm format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm,
 
 func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
 	if p := fm.plain(); p != fm {
-		return append(dst, deflated(encode(p, f))...)
+		return append(dst, ws.Compress(encode(p, f))...)
 	}
 	if fm == asProto {
 		b, err := f.MarshalProto()
 		if err != nil {
 			panic(fmt.Sprintf("gateway: encode frame: %v", err)) // every string was checked at intake
 		}
-		return append(appendHeader(dst, opBinary, len(b)), b...)
+		return append(ws.AppendHeader(dst, ws.Fin|ws.Binary, len(b)), b...)
 	}
 	scratch := scratches.Get().(*[]byte)
 	b, err := f.AppendJSON((*scratch)[:0])
@@ -55,7 +56,7 @@ func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
 	if fm == asSSE {
 		dst = appendSSE(dst, f, b)
 	} else {
-		dst = append(appendHeader(slices.Grow(dst, len(b)+maxHeader), opText, len(b)), b...)
+		dst = append(ws.AppendHeader(slices.Grow(dst, len(b)+ws.MaxHeader), ws.Fin|ws.Text, len(b)), b...)
 	}
 	if cap(b) <= maxScratch {
 		*scratch = b
@@ -88,13 +89,31 @@ type once struct {
 	bytes  [formats][]byte
 }
 
-// deflated is the frame compressed, of which whole is the plain form.
+// maxDeflate is the longest piece of a frame that is compressed under the hub's
+// mutex, in bytes: it takes a tenth of a millisecond. Longer values are compressed
+// before (packed); a frame whose value was not is sent as it is.
+const maxDeflate = 16 << 10
+
+// deflated returns the frame compressed. whole is the frame in the plain format.
 func (o *once) deflated(whole []byte) []byte {
-	switch {
-	case o.frame.Event != nil && o.shrunk != nil:
-		return deflatedWith(whole, o.frame.Event.Data, o.shrunk)
-	case len(whole) > deflateMost:
-		return whole
+	if o.frame.Event == nil {
+		return ws.CompressAround(whole, nil, nil, maxDeflate)
 	}
-	return deflated(whole)
+	return ws.CompressAround(whole, o.frame.Event.Data, o.shrunk, maxDeflate)
+}
+
+// frameLen returns the length of the frame that b begins with.
+func (fm format) frameLen(b []byte) int {
+	if fm == asSSE {
+		return sseLen(b)
+	}
+	return ws.FrameLen(b)
+}
+
+// closeFrame returns the last frame of a connection.
+func (fm format) closeFrame(code wire.CloseCode, text string) []byte {
+	if fm == asSSE {
+		return sseClose(code, text)
+	}
+	return ws.Close(uint16(code), text)
 }

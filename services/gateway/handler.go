@@ -15,6 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
 // protocols are the subprotocols, in order of preference.
@@ -146,7 +147,7 @@ func (s *server) upgrade() http.HandlerFunc {
 		// Of the extensions the library knows only the name, so it sees what was
 		// found acceptable.
 		shake := up
-		shake.EnableCompression = s.cfg.Compression && offersDeflate(r.Header)
+		shake.EnableCompression = s.cfg.Compression && ws.OffersDeflate(r.Header.Values("Sec-WebSocket-Extensions"))
 		if shake.EnableCompression {
 			r.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate")
 		}
@@ -183,7 +184,7 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string, de
 		fm += asJSONDeflate - asJSON
 	}
 	c := s.newConn(ws.NetConn(), fm) // the library has done its part: shaking hands
-	c.in.deflate = deflate
+	c.in.Deflate = deflate
 	var sub *wire.Subscribe
 	if len(topics) > 0 {
 		sub = &wire.Subscribe{Topics: topics}

@@ -13,6 +13,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
 // A topicState is what the gateway knows of a topic. Without a value it stands
@@ -282,7 +283,7 @@ func (h *hub) framed(o *once, fm format) []byte {
 		h.budget.share(b)
 	} else {
 		whole := h.framed(o, p)
-		if b = o.deflated(whole); b[0]&rsv1 != 0 {
+		if b = o.deflated(whole); b[0]&ws.Compressed != 0 {
 			h.metrics.compressed.Inc()
 			h.budget.share(b)
 		}
@@ -477,4 +478,22 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// shrinkLeast is the shortest value, in bytes, that is compressed before the
+// hub's mutex is taken.
+const shrinkLeast = 1 << 10
+
+// shrunk returns the messages' values compressed; nil if no feed is compressed.
+func (h *hub) shrunk(msgs []bus.Message) [][]byte {
+	if h.deflating.Load() == 0 {
+		return nil
+	}
+	out := make([][]byte, len(msgs))
+	for i := range msgs {
+		if e := msgs[i].Event; e != nil && len(e.Data) >= shrinkLeast {
+			out[i] = ws.CompressValue(e.Data)
+		}
+	}
+	return out
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
 // block publishes until the only connection's socket is full.
@@ -183,7 +184,7 @@ func closeOf(t *testing.T, nc net.Conn) (code int, reason string) {
 		switch {
 		case len(b) < n:
 			return 0, ""
-		case head[0] == opClose && n >= 2:
+		case head[0] == ws.Fin|ws.CloseFrame && n >= 2:
 			return int(b[0])<<8 | int(b[1]), string(b[2:])
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
 // maxBadFrames is how many frames that are none a client may send before its
@@ -27,12 +28,12 @@ func (s *server) read(c *conn) {
 	end := error(nil)
 	err := c.receive(func(b []byte) bool {
 		ended := false
-		end = c.in.feed(b, int(s.cfg.MaxMessage), func(op byte, body []byte) bool {
-			ended = ended || op < closeMessage
+		end = c.in.Feed(b, int(s.cfg.MaxMessage), func(op byte, body []byte) bool {
+			ended = ended || !ws.IsControl(op)
 			return s.hear(c, op, body)
 		})
 		c.hurry(ended)
-		return end == nil && !c.in.over
+		return end == nil && !c.in.Done()
 	})
 	switch {
 	case end != nil:
@@ -53,20 +54,20 @@ func (s *server) hear(c *conn, op byte, body []byte) bool {
 	now := time.Now()
 	c.heard.Store(now.UnixNano())
 	switch op {
-	case closeMessage:
-		code, text, err := parseClose(body)
+	case ws.CloseFrame:
+		code, text, err := ws.ParseClose(body)
 		if err != nil {
 			c.breach(err)
 		} else {
-			c.closeByClient(code, text) // RFC 6455, section 5.5.1: echo the status code
+			c.closeByClient(wire.CloseCode(code), text) // RFC 6455, section 5.5.1: echo the status code
 		}
 		return false
-	case pongMessage:
+	case ws.Pong:
 		s.tooMany(c, now) // an answer that nobody asked for costs as much as a frame
 		return true
-	case pingMessage:
+	case ws.Ping:
 		if !s.tooMany(c, now) {
-			c.send(controlFrame(opPong, body))
+			c.send(ws.Control(ws.Pong, body))
 		}
 		return true
 	}
@@ -80,7 +81,7 @@ func (s *server) hear(c *conn, op byte, body []byte) bool {
 		})
 		return true
 	}
-	if op == textMessage && !utf8.Valid(body) {
+	if op == ws.Text && !utf8.Valid(body) {
 		c.close(wire.CloseInvalidPayload, "text is not UTF-8")
 		return true
 	}
@@ -149,7 +150,7 @@ func decodeClient(fm format, kind int, body []byte) (f wire.ClientFrame, werr *w
 		return f, &wire.Error{Code: code, Message: fmt.Sprintf(format, args...), Retryable: code.Retryable()}
 	}
 	if fm == asProto {
-		if kind != binMessage {
+		if kind != ws.Binary {
 			return bad(wire.CodeBadFrame, "a text message on a connection that speaks %s; send a binary ClientFrame", wire.ProtocolProto)
 		}
 		if err := f.UnmarshalProto(body); err != nil {
@@ -160,7 +161,7 @@ func decodeClient(fm format, kind int, body []byte) (f wire.ClientFrame, werr *w
 		}
 		return f, nil
 	}
-	if kind != textMessage {
+	if kind != ws.Text {
 		return bad(wire.CodeBadFrame, "a binary message on a connection that speaks %s; send JSON as text", wire.ProtocolJSON)
 	}
 	var keys map[string]json.RawMessage
@@ -227,16 +228,16 @@ func (c *conn) closeByClient(code wire.CloseCode, text string) {
 // with unread data resets it, and a reset overtakes a close frame on its way to
 // the client, so what the client still sends is read and thrown away for a while.
 func (c *conn) breach(err error) {
-	if errors.Is(err, errTooBig) {
+	if errors.Is(err, ws.ErrTooBig) {
 		c.close(wire.CloseTooBig, "")
 		return
 	}
-	if errors.Is(err, errInflate) {
-		c.close(wire.CloseInvalidPayload, errInflate.Error())
+	if errors.Is(err, ws.ErrInflate) {
+		c.close(wire.CloseInvalidPayload, ws.ErrInflate.Error())
 		return
 	}
 	text := ""
-	if e, ok := errors.AsType[frameError](err); ok {
+	if e, ok := errors.AsType[ws.ProtocolError](err); ok {
 		text = string(e)
 	}
 	c.close(wire.CloseProtocolError, text)

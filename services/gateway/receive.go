@@ -81,7 +81,7 @@ func (c *conn) receive(hear func(b []byte) bool) error {
 // hurry gives a client that has begun a message messageWait to end it. ended
 // says that it has ended another since the last call.
 func (c *conn) hurry(ended bool) {
-	unfinished := c.in.unfinished()
+	unfinished := c.in.Unfinished()
 	switch {
 	case unfinished && (ended || !c.hurried):
 		c.readBy(time.Now().Add(messageWait))
@@ -89,7 +89,7 @@ func (c *conn) hurry(ended bool) {
 		c.readBy(time.Time{})
 	}
 	c.hurried = unfinished
-	if more := int64(c.in.size()) - c.held; more != 0 {
+	if more := int64(c.in.Size()) - c.held; more != 0 {
 		c.held += more
 		c.extra.Add(more)
 		if more > 0 {

@@ -150,15 +150,15 @@ func ruleCases() []rfcCase {
 		name  string
 		frame []byte
 	}{
-		{"text", bare(fin|txt, "{}")}, {"binary", bare(fin|bin, "{}")}, {"a ping", bare(fin|ping_, "")}, {"a pong", bare(fin|pong_, "x")},
-		{"a close", bare(fin|clos, "\x03\xe8")}, {"a first fragment", bare(txt, "{")},
+		{"text", unmasked(fin|txt, "{}")}, {"binary", unmasked(fin|bin, "{}")}, {"a ping", unmasked(fin|ping_, "")}, {"a pong", unmasked(fin|pong_, "x")},
+		{"a close", unmasked(fin|clos, "\x03\xe8")}, {"a first fragment", unmasked(txt, "{")},
 	} {
 		all = append(all, rfcCase{"5.1", f.name + " without mask", [][]byte{f.frame}, []string{closed(1002)}, ends})
 	}
 	zero := append([]byte{fin | txt, 0x80 | byte(len(ask(9, 0))), 0, 0, 0, 0}, ask(9, 0)...)
 	all = append(all,
 		rfcCase{"5.3", "a mask of zeros", [][]byte{zero}, []string{text(9)}, staysOpen},
-		rfcCase{"5.1", "a frame without mask after one with", [][]byte{clientFrame(fin|txt, ask(1, 0)), bare(fin|txt, "{}")}, []string{text(1), closed(1002)}, ends},
+		rfcCase{"5.1", "a frame without mask after one with", [][]byte{clientFrame(fin|txt, ask(1, 0)), unmasked(fin|txt, "{}")}, []string{text(1), closed(1002)}, ends},
 	)
 	for bits := byte(0x10); bits <= 0x70; bits += 0x10 {
 		all = append(all, rfcCase{"5.2", fmt.Sprintf("reserved bits %03b on text", bits>>4), [][]byte{clientFrame(fin|bits|txt, ask(1, 0))}, []string{closed(1002)}, ends})

@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/pollcast/pollcast/services/gateway/ws/wstest"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -55,54 +56,16 @@ func ask(id, size int) []byte {
 	return append(b, bytes.Repeat([]byte(" "), max(0, size-len(b)))...)
 }
 
-// Opcodes of RFC 6455, section 5.2.
+// What a client sends, in short words, for there are many of them.
 const (
-	cont, txt, bin     = 0x0, 0x1, 0x2
-	clos, ping_, pong_ = 0x8, 0x9, 0xA
-	fin                = 0x80
+	cont, txt, bin     = wstest.Cont, wstest.Text, wstest.Binary
+	clos, ping_, pong_ = wstest.Close, wstest.Ping, wstest.Pong
+	fin, rsv1          = wstest.Fin, wstest.RSV1
 )
 
-// clientFrame is a frame as RFC 6455, section 5.2 has it, masked, its length in
-// as few bytes as it takes.
-func clientFrame(first byte, payload []byte) []byte {
-	width := 0
-	switch n := len(payload); {
-	case n > 0xFFFF:
-		width = 8
-	case n > 125:
-		width = 2
-	}
-	return wideFrame(first, payload, width)
-}
-
-// wideFrame has its length in width bytes behind the second: 0, 2 or 8.
-func wideFrame(first byte, payload []byte, width int) []byte {
-	n := len(payload)
-	b := []byte{first}
-	switch width {
-	case 0:
-		b = append(b, 0x80|byte(n))
-	case 2:
-		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
-	case 8:
-		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
-	}
-	mask := [4]byte{0x37, 0xfa, 0x21, 0x3d}
-	b = append(b, mask[:]...)
-	for i, c := range payload {
-		b = append(b, c^mask[i%4])
-	}
-	return b
-}
-
-// bare is a frame without mask.
-func bare(first byte, payload string) []byte {
-	return append([]byte{first, byte(len(payload))}, payload...)
-}
-
-func closing(code int, reason string) []byte {
-	return clientFrame(fin|clos, append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...))
-}
+var (
+	clientFrame, wideFrame, unmasked, closing = wstest.ClientFrame, wstest.WideFrame, wstest.Unmasked, wstest.ClosingFrame
+)
 
 // split sends b one byte a write.
 func split(b []byte) [][]byte {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
 const (
@@ -72,4 +73,4 @@ func (s *server) check(c *conn, now time.Time) {
 	}
 }
 
-var pingFrame = controlFrame(opPing, nil)
+var pingFrame = ws.Control(ws.Ping, nil)

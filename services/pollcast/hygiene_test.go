@@ -32,6 +32,8 @@ func TestDependencies(t *testing.T) {
 		{"services/gateway", "github.com/afex/", "breakers stand where calls are made: in the poller"},
 		{"services/gateway", module + "services/poller", "they meet in NATS and in pollcast only"},
 		{"services/gateway", module + "services/hostrpc", "a gateway knows no upstream"},
+		{"services/gateway/ws", module, "WebSocket is bytes; it knows nothing of ours"},
+		{"services/gateway/ws", "net", "WebSocket is bytes, without a socket"},
 		{"services/poller", "github.com/gorilla/", "clients are the gateway's"},
 		{"services/poller", module + "services/gateway", "they meet in NATS and in pollcast only"},
 		{"services/poller", module + "services/hostrpc", "hostrpc is an upstream like any other"},
@@ -77,16 +79,33 @@ var rooms = map[string]string{
 	"clock/clocktest": "clock",
 }
 
-// The packages of the poller import each other in one direction only.
+// gatewayRooms is the same of the gateway.
+var gatewayRooms = map[string]string{
+	"ws":          "",
+	"ws/wstest":   "",
+	"console":     "",
+	".":           "ws console",
+	"cmd/gateway": ".",
+}
+
+// The packages of a service import each other in one direction only.
 func TestRooms(t *testing.T) {
+	checkRooms(t, "services/poller", "source/", rooms) // source: drivers and their tests
+	checkRooms(t, "services/gateway", "bench", gatewayRooms)
+}
+
+// checkRooms compares the imports of a service's packages with those that they
+// may have. It skips the packages whose path begins with skip.
+func checkRooms(t *testing.T, service, skip string, rooms map[string]string) {
+	t.Helper()
 	seen := map[string]bool{}
 	for path, file := range goFiles(t, parser.ImportsOnly) {
-		room, ok := strings.CutPrefix(filepath.Dir(path), "services/poller")
+		room, ok := strings.CutPrefix(filepath.Dir(path), service)
 		if !ok || strings.HasSuffix(path, "_test.go") {
 			continue
 		}
 		room = cmp.Or(strings.TrimPrefix(room, "/"), ".")
-		if strings.HasPrefix(room, "source/") { // drivers and their tests
+		if strings.HasPrefix(room, skip) {
 			continue
 		}
 		may, known := rooms[room]
@@ -99,7 +118,7 @@ func TestRooms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			other, ok := strings.CutPrefix(name, module+"services/poller")
+			other, ok := strings.CutPrefix(name, module+service)
 			if other = cmp.Or(strings.TrimPrefix(other, "/"), "."); ok && !slices.Contains(strings.Fields(may), other) {
 				t.Errorf("%s imports %s: %s may import only %q", path, other, room, may)
 			}
@@ -107,7 +126,7 @@ func TestRooms(t *testing.T) {
 	}
 	for room := range rooms {
 		if !seen[room] {
-			t.Errorf("there is no package %s", room)
+			t.Errorf("there is no package %s in %s", room, service)
 		}
 	}
 }
