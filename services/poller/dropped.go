@@ -7,14 +7,20 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/throttle"
-	"github.com/pollcast/pollcast/services/poller/poll"
+)
+
+const (
+	// droppedEvery is the time between two checks of what the stream has dropped.
+	droppedEvery = 10 * time.Second
+	// droppedSaid is the least time between two log lines about it.
+	droppedSaid = 5 * time.Minute
 )
 
 // droppedValues has values stored again that a full stream has dropped. It belongs to
 // one goroutine.
 type droppedValues struct {
 	sources func() []*supervisor
-	every   time.Duration // between two checks; 0: poll.DroppedEvery
+	every   time.Duration // between two checks; 0: droppedEvery
 	log     *slog.Logger
 
 	checkedAt time.Time
@@ -26,7 +32,7 @@ type droppedValues struct {
 // the stream.
 func (d *droppedValues) check(stream bus.StreamState) {
 	now := time.Now()
-	if now.Sub(d.checkedAt) < cmp.Or(d.every, poll.DroppedEvery) {
+	if now.Sub(d.checkedAt) < cmp.Or(d.every, droppedEvery) {
 		return
 	}
 	d.checkedAt = now
@@ -38,7 +44,7 @@ func (d *droppedValues) check(stream bus.StreamState) {
 			d.values += p.StoreAgain(stream.FirstSeq, now)
 		}
 	}
-	if d.values > 0 && d.line.Pass(now, poll.DroppedSaid) > 0 {
+	if d.values > 0 && d.line.Pass(now, droppedSaid) > 0 {
 		d.log.Warn("the stream is full and has dropped values that do not change; they are stored again. "+
 			"Raise nats.maxBytes", "values", d.values)
 		d.values = 0

@@ -58,7 +58,7 @@ type Poller struct {
 	ready atomic.Bool // Run has started the sources, and has not ended
 
 	publishTimeout time.Duration // of one message to NATS; 0: record.PublishTimeout. Tests set it
-	droppedEvery   time.Duration // between checks for dropped values; 0: poll.DroppedEvery. Tests set it
+	droppedEvery   time.Duration // between checks for dropped values; 0: droppedEvery. Tests set it
 }
 
 // ErrRan is returned by a second Run.
@@ -178,7 +178,7 @@ func (p *Poller) Run(ctx context.Context) error {
 // publisher makes the publisher that all sources share.
 func (p *Poller) publisher() *record.Publisher {
 	return &record.Publisher{
-		Conn: p.link.conn.Load(), Names: p.link.names, Places: make(record.Places, record.MaxPuts),
+		Conn: p.link.conn.Load(), Names: p.link.names, Places: make(record.Places, record.MaxPlaces),
 		Metrics: p.metrics.record, Repair: p.link.repair, Timeout: p.publishTimeout, KeepDeleted: poll.KeepDeleted,
 	}
 }

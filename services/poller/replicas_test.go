@@ -81,19 +81,19 @@ func TestZombieIsRefused(t *testing.T) {
 	}
 	old := &lease.Tenure{Fence: 0, Start: time.Now()}
 	old.Renewed(old.Start, time.Hour)
-	var st record.Stored
-	st.Learn(polls["host.system.status"], nil)
+	var st record.State
+	st.Learn(polls["host.system.status"])
 	seq := polls["host.system.status"].FreshSeq
 	w.fresh("a newer record", func(*event.Freshness) bool { return true })
 	w.fresh("a newer record", func(*event.Freshness) bool { return true })
 	late := record.Job{
-		Topic: "host.system.status", Known: st, Tenure: old, Slot: time.Now(),
-		Event: &event.Event{Topic: "host.system.status", Poll: "host.system.status", Data: []byte(`"late"`), AsOf: time.Now(), ChangedAt: time.Now()},
+		Topic: "host.system.status", Known: st, Tenure: old,
+		Changes: []*record.Change{{Slot: time.Now(), Event: &event.Event{Topic: "host.system.status", Poll: "host.system.status", Data: []byte(`"late"`), AsOf: time.Now(), ChangedAt: time.Now()}}},
 	}
 	if _, err := pub.Put(t.Context(), late); !errors.Is(err, lease.ErrFenced) {
 		t.Errorf("late event: %v, want %v", err, lease.ErrFenced)
 	}
-	late.Event, late.Fresh = nil, &event.Freshness{Poll: late.Topic, CheckedAt: time.Now()}
+	late.Changes, late.Fresh = nil, &event.Freshness{Poll: late.Topic, CheckedAt: time.Now()}
 	if _, err := pub.Put(t.Context(), late); !errors.Is(err, lease.ErrFenced) {
 		t.Errorf("late freshness: %v, want %v", err, lease.ErrFenced)
 	}
@@ -118,7 +118,7 @@ func TestZombieIsRefused(t *testing.T) {
 		}
 		newer := &lease.Tenure{Fence: fence + 1000, Start: time.Now()}
 		newer.Renewed(newer.Start, time.Hour)
-		late.Known, late.Tenure = record.Stored{Guard: last.Seq}, newer
+		late.Known, late.Tenure = record.State{Guard: last.Seq}, newer
 		late.Fresh = &event.Freshness{Poll: late.Topic, CheckedAt: time.Now(), Stale: true, Reason: event.Timeout}
 		if _, err = pub.Put(t.Context(), late); err == nil {
 			break

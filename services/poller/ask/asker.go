@@ -39,15 +39,5 @@ type Asker struct {
 	panicked sync.Once // a panic was logged
 }
 
-// OwnTopic is the token of a poll's own topic among the tokens of its keys. A poll that
-// has keys now has a value there if it had no keys in an earlier configuration. No key
-// has an empty token.
-const OwnTopic = ""
-
 // KeyTopic returns the topic of a key, given by its token.
-func (a *Asker) KeyTopic(token string) string {
-	if token == OwnTopic {
-		return a.Topic
-	}
-	return a.Topic + "." + token
-}
+func (a *Asker) KeyTopic(token string) string { return a.Topic + "." + token }

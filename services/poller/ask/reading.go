@@ -34,14 +34,14 @@ type Reading struct {
 type finished struct {
 	Value  json.RawMessage // compact; nil for a poll with keys
 	Digest jq.Digest       // of Value
-	Items  []finishedItem  // of a poll with keys
+	Items  []FinishedItem  // of a poll with keys
 	Mark   any             // what must advance from value to value; nil if nothing must
 	Seed   any             // the mark of the value before, if Before asked for it
 	Head   int64           // of a sequence that the poll follows
 }
 
-// finishedItem is the value of one key.
-type finishedItem struct {
+// FinishedItem is the value of one key.
+type FinishedItem struct {
 	jq.Item
 	Digest jq.Digest // of its value
 }
@@ -164,8 +164,8 @@ func (a *Asker) shape(ctx context.Context, raw json.RawMessage, prev Before) (ou
 }
 
 // finishItems makes the values of all keys ready to publish.
-func (a *Asker) finishItems(items []jq.Item, prev map[string]Earlier) ([]finishedItem, error) {
-	out := make([]finishedItem, len(items))
+func (a *Asker) finishItems(items []jq.Item, prev map[string]Earlier) ([]FinishedItem, error) {
+	out := make([]FinishedItem, len(items))
 	for i, it := range items {
 		if err := topic.Check(a.KeyTopic(it.Token)); err != nil {
 			return nil, inItem(i, it, &jq.RedactedError{Public: "the key makes no topic", Full: err.Error()})

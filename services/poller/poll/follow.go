@@ -9,124 +9,75 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/ask"
 	"github.com/pollcast/pollcast/services/poller/clock"
+	"github.com/pollcast/pollcast/services/poller/jq"
 	"github.com/pollcast/pollcast/services/poller/record"
 	"github.com/pollcast/pollcast/services/poller/walk"
 )
 
-// A poll that follows publishes every position of a sequence once, in order.
-// Where it is, only the stream knows: in the position of the topic's last
-// event, or, when a full stream has dropped that, in the freshness record. So a
-// tick asks for nothing more while something is not stored, and a new owner
-// first makes the stream refuse the old one (its freshness record is the guard
-// of every event, see publish.go), then looks at the stream's leader, and only
-// then walks on. What was read and not stored is read again.
-
-// follower is what a poll that follows needs beside a poll.
-type Follower struct {
+// following is the kind that publishes every position of a sequence once, in order.
+//
+// Only the stream knows where it is: in the position of the topic's last event or, when
+// a full stream has dropped that, in the freshness record. So a tick asks for nothing
+// more while something is not stored. A new lease holder first makes the stream refuse
+// the old one, then reads the stream, and only then walks on. What was read and not
+// stored is read again.
+type following struct {
 	*walk.Sequence
+	p *Poll
 
-	// Guarded by the poll's mu.
-	At    walk.Cursor    // stored
+	copy  record.Copy    // of the topic
+	at    walk.Cursor    // stored
 	queue []*record.Step // to be stored next, in this order
-	// starved says that a tick could not walk before the stream was read.
-	starved  bool
-	out      walk.Walked // the last
-	asked    bool        // there was one
-	headAt   time.Time   // when the head was asked for that the last walk reached; zero: it did not
-	reached  time.Time   // the last such time of which all is stored
-	still    bool        // the head stands still
-	lowSince time.Time   // when the head was first below the position; zero: it is not
+	// waiting: a tick could not walk before the stream was read.
+	waiting   bool
+	out       walk.Walked // the last walk
+	walked    bool        // there was one
+	progress  jq.Progress // of the head
+	still     bool        // the head has not advanced
+	changedAt time.Time   // of the last step that is stored
+	// headAt is when the head was asked for that the last walk reached; zero: it did not.
+	headAt   time.Time
+	reached  time.Time // the last such time of which all is stored
+	lowSince time.Time // when the head was first below the position; zero: it is not
 }
 
-// resume takes the walk up under a new tenure. What was read and not stored is
-// read again.
-func (f *Follower) resume(r record.Recovered, now time.Time) {
-	if r.Fresh != nil && !r.Fresh.Stale {
-		f.reached = clock.Later(f.reached, clock.Anchor(r.Fresh.AsOf, now))
-	}
-	f.queue, f.starved, f.headAt, f.lowSince = nil, false, time.Time{}, time.Time{}
-	f.out = walk.Walked{}
-	f.learn(r.Event)
-	if at := r.Place; at != nil && (!f.At.Known || at.Version > f.At.Version) {
-		f.At = walk.Cursor{Known: true, Position: at.Position, Version: at.Version}
-		if at.By == f.Follow.ID {
-			f.At.Id = string(at.ID)
-		}
-	}
-}
+func (f *following) before() ask.Before { return ask.Before{} }
 
-// place is where the walk is, for the next owner; nil while nothing is stored.
-func (f *Follower) place() *event.Place {
-	if !f.At.Known {
-		return nil
-	}
-	at := &event.Place{Position: f.At.Position, Version: f.At.Version}
-	if f.At.Id != "" {
-		at.ID, at.By = json.RawMessage(f.At.Id), f.Follow.ID
-	}
-	return at
-}
-
-// inherit takes over where a walk with another configuration is.
-func (f *Follower) inherit(old *Follower) {
-	f.At, f.out, f.asked, f.reached = old.At, old.out, old.asked, old.reached
-	if f.Follow.ID != old.Follow.ID {
-		f.At.Id = ""
-	}
-}
-
-// learn brings the walk to the last event that the stream holds. What memory
-// has above it, because the stream was made anew, stays.
-func (f *Follower) learn(e *event.Event) {
-	if e == nil || e.Position == nil {
-		return
-	}
-	// One of ours, whose acknowledgement was lost?
-	if i := slices.IndexFunc(f.queue, func(s *record.Step) bool {
-		return s.Event.Version == e.Version && *s.Event.Position == *e.Position && s.Event.Reorganised == e.Reorganised
-	}); i >= 0 {
-		f.advance(i + 1)
-		return
-	}
-	if !f.At.Known || e.Version > f.At.Version {
-		f.At, f.queue = f.CursorOf(context.Background(), e), nil
-	}
-}
-
-// advance moves over n steps of the queue, which are stored.
-func (f *Follower) advance(n int) {
-	if n == 0 {
-		return
-	}
-	last := f.queue[n-1]
-	f.At = walk.Cursor{Known: true, Position: *last.Event.Position, Id: last.Id, Version: last.Event.Version}
-	f.queue = f.queue[n:]
-}
-
-// walkFrom is what the next tick may walk.
-func (p *Poll) walkFrom(now time.Time) walk.From {
-	f := p.Follow
-	from := walk.From{At: f.At}
-	switch f.starved = !p.Stored.Synced; {
+func (f *following) plan(now time.Time) fetch {
+	from := walk.From{At: f.at}
+	synced := f.p.outbox.state.Sync == record.Synced
+	switch f.waiting = !synced; {
 	case len(f.queue) > 0:
 		from.Why = "what was found before is not stored yet"
-	case p.Stored.Synced:
+	case synced:
 		from.Room = f.Follow.MaxPerTick
 	}
 	if !f.lowSince.IsZero() {
 		from.Low = now.Sub(f.lowSince)
 	}
-	return from
+	return func(ctx context.Context, r *ask.Reading, t ask.Tick, begin time.Time) *walk.Walked {
+		w := walk.Walker{Asker: f.p.Asker, Sequence: f.Sequence, Stream: f.p.host.Stream().ReadBack}
+		return new(w.Walk(ctx, r, from, t, begin))
+	}
 }
 
-// takeWalk keeps what a tick has found, also one that failed at a later
-// position.
-func (p *Poll) takeWalk(r ask.Reading, w walk.Walked, now time.Time) {
-	f := p.Follow
-	if w.From != f.At { // the stream turned out to hold something else
+func (f *following) standsStill(r ask.Reading, _ time.Time) bool {
+	within := f.p.Config.MustAdvance.Within
+	f.still = within > 0 && f.progress.Observe(int(r.Head), r.Sent, within)
+	return f.still
+}
+
+func (f *following) keep(r ask.Reading, w *walk.Walked, now time.Time) {
+	if r.Failure != nil {
+		f.still = false
+	}
+	if w == nil {
+		w = new(walk.Walked)
+	}
+	if w.From != f.at { // the stream turned out to hold something else
 		return
 	}
-	f.out, f.headAt, f.asked = w, time.Time{}, f.asked || r.Failure == nil
+	f.out, f.headAt, f.walked = *w, time.Time{}, f.walked || r.Failure == nil
 	f.queue = append(f.queue, w.Steps...)
 	f.out.Steps = nil
 	if r.Failure != nil {
@@ -143,69 +94,47 @@ func (p *Poll) takeWalk(r ask.Reading, w walk.Walked, now time.Time) {
 	}
 	for _, s := range w.Steps {
 		if s.Event.Reorganised {
-			p.Log.Warn("positions taken back: the sequence was reorganised or has shrunk", "to", *s.Event.Position, "head", r.Head)
+			f.p.Log.Warn("positions taken back: the sequence was reorganised or has shrunk",
+				"to", *s.Event.Position, "head", r.Head)
 		}
 	}
 }
 
-// reflectWalk says what is so after a tick without a failure, and when what it
-// found is stored: the value is fresh when the head was reached, and for maxAge
-// after that, while the walk catches up.
-func (p *Poll) reflectWalk(now time.Time) {
-	f := p.Follow
+func (f *following) take(r ask.Reading) {
+	f.p.topics.retain(r, func(string) bool { return false })
+}
+
+// verdict is what is so after a tick without a failure, and when what it found is
+// stored: the value is fresh when the head was reached, and for maxAge after that,
+// while the walk catches up.
+func (f *following) verdict(now time.Time) (verdict, bool) {
 	if len(f.queue) == 0 && !f.headAt.IsZero() {
-		p.Good.AsOf, f.reached, f.headAt = f.headAt, f.headAt, time.Time{}
+		f.p.trust.asOf, f.reached, f.headAt = f.headAt, f.headAt, time.Time{}
 	}
-	if breaker, _, _ := p.Upstreams.State(); breaker != event.Closed || p.failures > 0 {
-		return
+	if state, _, _ := f.p.Upstreams.State(); state != event.Closed || f.p.trust.failures > 0 {
+		return verdict{}, false
 	}
-	switch behind := now.Sub(f.reached) > p.Config.MaxAge; {
+	switch behind := now.Sub(f.reached) > f.p.Config.MaxAge; {
 	case f.still:
-		p.markStale(event.NotAdvancing, p.standsStill(), now)
+		return f.p.notAdvancing(), true
 	case !behind:
-		p.markFresh(now)
-	case !f.headAt.IsZero(): // as soon as it is stored
-	case f.out.Why != "":
-		p.markStale(event.NotAdvancing, "behind the head: "+f.out.Why, now)
+		return fresh, true
+	case f.headAt.IsZero() && f.out.Why != "":
+		return stale(event.NotAdvancing, "behind the head: "+f.out.Why), true
 	}
+	return verdict{}, false // it will be fresh as soon as all is stored
 }
 
-// settleWalk learns how publishing went.
-func (p *Poll) settleWalk(d PutDone, now time.Time) {
-	f := p.Follow
-	n := 0
-	for n < len(f.queue) && f.queue[n].Done {
-		n++
-	}
-	if n > 0 {
-		p.Good.ChangedAt, p.Good.AsOf = f.queue[n-1].Event.ChangedAt, f.queue[n-1].Sent
-	}
-	f.advance(n)
-	if found := p.Stored.Recovered; found != nil {
-		f.learn(found.Event)
-		p.Good.AsOf = clock.Later(p.Good.AsOf, clock.Anchor(found.AsOf(), now))
-		p.Stored.Recovered = nil
-	}
-	if p.Stored.Synced && f.starved {
-		f.starved, p.extraAt = false, now
-	}
-	if len(f.queue) == 0 && !f.headAt.IsZero() {
-		p.reflectWalk(now)
-	}
-}
-
-// nextWalk adds the walk's part to a job: first the fence with a look at the
-// stream, then the steps, then, when they are stored, the freshness they make.
-func (p *Poll) nextWalk(j *record.Job, now time.Time) {
-	f := p.Follow
-	j.Place = f.place()
+// add adds first the fence, then the steps, then, when they are stored, the freshness
+// that follows from them.
+func (f *following) add(j *record.Job, now time.Time) {
+	j.Changes, j.Place, j.Version = f.p.topics.changes(now), f.place(), f.copy.Version
 	switch {
-	case !p.Stored.Synced:
+	case j.Known.Sync != record.Synced:
 		if j.Fresh == nil {
-			fresh := p.record(now)
-			j.Fresh, j.Circuits = &fresh, p.Upstreams.Memos()
+			j.Fresh, j.Circuits = new(f.p.freshness(now)), f.p.Upstreams.Memos()
 		}
-		j.Fence = j.Fresh
+		j.Fence, j.Keys = j.Fresh, len(f.p.topics.byToken) > 0
 	case len(f.queue) > 0:
 		j.Steps, j.Fresh = f.queue, nil
 		for _, s := range j.Steps {
@@ -215,13 +144,134 @@ func (p *Poll) nextWalk(j *record.Job, now time.Time) {
 	}
 }
 
-// tell adds to a status where the walk is.
-func (f *Follower) addStatus(s *Status) {
-	if f.At.Known {
-		s.Position = new(f.At.Position)
+func (f *following) settle(r *record.Recovered, now time.Time) {
+	n := 0
+	for n < len(f.queue) && f.queue[n].Stored {
+		n++
 	}
-	if f.asked {
+	if n > 0 {
+		f.changedAt, f.p.trust.asOf = f.queue[n-1].Event.ChangedAt, f.queue[n-1].Sent
+	}
+	f.advance(n)
+	if r != nil {
+		f.learn(*r)
+		f.p.trust.recover(r.Own().AsOf(), now)
+		f.learnKeys(*r, r.Keys == nil, now)
+	}
+	if f.p.outbox.state.Sync == record.Synced && f.waiting {
+		f.waiting, f.p.ticks.extraAt = false, now
+	}
+	if len(f.queue) == 0 && !f.headAt.IsZero() {
+		if v, ok := f.verdict(now); ok {
+			f.p.judge(v, now)
+		}
+	}
+}
+
+func (f *following) resume(r record.Recovered, now time.Time) {
+	if r.Fresh != nil && !r.Fresh.Stale {
+		f.reached = clock.Later(f.reached, clock.Anchor(r.Fresh.AsOf, now))
+	}
+	f.queue, f.waiting, f.headAt, f.lowSince = nil, false, time.Time{}, time.Time{}
+	f.out = walk.Walked{}
+	f.learn(r)
+	if at := r.Place; at != nil {
+		f.copy.Version = max(f.copy.Version, at.Version)
+		if !f.at.Known || at.Version > f.at.Version {
+			f.at = walk.Cursor{Known: true, Position: at.Position, Version: at.Version}
+			if at.By == f.Follow.ID {
+				f.at.ID = string(at.ID)
+			}
+		}
+	}
+	f.learnKeys(r, false, now)
+	t := &f.p.trust
+	t.recover(r.Own().AsOf(), now)
+	if r.Fresh != nil {
+		t.recover(r.Fresh.AsOf, now)
+	} else if !t.known && t.asOf.IsZero() {
+		t.set(stale(event.PollerSilent, ""), now) // for the record that fences
+	}
+}
+
+// learnKeys learns what an earlier configuration has left of keys.
+func (f *following) learnKeys(r record.Recovered, ownOnly bool, now time.Time) {
+	r.Event = nil
+	f.p.topics.learn(r, ownOnly, time.Time{}, now)
+}
+
+// learn brings the walk to the last event that the stream holds. What memory has above
+// it, because the stream was made anew, stays.
+func (f *following) learn(r record.Recovered) {
+	f.copy.Learn(r.Own(), nil)
+	e := r.Event
+	if e == nil || e.Position == nil {
+		return
+	}
+	// One of ours, whose acknowledgement was lost?
+	if i := slices.IndexFunc(f.queue, func(s *record.Step) bool {
+		return s.Event.Version == e.Version && *s.Event.Position == *e.Position && s.Event.Reorganised == e.Reorganised
+	}); i >= 0 {
+		f.advance(i + 1)
+		return
+	}
+	if !f.at.Known || e.Version > f.at.Version {
+		f.at, f.queue = f.CursorOf(context.Background(), e), nil
+	}
+}
+
+// advance moves over n steps of the queue, which are stored.
+func (f *following) advance(n int) {
+	if n == 0 {
+		return
+	}
+	last := f.queue[n-1]
+	f.at = walk.Cursor{Known: true, Position: *last.Event.Position, ID: last.ID, Version: last.Event.Version}
+	f.copy.Version = max(f.copy.Version, last.Event.Version)
+	f.queue = f.queue[n:]
+}
+
+// place is where the walk is, for the next holder; nil while nothing is stored.
+func (f *following) place() *event.Place {
+	if !f.at.Known {
+		return nil
+	}
+	at := &event.Place{Position: f.at.Position, Version: f.at.Version}
+	if f.at.ID != "" {
+		at.ID, at.By = json.RawMessage(f.at.ID), f.Follow.ID
+	}
+	return at
+}
+
+func (f *following) inherit(old kind) bool {
+	o, ok := old.(*following)
+	if !ok {
+		return false
+	}
+	f.copy, f.at, f.out, f.walked, f.reached, f.changedAt = o.copy, o.at, o.out, o.walked, o.reached, o.changedAt
+	if f.Follow.ID != o.Follow.ID {
+		f.at.ID = ""
+	}
+	if f.p.Config.MustAdvance == o.p.Config.MustAdvance && f.p.Config.Select == o.p.Config.Select {
+		f.progress = o.progress
+	}
+	return true
+}
+
+func (f *following) addTo(s *Status) {
+	s.ChangedAt, s.Version = f.changedAt, f.copy.Version
+	if f.at.Known {
+		s.Position = new(f.at.Position)
+	}
+	if f.walked {
 		s.Head = new(f.out.Head)
 	}
 	s.Unpublished = s.Unpublished || len(f.queue) > 0
+}
+
+func (f *following) restored() int {
+	if f.at.Known {
+		return 1 + f.p.topics.live()
+	}
+	return f.p.topics.live()
 }

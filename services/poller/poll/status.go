@@ -8,7 +8,7 @@ import (
 	"github.com/pollcast/pollcast/services/poller/history"
 )
 
-// PollStatus is one poll.
+// Status is one poll. It holds no secrets, and of values only what an expression stumbled over.
 type Status struct {
 	Poll                string       `json:"poll"`
 	IntervalMs          int64        `json:"intervalMs"`
@@ -40,24 +40,43 @@ type Status struct {
 	Log []string `json:"log"`
 }
 
-// look is the poll's status now, without its attempts and its log; nil if it was
-// never run.
+// Status is the poll's status now, without its attempts and its log; nil if it never
+// ran.
 func (p *Poll) Status() *Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.begun {
+	if !p.ran {
 		return nil
 	}
-	now := clock.Now()
+	now, t := clock.Now(), &p.trust
 	s := &Status{
-		Poll: p.Topic, IntervalMs: p.Config.Interval.Milliseconds(), TimeoutMs: p.Config.Timeout.Milliseconds(), MaxAgeMs: p.Config.MaxAge.Milliseconds(),
-		Stale: p.stale || !p.known, Reason: p.reason, Detail: p.whole.For(p.detail), ConsecutiveFailures: p.failures,
-		AsOf: clock.WallTime(p.Good.AsOf, now), ChangedAt: p.Good.ChangedAt, Version: p.Stored.Version, Unpublished: p.retry.Failing() || p.Unstored() || len(p.keyJobs(now)) > 0,
-		LastOutcome: p.last.outcome, LastAt: clock.Stamp(p.last.at), LastTookMs: float64(p.last.took.Microseconds()) / 1000,
-		Skipped: p.skipped, Keys: p.Live(),
+		Poll: p.Topic, IntervalMs: p.Config.Interval.Milliseconds(),
+		TimeoutMs: p.Config.Timeout.Milliseconds(), MaxAgeMs: p.Config.MaxAge.Milliseconds(),
+		Stale: t.stale || !t.known, Reason: t.reason, Detail: t.full.For(t.detail), ConsecutiveFailures: t.failures,
+		AsOf:        clock.WallTime(t.asOf, now),
+		Unpublished: p.outbox.retry.Failing() || len(p.topics.changes(now)) > 0,
+		LastOutcome: p.last.outcome, LastAt: clock.Stamp(p.last.at),
+		LastTookMs: float64(p.last.took.Microseconds()) / 1000, Skipped: p.ticks.skipped,
 	}
-	if p.Follow != nil {
-		p.Follow.addStatus(s)
-	}
+	p.kind.addTo(s)
 	return s
+}
+
+// AddHistory completes a status with the last attempts and the log.
+func (p *Poll) AddHistory(s *Status) {
+	s.Attempts, s.Log = p.attempts.List(p.Upstreams.Names()), p.lines.List()
+}
+
+// Restored counts the values that are known.
+func (p *Poll) Restored() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kind.restored()
+}
+
+// Topics counts the topics that are remembered, also those whose keys are gone.
+func (p *Poll) Topics() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.topics.byToken)
 }

@@ -1,46 +1,50 @@
 package record
 
-import (
-	"time"
-)
+import "time"
 
-// idle is a wait that does not end by itself.
-const Idle = time.Hour
+// Never is a wait that does not end by itself.
+const Never = time.Hour
 
-// backoff spaces the attempts to publish while they fail: 250 ms, doubled up
-// to 4 s. The zero value is ready.
+// Backoff spaces attempts to publish while they fail: 250 ms, doubled up to 4 s. The
+// zero value is ready.
 type Backoff struct {
-	At       time.Time // not before
-	n        int       // failures in a row
-	stumbles int       // attempts in a row that only found the stream changed
+	notBefore time.Time
+	failures  int // in a row
+	repeats   int // attempts in a row that only found that the stream has changed
 }
 
-func (b *Backoff) Failing() bool { return b.n > 0 }
+// Failing says that the last attempt failed.
+func (b *Backoff) Failing() bool { return b.failures > 0 }
 
+// Fail notes a failure.
 func (b *Backoff) Fail(now time.Time) {
-	b.At = now.Add(250 * time.Millisecond << min(b.n, 4))
-	b.n++
+	b.notBefore = now.Add(250 * time.Millisecond << min(b.failures, 4))
+	b.failures++
 }
 
-// stumble is no failure at first: the next attempt knows better.
-func (b *Backoff) Stumble(now time.Time) {
-	if b.stumbles++; b.stumbles > 3 {
+// Repeat notes an attempt that found the stream changed. The next attempt knows better,
+// so that only the fourth in a row is a failure.
+func (b *Backoff) Repeat(now time.Time) {
+	if b.repeats++; b.repeats > 3 {
 		b.Fail(now)
 	}
 }
 
-// before is the earlier of at and the next attempt, if there is one to wait for.
+// Hurry allows an attempt now.
+func (b *Backoff) Hurry() { b.notBefore = time.Time{} }
+
+// Before is the earlier of at and the next attempt, if one waits.
 func (b *Backoff) Before(at, now time.Time) time.Time {
-	if b.At.After(now) && b.At.Before(at) {
-		return b.At
+	if b.notBefore.After(now) && b.notBefore.Before(at) {
+		return b.notBefore
 	}
 	return at
 }
 
-// left is how long to wait; idle when there is nothing to wait for.
-func (b *Backoff) Left(now time.Time) time.Duration {
-	if d := b.At.Sub(now); d > 0 {
+// Wait is how long to wait for the next attempt; Never when none waits.
+func (b *Backoff) Wait(now time.Time) time.Duration {
+	if d := b.notBefore.Sub(now); d > 0 {
 		return d
 	}
-	return Idle
+	return Never
 }

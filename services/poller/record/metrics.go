@@ -40,6 +40,8 @@ func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.publishedTotal, m.publishErrors, m.publishSeconds}
 }
 
+func (m *Metrics) failed(kind string) { m.publishErrors.WithLabelValues(kind).Inc() }
+
 func (m *Metrics) published(kind string, took time.Duration) {
 	m.publishedTotal.WithLabelValues(kind).Inc()
 	m.publishSeconds.Observe(took.Seconds())

@@ -1,20 +1,19 @@
 package record
 
-import (
-	"context"
-)
+import "context"
 
-// places bounds the publishes that are under way at once, over all sources: when
-// thousands of polls begin together, calls must not wait for the machine to be
-// done with what they all have to say. nil is no bound.
+// Places bounds the publishes that are under way at once, over all sources: when
+// thousands of polls begin together, calls must not wait until the machine has
+// published all values. A nil Places is no bound.
 type Places chan struct{}
 
-// maxPuts is their number, enough for 5,000 records a second when NATS takes
+// MaxPlaces is their usual number, enough for 5,000 records a second when NATS takes
 // 50 ms for each.
-const MaxPuts = 256
+const MaxPlaces = 256
 
-// take waits for a place; in is false if ctx ended before there was one.
-func (at Places) Take(ctx context.Context) (waited, in bool) {
+// Enter waits for a place; in is false if ctx ended before there was one. Leave gives it
+// back.
+func (at Places) Enter(ctx context.Context) (waited, in bool) {
 	if at == nil {
 		return false, true
 	}
@@ -31,13 +30,9 @@ func (at Places) Take(ctx context.Context) (waited, in bool) {
 	}
 }
 
-func (at Places) Give() {
+// Leave gives a place back.
+func (at Places) Leave() {
 	if at != nil {
 		<-at
 	}
 }
-
-// enter waits for a place; in is false if ctx ended before there was one.
-func (p *Publisher) Enter(ctx context.Context) (waited, in bool) { return p.Places.Take(ctx) }
-
-func (p *Publisher) Leave() { p.Places.Give() }

@@ -23,27 +23,30 @@ func TestSlotAgain(t *testing.T) {
 	pub := &Publisher{Conn: s.Bus(), Names: names, Metrics: m, KeepDeleted: time.Hour}
 	ten := &lease.Tenure{Fence: 5, Start: time.Now()}
 	ten.Renewed(ten.Start, time.Hour)
-	var st Stored
+	var st State
+	var known Copy
 	put := func(value string, slot time.Time) error {
 		d, err := jq.DigestOf([]byte(value), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		st, err = pub.Put(t.Context(), Job{
-			Topic: "a.b", Digest: d, Slot: slot, Known: st, Tenure: ten,
+		c := &Change{
+			Digest: d, Slot: slot, Known: known,
 			Event: &event.Event{Topic: "a.b", Poll: "a.b", Data: []byte(value), AsOf: slot, ChangedAt: slot},
-		})
+		}
+		st, err = pub.Put(t.Context(), Job{Topic: "a.b", Changes: []*Change{c}, Known: st, Tenure: ten})
+		known = c.Known
 		return err
 	}
 	slot := clock.Stamp(time.Now())
 	if err := errors.Join(put("1", slot), put("2", slot.Add(time.Second))); err != nil {
 		t.Fatal(err)
 	}
-	if err := put("1", slot); !errors.Is(err, ErrSlotTaken) || st.Version != 2 {
-		t.Errorf("the old value in its old slot: %v, version %d; want %v", err, st.Version, ErrSlotTaken)
+	if err := put("1", slot); !errors.Is(err, ErrSlotTaken) || known.Version != 2 {
+		t.Errorf("the old value in its old slot: %v, version %d; want %v", err, known.Version, ErrSlotTaken)
 	}
-	if err := put("1", slot.Add(time.Millisecond)); err != nil || st.Version != 3 {
-		t.Errorf("in a slot of its own: %v, version %d", err, st.Version)
+	if err := put("1", slot.Add(time.Millisecond)); err != nil || known.Version != 3 {
+		t.Errorf("in a slot of its own: %v, version %d", err, known.Version)
 	}
 }
 
@@ -58,57 +61,72 @@ func TestPublish(t *testing.T) {
 	ten.Renewed(ten.Start, time.Hour)
 	slot := time.Now()
 	at := clock.Stamp(slot)
-	newJob := func(value string, known Stored) Job {
+	// held is what the stream is known to hold; put brings it up to date.
+	type held struct {
+		State
+		Copy
+	}
+	put := func(value string, known held, fence bool) (held, error) {
+		t.Helper()
 		d, err := jq.DigestOf([]byte(value), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		at = at.Add(time.Millisecond)
-		return Job{
-			Topic: "a.b", Digest: d, Slot: slot, Known: known, Tenure: ten,
+		c := &Change{
+			Digest: d, Slot: slot, Known: known.Copy,
 			Event: &event.Event{Topic: "a.b", Poll: "a.b", Data: []byte(value), AsOf: at, ChangedAt: at},
-			Fresh: &event.Freshness{Poll: "a.b", AsOf: at, CheckedAt: at, Breaker: event.Closed},
 		}
+		j := Job{Topic: "a.b", Changes: []*Change{c}, Known: known.State, Tenure: ten}
+		f := &event.Freshness{Poll: "a.b", AsOf: at, CheckedAt: at, Breaker: event.Closed}
+		if j.Fresh = f; fence {
+			j.Fence, j.Fresh = f, nil
+		}
+		known.State, err = pub.Put(t.Context(), j)
+		if known.Copy = c.Known; known.Recovered != nil {
+			known.Copy.Learn(known.Recovered.Own(), nil)
+			known.Recovered = nil
+		}
+		return known, err
 	}
-	st, err := pub.Put(t.Context(), newJob("1", Stored{}))
+	st, err := put("1", held{}, false)
 	if err != nil || st.Version != 1 || !st.Has || st.Guard == 0 || st.Fresh == nil {
 		t.Fatalf("first: %+v, %v", st, err)
 	}
 	before := st
 
 	// The acknowledgement of the event was lost: known is what was before it.
-	anew := newJob("1", Stored{Guard: before.Guard})
-	anew.Fence, anew.Fresh = anew.Fresh, nil
-	st, err = pub.Put(t.Context(), anew)
-	if !errors.Is(err, ErrAgain) || !st.Synced || st.Version != 1 || !st.Has || st.Digest != before.Digest || st.Guard <= before.Guard {
+	st, err = put("1", held{State: State{Guard: before.Guard}}, true)
+	if !errors.Is(err, ErrAgain) || st.Sync != Synced || st.Version != 1 || !st.Has || st.Digest != before.Digest || st.Guard <= before.Guard {
 		t.Errorf("after a lost acknowledgement: %+v, %v", st, err)
 	}
 	before = st
-	// The same slot again, by whoever does not know.
-	st, err = pub.Put(t.Context(), newJob("1", Stored{Guard: before.Guard}))
-	if !errors.Is(err, ErrAgain) || st.Version != 1 || !st.Has {
+	// The same slot again, by a poller that does not know: it is the same event.
+	st, err = put("1", held{State: State{Guard: before.Guard}}, false)
+	if err != nil || st.Version != 1 || !st.Has || st.Guard <= before.Guard {
 		t.Errorf("same slot, same value: %+v, %v", st, err)
 	}
+	before = st
 	// The same slot with another value.
-	st, err = pub.Put(t.Context(), newJob("2", before))
+	st, err = put("2", before, false)
 	if !errors.Is(err, ErrSlotTaken) || st.Version != 1 {
 		t.Errorf("same slot, other value: %+v, %v", st, err)
 	}
 	slot = slot.Add(time.Second)
-	if st, err = pub.Put(t.Context(), newJob("2", st)); err != nil || st.Version != 2 {
+	if st, err = put("2", st, false); err != nil || st.Version != 2 {
 		t.Errorf("next slot: %+v, %v", st, err)
 	}
 	// Somebody of our own fence has moved on.
 	slot = slot.Add(time.Second)
-	st, err = pub.Put(t.Context(), newJob("3", before))
+	st, err = put("3", before, false)
 	if !errors.Is(err, ErrAgain) || st.Version != 2 || st.Guard == before.Guard {
 		t.Errorf("behind: %+v, %v", st, err)
 	}
-	if st, err = pub.Put(t.Context(), newJob("3", st)); err != nil || st.Version != 3 {
+	if st, err = put("3", st, false); err != nil || st.Version != 3 {
 		t.Errorf("caught up: %+v, %v", st, err)
 	}
 
-	// The stream was made anew: the version goes on.
+	// The stream was made again: the version goes on.
 	if err := js.DeleteStream(t.Context(), names.Stream()); err != nil {
 		t.Fatal(err)
 	}
@@ -116,11 +134,11 @@ func TestPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	slot = slot.Add(time.Second)
-	st, err = pub.Put(t.Context(), newJob("3", st))
+	st, err = put("3", st, false)
 	if !errors.Is(err, ErrAgain) || st.Version != 3 || st.Has || st.Guard != 0 {
 		t.Errorf("a new stream: %+v, %v", st, err)
 	}
-	if st, err = pub.Put(t.Context(), newJob("3", st)); err != nil || st.Version != 4 {
+	if st, err = put("3", st, false); err != nil || st.Version != 4 {
 		t.Errorf("in the new stream: %+v, %v", st, err)
 	}
 

@@ -100,7 +100,7 @@ func TestPollKeys(t *testing.T) {
 			t.Errorf("%d keys left", n)
 		}
 	})
-	if n := len(s.r.Polls[0].Keys); n != 0 {
+	if n := s.r.Polls[0].Topics(); n != 0 {
 		t.Errorf("%d keys remembered for ever", n)
 	}
 }

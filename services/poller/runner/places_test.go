@@ -26,19 +26,19 @@ func TestPlaces(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s.T = t
-		s.places = make(record.Places, 1)
+		s.Places = make(record.Places, 1)
 		s.start()
 		defer s.end()
 		time.Sleep(4 * time.Second)
 		synctest.Wait()
-		s.places <- struct{}{}
+		s.Places <- struct{}{}
 		before, _ := s.said()
 		from := asked.Load()
 		time.Sleep(5500 * time.Millisecond)
 		if events, _ := s.said(); len(events) > len(before) || asked.Load() < from+5 {
 			t.Fatalf("%d events while no place is free, %d polls", len(events)-len(before), asked.Load()-from)
 		}
-		<-s.places
+		<-s.Places
 		synctest.Wait()
 		events, _ := s.said()
 		if len(events) != len(before)+1 {
@@ -57,9 +57,9 @@ func TestPlaces(t *testing.T) {
 		young("after several intervals")
 
 		time.Sleep(500 * time.Millisecond)
-		s.places <- struct{}{}
+		s.Places <- struct{}{}
 		time.Sleep(950 * time.Millisecond) // in which the renewal of one tick waits
-		<-s.places
+		<-s.Places
 		synctest.Wait()
 		young("after one interval")
 	})

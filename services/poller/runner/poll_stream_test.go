@@ -10,11 +10,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
-	"github.com/pollcast/pollcast/services/poller/clock"
 	"github.com/pollcast/pollcast/services/poller/config"
-	"github.com/pollcast/pollcast/services/poller/jq"
-	"github.com/pollcast/pollcast/services/poller/poll"
-	"github.com/pollcast/pollcast/services/poller/record"
 )
 
 // While the stream takes nothing, polling goes on and the newest value waits.
@@ -174,36 +170,4 @@ func TestPollTooLongForNATS(t *testing.T) {
 			t.Errorf("record %+v", f)
 		}
 	})
-}
-
-// What a new owner restores may come from a replica that lags behind: the old
-// value must not be published as a new one.
-func TestPollLaggingReplica(t *testing.T) {
-	s := newStage(t, config.Source{Polls: map[string]config.Poll{"a": {Interval: time.Hour, Method: "a"}}},
-		func(context.Context, string, string) (string, error) { return "", errFake })
-	p := s.r.Polls[0]
-	now := clock.Stamp(time.Now())
-	left := func(value string, version uint64, at time.Time) record.Recovered {
-		return record.Recovered{
-			Event: &event.Event{Topic: p.Topic, Poll: p.Topic, Data: []byte(value), Version: version, AsOf: at, ChangedAt: at, Fence: 3},
-			Fresh: &event.Freshness{Poll: p.Topic, AsOf: at, CheckedAt: at, Fence: 3}, FreshSeq: version,
-		}
-	}
-	p.Resume(left("1", 5, now.Add(-time.Minute)))
-	if p.Unstored() || string(p.Good.Value) != "1" {
-		t.Fatalf("restored %s, unstored %v", p.Good.Value, p.Unstored())
-	}
-	st := p.Stored
-	st.Learn(left("2", 6, now), nil) // what a refused publish reads at the leader
-	p.Settle(poll.PutDone{Stored: st, Err: record.ErrAgain})
-	if p.Unstored() || string(p.Good.Value) != "2" || !p.Good.AsOf.Equal(now) || p.Stored.Version != 6 {
-		t.Errorf("after the second look: %s as of %v, unstored %v, version %d", p.Good.Value, p.Good.AsOf, p.Unstored(), p.Stored.Version)
-	}
-	// A value of our own that was confirmed later stays, and is published.
-	p.Good.Take([]byte("3"), jq.Digest{3}, now.Add(time.Second), now, "u", false)
-	st.Learn(left("4", 7, now), nil)
-	p.Settle(poll.PutDone{Stored: st, Err: record.ErrAgain})
-	if !p.Unstored() || string(p.Good.Value) != "3" {
-		t.Errorf("our own: %s, unstored %v", p.Good.Value, p.Unstored())
-	}
 }

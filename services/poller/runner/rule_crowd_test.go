@@ -388,7 +388,7 @@ func (w *crowd) told() {
 // tellTurns publishes transitions.
 func (w *crowd) tellTurns(s *stage, fence uint64, quiet <-chan struct{}) {
 	for {
-		b, ok, more := s.r.breakers.head()
+		b, ok, more := s.r.queue.head()
 		if !ok {
 			select {
 			case <-more:
@@ -407,7 +407,7 @@ func (w *crowd) tellTurns(s *stage, fence uint64, quiet <-chan struct{}) {
 			u.told = append(u.told, fmt.Sprint(b.From, ">", b.To, " ", b.Failures))
 		}
 		w.mu.Unlock()
-		s.r.breakers.drop(b)
+		s.r.queue.drop(b)
 	}
 }
 
@@ -417,15 +417,16 @@ func (w *crowd) read(j record.Job) {
 	defer w.mu.Unlock()
 	now := time.Now()
 	p := w.polls[slices.IndexFunc(w.stage().r.Polls, func(p *poll.Poll) bool { return p.Topic == j.Topic })]
-	if e := j.Event; e != nil {
+	if c := own(j); c != nil {
+		e := c.Event
 		if p.event != nil && string(e.Data) == string(p.event.Data) {
 			w.t.Errorf("payload %s is sent again", e.Data)
 		}
 		if string(e.Data) != fmt.Sprintf(`"%d.%d"`, p.index, p.value) || !e.AsOf.Equal(p.sent) {
 			w.t.Errorf("event %s as of %v; the truth is %d.%d, %v", e.Data, e.AsOf, p.index, p.value, p.sent)
 		}
-		if p.version++; j.Known.Version+1 != p.version {
-			w.t.Errorf("version %d of poll %d, want %d", j.Known.Version+1, p.index, p.version)
+		if p.version++; c.Known.Version+1 != p.version {
+			w.t.Errorf("version %d of poll %d, want %d", c.Known.Version+1, p.index, p.version)
 		}
 		stored := *e
 		stored.Version = p.version

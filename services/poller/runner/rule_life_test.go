@@ -278,7 +278,8 @@ func (w *world) read(j record.Job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if e := j.Event; e != nil {
+	if c := own(j); c != nil {
+		e := c.Event
 		if w.event != nil && string(e.Data) == string(w.event.Data) {
 			w.t.Errorf("payload %s is sent again", e.Data)
 		}
@@ -286,7 +287,7 @@ func (w *world) read(j record.Job) {
 			w.t.Errorf("event %s changed %v as of %v; the truth is %d, %v, %v", e.Data, e.ChangedAt, e.AsOf, w.value, w.changed, w.sent)
 		}
 		w.version++
-		if v := j.Known.Version + 1; v != w.version {
+		if v := c.Known.Version + 1; v != w.version {
 			w.t.Errorf("version %d, want %d", v, w.version)
 		}
 		stored := *e
@@ -341,7 +342,7 @@ func (w *world) read(j record.Job) {
 // tellTurns publishes transitions.
 func (w *world) tellTurns(s *stage, fence uint64, quiet <-chan struct{}) {
 	for {
-		b, ok, more := s.r.breakers.head()
+		b, ok, more := s.r.queue.head()
 		if !ok {
 			select {
 			case <-more:
@@ -359,7 +360,7 @@ func (w *world) tellTurns(s *stage, fence uint64, quiet <-chan struct{}) {
 			w.turned = append(w.turned, fmt.Sprint(b.From, ">", b.To, " ", b.Failures))
 		}
 		w.mu.Unlock()
-		s.r.breakers.drop(b)
+		s.r.queue.drop(b)
 	}
 }
 

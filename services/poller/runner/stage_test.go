@@ -34,10 +34,10 @@ type stage struct {
 	logs   strings.Builder
 	down   bool // the stream
 	onPut  func(record.Job)
-	places record.Places
-	stop   context.CancelFunc
-	cut    context.CancelFunc
-	wg     sync.WaitGroup
+	record.Places
+	stop context.CancelFunc
+	cut  context.CancelFunc
+	wg   sync.WaitGroup
 }
 
 var errFake = &source.Failure{Reason: event.UpstreamError, Detail: "HTTP 503 Service Unavailable", Counts: true}
@@ -92,7 +92,7 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 
 var errStream = errors.New("no responders")
 
-func (s *stage) Put(_ context.Context, j record.Job) (record.Stored, error) {
+func (s *stage) Put(_ context.Context, j record.Job) (record.State, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := j.Known
@@ -105,18 +105,12 @@ func (s *stage) Put(_ context.Context, j record.Job) (record.Stored, error) {
 	if s.onPut != nil {
 		s.onPut(j)
 	}
-	st.Fenced, st.Synced = true, true // nobody else is there
-	if j.Event != nil {
-		st.Version++
-		st.Digest, st.Slot, st.Has = j.Digest, j.Slot, true
-		e := *j.Event
-		e.Version = st.Version
-		s.events = append(s.events, e)
-	}
-	for _, k := range j.Keys {
-		k.Known = record.Held{Version: k.Known.Version + 1, Digest: k.Digest, Slot: k.Slot, Has: !k.Event.Deleted}
-		e := *k.Event
-		e.Version = k.Known.Version
+	st.Sync = record.Synced // nobody else is there
+	for _, c := range j.Changes {
+		c.Known.Version++
+		c.Known.Digest, c.Known.Slot, c.Known.Has = c.Digest, c.Slot, !c.Event.Deleted
+		e := *c.Event
+		e.Version = c.Known.Version
 		s.events = append(s.events, e)
 	}
 	if j.Fresh != nil {
@@ -126,13 +120,19 @@ func (s *stage) Put(_ context.Context, j record.Job) (record.Stored, error) {
 	return st, nil
 }
 
-func (s *stage) Enter(ctx context.Context) (waited, in bool) { return s.places.Take(ctx) }
-
-func (s *stage) Leave() { s.places.Give() }
-
 func (s *stage) MaxPayload(int) int64 { return 1 << 20 }
 
 func (s *stage) ReadBack(context.Context, string, uint64, func(*event.Event)) error { return errStream }
+
+// own is the change of the poll's own topic; nil: there is none.
+func own(j record.Job) *record.Change {
+	for _, c := range j.Changes {
+		if c.Token == record.OwnTopic {
+			return c
+		}
+	}
+	return nil
+}
 
 // start begins a tenure, in the bubble.
 func (s *stage) start() { s.startFrom(7, nil, bus.Message{}) }

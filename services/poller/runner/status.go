@@ -8,15 +8,15 @@ import (
 	"github.com/pollcast/pollcast/services/poller/poll"
 )
 
-// SourceStatus is one source.
+// Status is one source.
 type Status struct {
 	Name   string `json:"name"`
 	Driver string `json:"driver"`
-	// Owned says that this poller holds the lease; Owner is who does, as last
-	// seen.
+	// Owned says that this poller holds the lease. Owner is the poller that does, as far
+	// as this one has seen.
 	Owned bool   `json:"owned"`
 	Owner string `json:"owner,omitempty"`
-	// OwnedSince and Why say since when the owner has it, and why it moved there.
+	// OwnedSince and Why say since when the owner has the lease, and why it moved there.
 	OwnedSince time.Time        `json:"ownedSince,omitzero"`
 	Why        string           `json:"why,omitempty"`
 	Fence      uint64           `json:"fence,omitempty"`
@@ -41,13 +41,20 @@ type UpstreamStatus struct {
 	History []event.Breaker `json:"history"`
 }
 
-// look is what the runner knows of it.
+// Status is what the runner knows of the source. all says that the polls' attempts and
+// logs are wanted, too.
 func (r *Runner) Status(all bool) Status {
-	breaker, _, _ := r.Upstreams.State()
-	s := Status{Name: r.Name, Driver: r.config.Driver, Breaker: breaker, Upstreams: []UpstreamStatus{}, Polls: []poll.Status{}}
+	state, _, _ := r.Upstreams.State()
+	s := Status{
+		Name: r.Name, Driver: r.config.Driver, Breaker: state,
+		Upstreams: []UpstreamStatus{}, Polls: []poll.Status{},
+	}
 	for _, u := range r.Upstreams.List {
 		c := u.Circuit.Snapshot()
-		us := UpstreamStatus{Name: u.Name, State: c.State, Failures: c.Streak, ChangedAt: clock.Stamp(c.ChangedAt), History: r.turns.Of(u.Name)}
+		us := UpstreamStatus{
+			Name: u.Name, State: c.State, Failures: c.Streak, ChangedAt: clock.Stamp(c.ChangedAt),
+			History: r.transitions.Of(u.Name),
+		}
 		if c.Streak > 0 {
 			us.Cause = c.Cause
 		}
@@ -62,7 +69,7 @@ func (r *Runner) Status(all bool) Status {
 	for _, p := range r.Polls {
 		if st := p.Status(); st != nil {
 			if all {
-				st.Attempts, st.Log = p.Attempts.List(r.Upstreams.Names()), p.Lines.List()
+				p.AddHistory(st)
 			}
 			s.Polls = append(s.Polls, *st)
 		}

@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -12,56 +11,59 @@ import (
 	"github.com/pollcast/pollcast/services/poller/record"
 )
 
-// maxBreakers bounds the transitions that wait for NATS; the oldest go first.
-const maxBreakers = 64
+// maxQueue bounds the transitions that wait for NATS. The oldest are dropped first.
+const maxQueue = 64
 
-// breakerQueue holds a source's breaker transitions until they are published.
+// transitionQueue holds the transitions of a source's circuits until they are published.
 type transitionQueue struct {
 	mu        sync.Mutex
 	list      []event.Breaker
-	last      time.Time
+	last      time.Time      // that of the newest
 	published *event.Breaker // the last that the stream holds, or held
-	signal    chan struct{}  // made at the first use
+	signal    chan struct{}  // there is something in list; made at the first use
 }
 
-func (q *transitionQueue) init() {
+// notify signals that there is something in list, with mu held.
+func (q *transitionQueue) notify() {
+	select {
+	case q.ready() <- struct{}{}:
+	default:
+	}
+}
+
+func (q *transitionQueue) ready() chan struct{} {
 	if q.signal == nil {
 		q.signal = make(chan struct{}, 1)
 	}
+	return q.signal
 }
 
 func (q *transitionQueue) push(b event.Breaker) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.init()
-	// The time is part of the message id: two transitions of one millisecond
-	// would be one.
+	// The time is part of the message id: two transitions of one millisecond would be one.
 	if !b.At.After(q.last) && q.last.Sub(b.At) < time.Second {
 		b.At = q.last.Add(time.Millisecond)
 	}
 	q.last = b.At
-	if len(q.list) == maxBreakers {
+	if len(q.list) == maxQueue {
 		q.list = q.list[1:]
 	}
 	q.list = append(q.list, b)
-	select {
-	case q.signal <- struct{}{}:
-	default:
-	}
+	q.notify()
 }
 
 // head returns the oldest, and the channel that says when there is more.
 func (q *transitionQueue) head() (b event.Breaker, ok bool, more <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.init()
 	if len(q.list) == 0 {
-		return b, false, q.signal
+		return b, false, q.ready()
 	}
-	return q.list[0], true, q.signal
+	return q.list[0], true, q.ready()
 }
 
-// drop removes the oldest if it still is b.
+// drop removes the oldest, if it still is b, which is published.
 func (q *transitionQueue) drop(b event.Breaker) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -71,34 +73,20 @@ func (q *transitionQueue) drop(b event.Breaker) {
 	}
 }
 
-// again says the last one once more, unless another is to be said, which tells
-// of all circuits, too.
-func (q *transitionQueue) again() {
+// repeat has the last one published again, unless another one waits, which speaks of all
+// circuits, too.
+func (q *transitionQueue) repeat() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.init(); q.published == nil || len(q.list) > 0 {
+	if q.published == nil || len(q.list) > 0 {
 		return
 	}
 	q.list = append(q.list, *q.published)
-	select {
-	case q.signal <- struct{}{}:
-	default:
-	}
+	q.notify()
 }
 
-// streamAnew is called when the stream turns out to hold nothing of the source
-// that it once held: while a circuit is not closed its readers have to know.
-func (r *Runner) StreamAnew() {
-	for _, c := range r.Upstreams.Memos() {
-		if c.State != event.Closed {
-			r.breakers.again()
-			return
-		}
-	}
-}
-
-// forget removes what is older than the last transition in the stream: another
-// owner has told what came of it.
+// forget removes what is older than the last transition in the stream: another lease
+// holder has published what followed.
 func (q *transitionQueue) forget(last *event.Breaker) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -108,62 +96,58 @@ func (q *transitionQueue) forget(last *event.Breaker) {
 	}
 }
 
-// publishBreakers says the transitions in their order until done is closed and
-// all are said, or hard ends.
-func (r *Runner) publishBreakers(hard context.Context, done <-chan struct{}, t *lease.Tenure, pub *record.Publisher, guard uint64) {
+// inherit takes over what waits for NATS.
+func (q *transitionQueue) inherit(old *transitionQueue) {
+	old.mu.Lock()
+	list, last, published := slices.Clone(old.list), old.last, old.published
+	old.mu.Unlock()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.list, q.last, q.published = list, last, published; len(list) > 0 {
+		q.notify()
+	}
+}
+
+// publishTransitions publishes the transitions in their order until done is closed and the
+// queue is empty, or the session is cut. last is the sequence number of the last one in
+// the stream.
+func (r *Runner) publishTransitions(s Session, done <-chan struct{}, last uint64) {
 	var retry record.Backoff
-	for hard.Err() == nil {
-		b, ok, more := r.breakers.head()
+	for s.Cut.Err() == nil {
+		b, ok, more := r.queue.head()
 		if !ok {
 			select {
 			case <-more:
 				continue
-			case <-hard.Done():
+			case <-s.Cut.Done():
 				return
 			case <-done:
 				return
 			}
 		}
 		var err error
-		guard, err = pub.PutBreaker(hard, &b, guard, t, r.Upstreams.Memos()...)
+		last, err = s.To.PutBreaker(s.Cut, &b, last, s.Tenure, r.Upstreams.Memos()...)
 		switch now := time.Now(); {
 		case err == nil:
-			r.breakers.drop(b)
+			r.queue.drop(b)
 			retry = record.Backoff{}
 			continue
 		case errors.Is(err, lease.ErrFenced), errors.Is(err, lease.ErrExpired):
 			r.Lose(err)
 			return
 		case errors.Is(err, record.ErrAgain):
-			retry.Stumble(now)
+			retry.Repeat(now)
 		default:
 			retry.Fail(now)
 			r.Complain(err)
 		}
 		if retry.Failing() {
 			select {
-			case <-time.After(retry.Left(time.Now())):
-			case <-hard.Done():
+			case <-time.After(retry.Wait(time.Now())):
+			case <-s.Cut.Done():
 			case <-done: // stopping: one more failure would not help
 				return
 			}
-		}
-	}
-}
-
-// inherit takes over the transitions that wait for NATS.
-func (q *transitionQueue) inherit(old *transitionQueue) {
-	old.mu.Lock()
-	list, last, told := slices.Clone(old.list), old.last, old.published
-	old.mu.Unlock()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.init()
-	q.list, q.last, q.published = list, last, told
-	if len(list) > 0 {
-		select {
-		case q.signal <- struct{}{}:
-		default:
 		}
 	}
 }

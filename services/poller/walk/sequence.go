@@ -73,10 +73,10 @@ func (s *Sequence) CursorOf(ctx context.Context, e *event.Event) Cursor {
 	case e.Reorganised:
 		var v event.Reorganisation
 		if json.Unmarshal(e.Data, &v) == nil {
-			c.Id = string(v.Reorganised.ID)
+			c.ID = string(v.Reorganised.ID)
 		}
 	default:
-		c.Id, _ = s.idOf(ctx, s.id, e.Data)
+		c.ID, _ = s.idOf(ctx, s.id, e.Data)
 	}
 	return c
 }

@@ -21,7 +21,7 @@ import (
 type Cursor struct {
 	Known    bool // false: nothing is published
 	Position int64
-	Id       string // JSON of what follow.id gives for the position; empty: unknown
+	ID       string // JSON of what follow.id gives for the position; empty: unknown
 	Version  uint64 // of the topic at this position
 }
 
@@ -169,7 +169,7 @@ func (w *walking) take(all []found) (h halt, more bool) {
 		case a.value == nil:
 			w.out.Why = fmt.Sprintf("position %d is not there yet, the head is %d", a.position, w.out.Head)
 			return halt{}, false
-		case w.parent != nil && w.at.Known && w.at.Id != "" && a.parent != w.at.Id:
+		case w.parent != nil && w.at.Known && w.at.ID != "" && a.parent != w.at.ID:
 			w.out.Why = fmt.Sprintf("position %d does not follow the one before", a.position)
 			if len(w.out.Steps) > 0 {
 				return halt{}, false // once these are stored, turnBack finds them in the stream
@@ -184,8 +184,8 @@ func (w *walking) take(all []found) (h halt, more bool) {
 // add makes an event the next step.
 func (w *walking) add(e *event.Event, id string) {
 	e.Topic, e.Poll, e.Upstream = w.Topic, w.Topic, w.up.Name
-	w.out.Steps = append(w.out.Steps, &record.Step{Event: e, Sent: w.sent, Id: id})
-	w.at = Cursor{Known: true, Position: *e.Position, Id: id}
+	w.out.Steps = append(w.out.Steps, &record.Step{Event: e, Sent: w.sent, ID: id})
+	w.at = Cursor{Known: true, Position: *e.Position, ID: id}
 	w.size += len(e.Data)
 }
 
@@ -299,12 +299,12 @@ func (w *walking) published(messages uint64) (map[int64]string, error) {
 		if e.Reorganised {
 			maps.DeleteFunc(ids, func(position int64, _ string) bool { return position > c.Position })
 		}
-		if delete(ids, c.Position); c.Id != "" {
-			ids[c.Position] = c.Id
+		if delete(ids, c.Position); c.ID != "" {
+			ids[c.Position] = c.ID
 		}
 	})
-	if w.from.At.Id != "" && err == nil {
-		ids[w.from.At.Position] = w.from.At.Id
+	if w.from.At.ID != "" && err == nil {
+		ids[w.from.At.Position] = w.from.At.ID
 	}
 	return ids, err
 }

@@ -6,7 +6,7 @@ import (
 
 // What lies at the stream's first message or after it is held.
 func TestDrop(t *testing.T) {
-	h := Held{Has: true, seq: 5}
+	h := Copy{Has: true, seq: 5}
 	for _, tt := range []struct {
 		first uint64
 		want  bool
@@ -15,7 +15,7 @@ func TestDrop(t *testing.T) {
 			t.Errorf("dropped before %d: %v", tt.first, have)
 		}
 	}
-	if h = (Held{Has: true}); h.Drop(100) {
+	if h = (Copy{Has: true}); h.Drop(100) {
 		t.Error("an event at a place that is not known is dropped")
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/pollcast/pollcast/services/poller/pollertest"
 )
 
-func TestPutKeys(t *testing.T) {
+func TestPutChanges(t *testing.T) {
 	s := bustest.Start(t)
 	_, _, names := s.JetStream()
 	m := NewMetrics()
@@ -21,8 +21,8 @@ func TestPutKeys(t *testing.T) {
 	ten := &lease.Tenure{Fence: 5, Start: time.Now()}
 	ten.Renewed(ten.Start, time.Hour)
 	at := clock.Stamp(time.Now())
-	key := func(known Held, value string, slot int) *KeyJob {
-		k := &KeyJob{Token: "k", Known: known, Slot: at.Add(time.Duration(slot) * time.Second)}
+	key := func(known Copy, value string, slot int) *Change {
+		k := &Change{Token: "k", Known: known, Slot: at.Add(time.Duration(slot) * time.Second)}
 		k.Event = &event.Event{Topic: "a.b.k", Poll: "a.b", Key: "k", Data: []byte(value), Deleted: value == "", ChangedAt: at, AsOf: at}
 		if value != "" {
 			var err error
@@ -32,24 +32,24 @@ func TestPutKeys(t *testing.T) {
 		}
 		return k
 	}
-	put := func(k *KeyJob) error {
+	put := func(k *Change) error {
 		t.Helper()
-		return pub.putKeys(t.Context(), Job{Topic: "a.b", Tenure: ten, Keys: []*KeyJob{k}})
+		return pub.putChanges(t.Context(), Job{Topic: "a.b", Tenure: ten, Changes: []*Change{k}})
 	}
-	first := key(Held{}, "1", 0)
+	first := key(Copy{}, "1", 0)
 	if err := put(first); err != nil || first.Known.Version != 1 || !first.Known.Has {
 		t.Fatalf("first: %+v, %v", first.Known, err)
 	}
-	lost := key(Held{}, "1", 0) // its acknowledgement was lost
+	lost := key(Copy{}, "1", 0) // its acknowledgement was lost
 	if err := put(lost); err != nil || lost.Known.Version != 1 || !lost.Known.Has || lost.Taken {
 		t.Errorf("again: %+v, %v", lost, err)
 	}
-	other := key(Held{}, "2", 0)
+	other := key(Copy{}, "2", 0)
 	if err := put(other); !isAgain(err) || !other.Taken || other.Known.Version != 1 {
 		t.Errorf("slot taken: %+v, %v", other, err)
 	}
 	behind := key(first.Known, "2", 1)
-	if err := pub.putKeys(t.Context(), Job{Topic: "a.b", Tenure: ten, Known: Stored{Guard: 99}, Keys: []*KeyJob{behind}}); err == nil || weight(err) != 2 {
+	if err := pub.putChanges(t.Context(), Job{Topic: "a.b", Tenure: ten, Known: State{Guard: 99}, Changes: []*Change{behind}}); err == nil || weight(err) != 2 {
 		t.Errorf("wrong guard: %v", err)
 	}
 	gone := key(first.Known, "", 2)
@@ -67,7 +67,7 @@ func TestPutKeys(t *testing.T) {
 		return m.Event == nil
 	})
 	ten.Renewed(ten.Start, 0)
-	if err := put(key(Held{}, "3", 9)); weight(err) != 4 {
+	if err := put(key(Copy{}, "3", 9)); weight(err) != 4 {
 		t.Errorf("after the lease: %v", err)
 	}
 }

@@ -1,0 +1,140 @@
+package poll
+
+import (
+	"encoding/json"
+	"log/slog"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/ask"
+	"github.com/pollcast/pollcast/services/poller/clock"
+	"github.com/pollcast/pollcast/services/poller/config"
+	"github.com/pollcast/pollcast/services/poller/history"
+	"github.com/pollcast/pollcast/services/poller/jq"
+	"github.com/pollcast/pollcast/services/poller/record"
+)
+
+// newTestPoll makes a poll of a source without upstreams, whose host is nobody.
+func newTestPoll(t *testing.T, c config.Poll) *Poll {
+	t.Helper()
+	c.Interval = time.Hour
+	source := config.Source{Polls: map[string]config.Poll{"p": c}}
+	shape, bad := c.Shape()
+	if len(bad) > 0 {
+		t.Fatal(bad)
+	}
+	return New(Options{
+		Asker: &ask.Asker{
+			Topic: "s.p", Config: c.WithDefaults(source), Source: source, Upstreams: new(ask.Upstreams), Shape: shape,
+			Log: slog.New(slog.DiscardHandler),
+		},
+		Host: nobody{}, Schedule: config.NewSchedule("s.p", time.Hour), Counts: new(history.Counts), Lines: new(history.Lines),
+	})
+}
+
+type nobody struct{ Host }
+
+func (nobody) Complain(error) {}
+func (nobody) StreamAnew()    {}
+
+// recovered is what the stream holds of the poll: a value on the poll's own topic.
+func recovered(value string, version uint64, at time.Time) record.Recovered {
+	return record.Recovered{
+		Event: &event.Event{
+			Topic: "s.p", Poll: "s.p", Data: []byte(value), Version: version, AsOf: at, ChangedAt: at, Fence: 3,
+		},
+		Fresh: &event.Freshness{Poll: "s.p", AsOf: at, CheckedAt: at, Fence: 3}, FreshSeq: version,
+	}
+}
+
+// What a new lease holder restores may come from a replica that lags behind: the old
+// value must not be published as a new one.
+func TestLaggingReplica(t *testing.T) {
+	p := newTestPoll(t, config.Poll{})
+	now := clock.Stamp(time.Now())
+	p.Resume(recovered("1", 5, now.Add(-time.Minute)))
+	own := p.topics.byToken[record.OwnTopic]
+	if own.unpublished(false) || string(own.good.Value) != "1" {
+		t.Fatalf("restored %s, unpublished %v", own.good.Value, own.unpublished(false))
+	}
+	st := p.outbox.state
+	st.Learn(recovered("2", 6, now)) // what a refused publish reads at the leader
+	p.settle(new(record.Job), st, record.ErrAgain)
+	if own.unpublished(false) || string(own.good.Value) != "2" || !p.trust.asOf.Equal(now) || own.copy.Version != 6 {
+		t.Errorf("after the second look: %s as of %v, unpublished %v, version %d",
+			own.good.Value, p.trust.asOf, own.unpublished(false), own.copy.Version)
+	}
+	// A value of our own that was confirmed later stays, and is published.
+	own.good.Take([]byte("3"), jq.Digest{3}, now.Add(time.Second), now, "u", false)
+	st.Learn(recovered("4", 7, now))
+	p.settle(new(record.Job), st, record.ErrAgain)
+	if !own.unpublished(false) || string(own.good.Value) != "3" {
+		t.Errorf("our own: %s, unpublished %v", own.good.Value, own.unpublished(false))
+	}
+}
+
+// reading is an answer with keys.
+func reading(at time.Time, keys ...string) ask.Reading {
+	r := ask.Reading{Sent: at, Slot: at, Up: &ask.Upstream{Name: "u"}}
+	for _, key := range keys {
+		it := ask.FinishedItem{}
+		it.Key, it.Token, it.Value = key, key, json.RawMessage(`1`)
+		r.Items = append(r.Items, it)
+	}
+	return r
+}
+
+// A key that vanishes while its first event is under way is deleted when that is
+// stored, and its versions go on when it comes back.
+func TestKeyVanishesWhilePublished(t *testing.T) {
+	p := newTestPoll(t, config.Poll{Each: ".[]", Key: "."})
+	now := time.Now()
+	p.Resume(record.Recovered{})
+	p.kind.take(reading(now, "a", "ghost"))
+	first := p.topics.changes(now)
+	p.topics.begin(first)
+
+	p.kind.take(reading(now.Add(time.Second), "a"))
+	p.topics.forgetGone(now)
+	for _, c := range first { // stored meanwhile
+		c.Known.Version, c.Known.Has, c.Known.Digest = 1, !c.Event.Deleted, c.Digest
+	}
+	p.topics.settle(first, now)
+
+	deletion := p.topics.changes(now)
+	if len(deletion) != 1 || deletion[0].Token != "ghost" || !deletion[0].Event.Deleted || deletion[0].Known.Version != 1 {
+		t.Fatalf("changes after the key vanished: %+v", deletion)
+	}
+	p.topics.begin(deletion)
+	p.kind.take(reading(now.Add(2*time.Second), "a", "ghost")) // it is back
+	deletion[0].Known.Version, deletion[0].Known.Has = 2, false
+	p.topics.settle(deletion, now)
+	if back := p.topics.changes(now); len(back) != 1 || back[0].Event.Deleted || back[0].Known.Version != 2 {
+		t.Errorf("changes after the key came back: %+v", back)
+	}
+}
+
+// Whoever adds a field to a poll decides here what a reload does with it.
+func TestInheritKnowsEveryField(t *testing.T) {
+	inherited := []string{"attempts", "lines", "ticks", "trust", "topics", "kind", "outbox", "last", "ran", "unchanged"}
+	own := []string{"Asker", "Schedule", "host", "counts", "session", "woken", "mu"}
+	for field := range reflect.TypeFor[Poll]().Fields() {
+		if !slices.Contains(slices.Concat(inherited, own), field.Name) {
+			t.Errorf("Inherit does not know the field %s", field.Name)
+		}
+	}
+	// What it inherits as a whole, it inherits with every field.
+	old, next := newTestPoll(t, config.Poll{}), newTestPoll(t, config.Poll{MaxAge: 5 * time.Hour})
+	now := clock.Stamp(time.Now())
+	old.Resume(recovered("1", 5, now))
+	old.trust.failures, old.ticks.skipped, old.ran = 3, 4, true
+	old.last = lastTick{"ok", now, time.Second}
+	next.Inherit(old)
+	if next.trust != old.trust || !reflect.DeepEqual(next.outbox, old.outbox) || next.last != old.last ||
+		next.ticks.skipped != 4 || next.ticks.slot != old.ticks.slot || !next.ran || next.Topics() != 1 {
+		t.Errorf("inherited %+v %+v %+v", &next.trust, &next.outbox, next.ticks)
+	}
+}
