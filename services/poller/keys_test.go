@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,6 +147,40 @@ func TestManyKeys(t *testing.T) {
 	if len(seen) != n {
 		t.Errorf("%d of %d keys before the record that confirms them", len(seen), n)
 	}
+}
+
+// Keys that vanish while their first events are still being stored are deleted, each
+// with the next version.
+func TestKeysVanishWhileStored(t *testing.T) {
+	s := bustest.Start(t)
+	const n = 4000
+	var asked atomic.Int64
+	u := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, `["base"`)
+		if asked.Add(1) == 1 {
+			for i := range n {
+				_, _ = fmt.Fprintf(w, `,"ghost%d"`, i)
+			}
+		}
+		_, _ = io.WriteString(w, "]")
+	}))
+	t.Cleanup(u.Close)
+	w := watch(t, s)
+	run(t, config.Config{Sources: map[string]config.Source{"s": {Driver: "http", Upstreams: []string{u.URL}, Polls: map[string]config.Poll{"p": {
+		Interval: 100 * time.Millisecond, Each: ".[]", Key: ".", MaxKeys: n + 1,
+	}}}}}, s.Config())
+	versions, deleted := map[string]uint64{}, 0
+	w.until("the deletion of every key", func(m bus.Message) bool {
+		if e := m.Event; e != nil && e.Key != "base" {
+			if versions[e.Topic]++; e.Version != versions[e.Topic] {
+				t.Errorf("%s: version %d, want %d", e.Topic, e.Version, versions[e.Topic])
+			}
+			if e.Deleted {
+				deleted++
+			}
+		}
+		return deleted == len(versions) && asked.Load() > 2 && len(versions) > 0
+	})
 }
 
 // A stream that an earlier version made learns to roll up.
