@@ -71,7 +71,7 @@ var rooms = map[string]string{
 	"record":          "clock history jq lease",
 	"ask":             "breaker clock config jq source",
 	"walk":            "ask breaker clock config jq record source",
-	"poll":            "ask breaker clock config history jq lease record walk",
+	"poll":            "ask breaker clock config history jq lease record source walk",
 	"runner":          "ask breaker clock config history jq lease poll record source source/drivers walk",
 	".":               "ask breaker clock config history jq lease poll record runner",
 	"cmd/poller":      ".",
