@@ -216,7 +216,7 @@ func (c *Conn) dialOptions(name string) ([]nats.Option, error) {
 // settled waits until the connection of a callback is the current one.
 func (c *Conn) settled() {
 	c.dialling.Lock()
-	c.dialling.Unlock() //nolint:staticcheck // to wait is all
+	c.dialling.Unlock() //lint:ignore SA2001 waiting is the purpose
 }
 
 func (c *Conn) up(msg string, nc *nats.Conn) {
