@@ -4,9 +4,17 @@
 //	timer, answer, acknowledgement, breaker change
 //	        │
 //	        ▼
-//	    Poll.advance ─► a call to make ─► ask.Asker ──► take: what is known now
+//	    Poll.Advance ─► a call to make ─► ask.Asker ──► take: what is known now
 //	        ▲       └─► a job to publish ─► record ───► settle: what is stored now
 //	        └───────────────────────────────────────────────┘
+//
+// What it knows is its state, which its mutex guards:
+//
+//	ticks   when it asks next
+//	kind    what a good answer is: values, or positions of a sequence (following)
+//	topics  the last good value of each topic, and what the stream holds of it
+//	trust   whether the value is stale, and why: the one place that decides
+//	outbox  the freshness record, and the publish that is under way
 //
 // A poll is no goroutine. Whoever brings news takes its mutex and lets it advance. The
 // mutex is never held while something waits: at most one round of calls and one

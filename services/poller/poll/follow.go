@@ -23,7 +23,7 @@ import (
 // stored is read again.
 type following struct {
 	*walk.Sequence
-	p *Poll
+	s *state
 
 	copy  record.Copy    // of the topic
 	at    walk.Cursor    // stored
@@ -45,7 +45,7 @@ func (f *following) before() ask.Before { return ask.Before{} }
 
 func (f *following) plan(now time.Time) fetch {
 	from := walk.From{At: f.at}
-	synced := f.p.outbox.state.Sync == record.Synced
+	synced := f.s.outbox.state.Sync == record.Synced
 	switch f.waiting = !synced; {
 	case len(f.queue) > 0:
 		from.Why = "what was found before is not stored yet"
@@ -56,13 +56,13 @@ func (f *following) plan(now time.Time) fetch {
 		from.Low = now.Sub(f.lowSince)
 	}
 	return func(ctx context.Context, r *ask.Reading, t ask.Tick, begin time.Time) *walk.Walked {
-		w := walk.Walker{Asker: f.p.Asker, Sequence: f.Sequence, Stream: f.p.host.Stream().ReadBack}
+		w := walk.Walker{Asker: f.s.Asker, Sequence: f.Sequence, Stream: f.s.host.Stream().ReadBack}
 		return new(w.Walk(ctx, r, from, t, begin))
 	}
 }
 
 func (f *following) standsStill(r ask.Reading, _ time.Time) bool {
-	within := f.p.Config.MustAdvance.Within
+	within := f.s.Config.MustAdvance.Within
 	f.still = within > 0 && f.progress.Observe(int(r.Head), r.Sent, within)
 	return f.still
 }
@@ -94,14 +94,14 @@ func (f *following) keep(r ask.Reading, w *walk.Walked, now time.Time) {
 	}
 	for _, s := range w.Steps {
 		if s.Event.Reorganised {
-			f.p.Log.Warn("positions taken back: the sequence was reorganised or has shrunk",
+			f.s.Log.Warn("positions taken back: the sequence was reorganised or has shrunk",
 				"to", *s.Event.Position, "head", r.Head)
 		}
 	}
 }
 
 func (f *following) take(r ask.Reading) {
-	f.p.topics.retain(r, func(string) bool { return false })
+	f.s.topics.retain(r, func(string) bool { return false })
 }
 
 // verdict is what is so after a tick without a failure, and when what it found is
@@ -109,14 +109,14 @@ func (f *following) take(r ask.Reading) {
 // while the walk catches up.
 func (f *following) verdict(now time.Time) (verdict, bool) {
 	if len(f.queue) == 0 && !f.headAt.IsZero() {
-		f.p.trust.asOf, f.reached, f.headAt = f.headAt, f.headAt, time.Time{}
+		f.s.trust.asOf, f.reached, f.headAt = f.headAt, f.headAt, time.Time{}
 	}
-	if state, _, _ := f.p.Upstreams.State(); state != event.Closed || f.p.trust.failures > 0 {
+	if state, _, _ := f.s.Upstreams.State(); state != event.Closed || f.s.trust.failures > 0 {
 		return verdict{}, false
 	}
-	switch behind := now.Sub(f.reached) > f.p.Config.MaxAge; {
+	switch behind := now.Sub(f.reached) > f.s.Config.MaxAge; {
 	case f.still:
-		return f.p.notAdvancing(), true
+		return f.s.notAdvancing(), true
 	case !behind:
 		return fresh, true
 	case f.headAt.IsZero() && f.out.Why != "":
@@ -128,13 +128,13 @@ func (f *following) verdict(now time.Time) (verdict, bool) {
 // add adds first the fence, then the steps, then, when they are stored, the freshness
 // that follows from them.
 func (f *following) add(j *record.Job, now time.Time) {
-	j.Changes, j.Place, j.Version = f.p.topics.changes(now), f.place(), f.copy.Version
+	j.Changes, j.Place, j.Version = f.s.topics.changes(now), f.place(), f.copy.Version
 	switch {
 	case j.Known.Sync != record.Synced:
 		if j.Fresh == nil {
-			j.Fresh, j.Circuits = new(f.p.freshness(now)), f.p.Upstreams.Memos()
+			j.Fresh, j.Circuits = new(f.s.freshness(now)), f.s.Upstreams.Memos()
 		}
-		j.Fence, j.Keys = j.Fresh, len(f.p.topics.byToken) > 0
+		j.Fence, j.Keys = j.Fresh, len(f.s.topics.byToken) > 0
 	case len(f.queue) > 0:
 		j.Steps, j.Fresh = f.queue, nil
 		for _, s := range j.Steps {
@@ -150,20 +150,20 @@ func (f *following) settle(r *record.Recovered, now time.Time) {
 		n++
 	}
 	if n > 0 {
-		f.changedAt, f.p.trust.asOf = f.queue[n-1].Event.ChangedAt, f.queue[n-1].Sent
+		f.changedAt, f.s.trust.asOf = f.queue[n-1].Event.ChangedAt, f.queue[n-1].Sent
 	}
 	f.advance(n)
 	if r != nil {
 		f.learn(*r)
-		f.p.trust.recover(r.Own().AsOf(), now)
+		f.s.trust.recover(r.Own().AsOf(), now)
 		f.learnKeys(*r, r.Keys == nil, now)
 	}
-	if f.p.outbox.state.Sync == record.Synced && f.waiting {
-		f.waiting, f.p.ticks.extraAt = false, now
+	if f.s.outbox.state.Sync == record.Synced && f.waiting {
+		f.waiting, f.s.ticks.extraAt = false, now
 	}
 	if len(f.queue) == 0 && !f.headAt.IsZero() {
 		if v, ok := f.verdict(now); ok {
-			f.p.judge(v, now)
+			f.s.judge(v, now)
 		}
 	}
 }
@@ -185,7 +185,7 @@ func (f *following) resume(r record.Recovered, now time.Time) {
 		}
 	}
 	f.learnKeys(r, false, now)
-	t := &f.p.trust
+	t := &f.s.trust
 	t.recover(r.Own().AsOf(), now)
 	if r.Fresh != nil {
 		t.recover(r.Fresh.AsOf, now)
@@ -197,7 +197,7 @@ func (f *following) resume(r record.Recovered, now time.Time) {
 // learnKeys learns what an earlier configuration has left of keys.
 func (f *following) learnKeys(r record.Recovered, ownOnly bool, now time.Time) {
 	r.Event = nil
-	f.p.topics.learn(r, ownOnly, time.Time{}, now)
+	f.s.topics.learn(r, ownOnly, time.Time{}, now)
 }
 
 // learn brings the walk to the last event that the stream holds. What memory has above
@@ -252,7 +252,7 @@ func (f *following) inherit(old kind) bool {
 	if f.Follow.ID != o.Follow.ID {
 		f.at.ID = ""
 	}
-	if f.p.Config.MustAdvance == o.p.Config.MustAdvance && f.p.Config.Select == o.p.Config.Select {
+	if f.s.Config.MustAdvance == o.s.Config.MustAdvance && f.s.Config.Select == o.s.Config.Select {
 		f.progress = o.progress
 	}
 	return true
@@ -271,7 +271,7 @@ func (f *following) addTo(s *Status) {
 
 func (f *following) restored() int {
 	if f.at.Known {
-		return 1 + f.p.topics.live()
+		return 1 + f.s.topics.live()
 	}
-	return f.p.topics.live()
+	return f.s.topics.live()
 }

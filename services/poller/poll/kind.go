@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/ask"
 	"github.com/pollcast/pollcast/services/poller/clock"
 	"github.com/pollcast/pollcast/services/poller/jq"
@@ -48,33 +47,33 @@ type fetch func(ctx context.Context, r *ask.Reading, t ask.Tick, begin time.Time
 
 // values is the kind that publishes the last value, or one value per key.
 type values struct {
-	p        *Poll
+	s        *state
 	progress jq.Progress
 	still    bool // the last good answer had not advanced
 }
 
 func (v *values) before() ask.Before {
 	b := ask.Before{Seed: v.progress.Mark == nil}
-	if !v.p.Shape.Keyed() {
+	if !v.s.Shape.Keyed() {
 		if own := v.own(); own != nil {
 			b.Last = ask.Earlier{Value: own.good.Value, Digest: own.good.Digest}
 		}
 		return b
 	}
-	b.Keys = make(map[string]ask.Earlier, len(v.p.topics.byToken))
-	for token, t := range v.p.topics.byToken {
+	b.Keys = make(map[string]ask.Earlier, len(v.s.topics.byToken))
+	for token, t := range v.s.topics.byToken {
 		b.Keys[token] = ask.Earlier{Value: t.good.Value, Digest: t.good.Digest}
 	}
 	return b
 }
 
 // own is the poll's own topic; nil while nothing is known of it.
-func (v *values) own() *topic { return v.p.topics.byToken[record.OwnTopic] }
+func (v *values) own() *topic { return v.s.topics.byToken[record.OwnTopic] }
 
 func (v *values) plan(time.Time) fetch { return nil }
 
 func (v *values) standsStill(r ask.Reading, now time.Time) bool {
-	if v.still = false; v.p.Shape.Advance == nil {
+	if v.still = false; v.s.Shape.Advance == nil {
 		return false
 	}
 	var changedAt time.Time
@@ -82,16 +81,16 @@ func (v *values) standsStill(r ask.Reading, now time.Time) bool {
 		changedAt = own.good.ChangedAt
 	}
 	v.progress.Seed(r.Seed, clock.Anchor(changedAt, now))
-	v.still = v.progress.Observe(r.Mark, r.Sent, v.p.Config.MustAdvance.Within)
+	v.still = v.progress.Observe(r.Mark, r.Sent, v.s.Config.MustAdvance.Within)
 	return v.still
 }
 
 func (v *values) keep(ask.Reading, *walk.Walked, time.Time) {}
 
 func (v *values) take(r ask.Reading) {
-	ts := &v.p.topics
-	v.p.trust.confirm(r.Sent)
-	if !v.p.Shape.Keyed() {
+	ts := &v.s.topics
+	v.s.trust.confirm(r.Sent)
+	if !v.s.Shape.Keyed() {
 		ts.at(record.OwnTopic, "").take(r, ask.Earlier{Value: r.Value, Digest: r.Digest}, ts.always)
 		ts.retain(r, func(token string) bool { return token == record.OwnTopic })
 		return
@@ -106,20 +105,15 @@ func (v *values) take(r ask.Reading) {
 
 func (v *values) verdict(time.Time) (verdict, bool) {
 	if v.still {
-		return v.p.notAdvancing(), true
+		return v.s.notAdvancing(), true
 	}
 	return fresh, true
 }
 
-func (p *Poll) notAdvancing() verdict {
-	return stale(event.NotAdvancing,
-		"answers, but has not advanced for more than "+p.Config.MustAdvance.Within.String()+" (mustAdvance)")
-}
-
 func (v *values) add(j *record.Job, now time.Time) {
-	j.Changes = v.p.topics.changes(now)
+	j.Changes = v.s.topics.changes(now)
 	if j.Known.Sync != record.Synced {
-		v.p.addFence(j, now)
+		v.s.addFence(j, now)
 	}
 }
 
@@ -129,34 +123,34 @@ func (v *values) settle(r *record.Recovered, now time.Time) {
 	}
 	// The first look may have been at a replica that lagged behind.
 	var gone time.Time
-	if v.p.trust.confirmedHere && v.p.Shape.Keyed() {
-		gone = v.p.trust.asOf
+	if v.s.trust.confirmedHere && v.s.Shape.Keyed() {
+		gone = v.s.trust.asOf
 	}
-	v.p.topics.learn(*r, r.Keys == nil, gone, now)
+	v.s.topics.learn(*r, r.Keys == nil, gone, now)
 	v.recover(now)
 }
 
 func (v *values) resume(r record.Recovered, now time.Time) {
-	v.p.topics.learn(r, false, time.Time{}, now)
+	v.s.topics.learn(r, false, time.Time{}, now)
 	v.recover(now)
-	if f := r.Fresh; f != nil && v.p.Shape.Keyed() {
-		v.p.trust.recover(f.AsOf, now)
+	if f := r.Fresh; f != nil && v.s.Shape.Keyed() {
+		v.s.trust.recover(f.AsOf, now)
 	}
 }
 
 // recover takes over from the poll's own value when it was confirmed.
 func (v *values) recover(time.Time) {
-	if own := v.own(); own != nil && !own.gone && !v.p.Shape.Keyed() {
-		v.p.trust.asOf, v.p.trust.confirmedHere = own.good.AsOf, own.good.ConfirmedHere
+	if own := v.own(); own != nil && !own.gone && !v.s.Shape.Keyed() {
+		v.s.trust.asOf, v.s.trust.confirmedHere = own.good.AsOf, own.good.ConfirmedHere
 	}
 }
 
 func (v *values) inherit(old kind) bool {
 	o, ok := old.(*values)
-	if !ok || v.p.Shape.Keyed() != o.p.Shape.Keyed() {
+	if !ok || v.s.Shape.Keyed() != o.s.Shape.Keyed() {
 		return false
 	}
-	a, b := v.p.Config, o.p.Config
+	a, b := v.s.Config, o.s.Config
 	if reflect.DeepEqual(a.MustAdvance, b.MustAdvance) && a.Select == b.Select {
 		v.progress = o.progress
 	}
@@ -164,13 +158,13 @@ func (v *values) inherit(old kind) bool {
 }
 
 func (v *values) addTo(s *Status) {
-	if own := v.own(); own != nil && !v.p.Shape.Keyed() {
+	if own := v.own(); own != nil && !v.s.Shape.Keyed() {
 		s.ChangedAt, s.Version = own.good.ChangedAt, own.copy.Version
 		return
 	}
-	if v.p.Shape.Keyed() {
-		s.Keys = v.p.topics.live()
+	if v.s.Shape.Keyed() {
+		s.Keys = v.s.topics.live()
 	}
 }
 
-func (v *values) restored() int { return v.p.topics.live() }
+func (v *values) restored() int { return v.s.topics.live() }

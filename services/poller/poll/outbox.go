@@ -75,20 +75,20 @@ func (o *outbox) sayLast(t *trust, now time.Time) {
 }
 
 // freshness is the poll's freshness record now.
-func (p *Poll) freshness(now time.Time) event.Freshness {
-	state, probeAt, _ := p.Upstreams.State()
-	t := &p.trust
+func (s *state) freshness(now time.Time) event.Freshness {
+	state, probeAt, _ := s.Upstreams.State()
+	t := &s.trust
 	f := event.Freshness{
-		Poll: p.Topic, AsOf: clock.WallTime(t.asOf, now), CheckedAt: clock.Stamp(now),
+		Poll: s.Topic, AsOf: clock.WallTime(t.asOf, now), CheckedAt: clock.Stamp(now),
 		Stale: t.stale, Reason: t.reason, Detail: t.detail,
 		Breaker: state, ConsecutiveFailures: t.failures,
-		IntervalMs: p.Config.Interval.Milliseconds(), MaxAgeMs: p.Config.MaxAge.Milliseconds(),
+		IntervalMs: s.Config.Interval.Milliseconds(), MaxAgeMs: s.Config.MaxAge.Milliseconds(),
 	}
 	if state == event.Open {
 		f.NextProbeAt = clock.Stamp(probeAt)
 	}
 	// The time is part of the message id: two records of one millisecond would be one.
-	last := p.outbox.state.Fresh
+	last := s.outbox.state.Fresh
 	if last != nil && !f.CheckedAt.After(last.CheckedAt) && f.CheckedAt.Add(time.Second).After(last.CheckedAt) {
 		f.CheckedAt = last.CheckedAt.Add(time.Millisecond)
 	}
@@ -105,47 +105,46 @@ func sameState(f, old *event.Freshness, fence uint64) bool {
 }
 
 // nextJob begins what there is to publish, if anything: the newest values and the
-// newest freshness. What came in between while NATS was away is not published. The
-// caller has locked mu.
-func (p *Poll) nextJob(now time.Time, t *lease.Tenure) *record.Job {
-	o := &p.outbox
-	if o.putting || !p.trust.known || o.retry.Wait(now) < record.Never {
+// newest freshness. What came in between while NATS was away is not published.
+func (s *state) nextJob(now time.Time, t *lease.Tenure) *record.Job {
+	o := &s.outbox
+	if o.putting || !s.trust.known || o.retry.Wait(now) < record.Never {
 		return nil
 	}
-	j := record.Job{Topic: p.Topic, Ignore: p.Ignore, Known: o.state, Tenure: t, AsOf: p.trust.asOf}
-	f := p.freshness(now)
-	if o.renew || !sameState(&f, o.state.Fresh, t.Fence) || p.Upstreams.Eased(o.state.Circuits) {
+	j := record.Job{Topic: s.Topic, Ignore: s.Ignore, Known: o.state, Tenure: t, AsOf: s.trust.asOf}
+	f := s.freshness(now)
+	if o.renew || !sameState(&f, o.state.Fresh, t.Fence) || s.Upstreams.Eased(o.state.Circuits) {
 		// Most of the time there is nothing to publish, and nothing to allocate.
-		j.Fresh, j.Circuits = new(f), p.Upstreams.Memos()
+		j.Fresh, j.Circuits = new(f), s.Upstreams.Memos()
 	}
-	p.kind.add(&j, now)
+	s.kind.add(&j, now)
 	if j.Fresh == nil && j.Fence == nil && len(j.Changes) == 0 && len(j.Steps) == 0 {
 		return nil
 	}
 	o.putting, o.renew = true, o.renew && j.Fresh == nil
-	p.topics.begin(j.Changes)
+	s.topics.begin(j.Changes)
 	return new(j)
 }
 
 // addFence adds to a job the record that makes the stream refuse what is on its way.
 // What there is to publish is it, unless that speaks of a value which the stream may not
 // hold: then the record says of the value what was published last.
-func (p *Poll) addFence(j *record.Job, now time.Time) {
+func (s *state) addFence(j *record.Job, now time.Time) {
 	if j.Fresh == nil && len(j.Changes) == 0 && j.Known.Fresh == nil {
 		return // there is nothing to publish yet
 	}
-	j.Keys = p.Shape.Keyed() || len(p.topics.byToken) > 1
-	if len(j.Changes) == 0 && !p.trust.confirmedHere && j.Fresh != nil {
+	j.Keys = s.Shape.Keyed() || len(s.topics.byToken) > 1
+	if len(j.Changes) == 0 && !s.trust.confirmedHere && j.Fresh != nil {
 		j.Fence = j.Fresh
 		return
 	}
-	f, o := p.freshness(now), &p.outbox
+	f, o := s.freshness(now), &s.outbox
 	f.AsOf = clock.WallTime(o.storedAsOf, now)
-	if !f.Stale && now.Sub(o.storedAsOf) > p.Config.MaxAge {
+	if !f.Stale && now.Sub(o.storedAsOf) > s.Config.MaxAge {
 		f.Stale, f.Reason = true, event.PollerSilent
 	}
 	o.renew = true
-	j.Fence, j.Circuits = &f, p.Upstreams.Memos()
+	j.Fence, j.Circuits = &f, s.Upstreams.Memos()
 }
 
 // remake makes a job that has waited again. It returns nil when there is nothing to
@@ -153,29 +152,29 @@ func (p *Poll) addFence(j *record.Job, now time.Time) {
 func (p *Poll) remake(j *record.Job, t *lease.Tenure) *record.Job {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cancel(j)
-	return p.nextJob(clock.Now(), t)
+	p.state.cancel(j)
+	return p.state.nextJob(clock.Now(), t)
 }
 
 // cancel ends a job that was not done.
-func (p *Poll) cancel(j *record.Job) {
-	p.outbox.putting = false
-	p.outbox.renew = p.outbox.renew || j.Fresh != nil
-	p.topics.cancel(j.Changes)
+func (s *state) cancel(j *record.Job) {
+	s.outbox.putting = false
+	s.outbox.renew = s.outbox.renew || j.Fresh != nil
+	s.topics.cancel(j.Changes)
 }
 
 // settle learns how a publish went.
-func (p *Poll) settle(j *record.Job, st record.State, err error) {
-	now, o := clock.Now(), &p.outbox
+func (s *state) settle(j *record.Job, st record.State, err error) {
+	now, o := clock.Now(), &s.outbox
 	r := st.Recovered
 	o.state, o.state.Recovered = st, nil
 	if r != nil && r.FreshSeq == 0 && j.Known.Guard != 0 {
-		p.host.StreamAnew()
+		s.host.StreamAnew()
 	}
 	// If it is stored all the same, it is not the last word.
 	o.renew = o.renew || err != nil && j.Fresh != nil
-	p.topics.settle(j.Changes, now)
-	p.kind.settle(r, now)
+	s.topics.settle(j.Changes, now)
+	s.kind.settle(r, now)
 	switch {
 	case err == nil:
 		o.retry = record.Backoff{}
@@ -189,32 +188,32 @@ func (p *Poll) settle(j *record.Job, st record.State, err error) {
 	case errors.Is(err, record.ErrAgain):
 		o.retry.Repeat(now)
 	case errors.Is(err, lease.ErrFenced), errors.Is(err, lease.ErrExpired):
-		p.host.Lose(err)
+		s.host.Lose(err)
 	case errors.Is(err, context.Canceled): // the tenure is over
 	case errors.Is(err, nats.ErrMaxPayload):
-		p.dropTooLong(err, now)
+		s.dropTooLong(err, now)
 	default:
 		o.retry.Fail(now)
-		p.host.Complain(err)
+		s.host.Complain(err)
 	}
 }
 
 // dropTooLong drops the values that NATS does not take any more: its max_payload was
 // lowered after they were read. They would be sent again and again, and no freshness
 // record before them. The poll starts again with what the stream holds.
-func (p *Poll) dropTooLong(err error, now time.Time) {
-	p.topics.dropTooLong(func(value []byte) bool {
-		most := p.host.Stream().MaxPayload(len(value))
+func (s *state) dropTooLong(err error, now time.Time) {
+	s.topics.dropTooLong(func(value []byte) bool {
+		most := s.host.Stream().MaxPayload(len(value))
 		return most == 0 || int64(len(value)) <= most
 	})
-	o := &p.outbox
-	if own := p.topics.byToken[record.OwnTopic]; own != nil && own.good.Value == nil {
-		p.trust.asOf, p.trust.confirmedHere = o.storedAsOf, false
+	o := &s.outbox
+	if own := s.topics.byToken[record.OwnTopic]; own != nil && own.good.Value == nil {
+		s.trust.asOf, s.trust.confirmedHere = o.storedAsOf, false
 	}
 	o.state.Sync, o.renew = min(o.state.Sync, record.Fenced), true
-	p.judge(stale(event.BadResponse, fmt.Sprintf("NATS does not take the value: %v", err)), now)
+	s.judge(stale(event.BadResponse, fmt.Sprintf("NATS does not take the value: %v", err)), now)
 	o.retry.Fail(now)
-	p.host.Complain(err)
+	s.host.Complain(err)
 }
 
 // StoreAgain makes the poll publish again what the stream has dropped before the
@@ -225,12 +224,12 @@ func (p *Poll) StoreAgain(first uint64, now time.Time) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// What is under way brings its own idea of what is stored.
-	if p.outbox.putting || now.Sub(p.outbox.restoredAt) < restorePause {
+	if p.state.outbox.putting || now.Sub(p.state.outbox.restoredAt) < restorePause {
 		return 0
 	}
-	n := p.topics.drop(first)
+	n := p.state.topics.drop(first)
 	if n > 0 {
-		p.outbox.restoredAt = now
+		p.state.outbox.restoredAt = now
 		p.Wake()
 	}
 	return n

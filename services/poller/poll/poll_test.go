@@ -56,21 +56,21 @@ func TestLaggingReplica(t *testing.T) {
 	p := newTestPoll(t, config.Poll{})
 	now := clock.Stamp(time.Now())
 	p.Resume(recovered("1", 5, now.Add(-time.Minute)))
-	own := p.topics.byToken[record.OwnTopic]
+	own := p.state.topics.byToken[record.OwnTopic]
 	if own.unpublished(false) || string(own.good.Value) != "1" {
 		t.Fatalf("restored %s, unpublished %v", own.good.Value, own.unpublished(false))
 	}
-	st := p.outbox.state
+	st := p.state.outbox.state
 	st.Learn(recovered("2", 6, now)) // what a refused publish reads at the leader
-	p.settle(new(record.Job), st, record.ErrAgain)
-	if own.unpublished(false) || string(own.good.Value) != "2" || !p.trust.asOf.Equal(now) || own.copy.Version != 6 {
+	p.state.settle(new(record.Job), st, record.ErrAgain)
+	if own.unpublished(false) || string(own.good.Value) != "2" || !p.state.trust.asOf.Equal(now) || own.copy.Version != 6 {
 		t.Errorf("after the second look: %s as of %v, unpublished %v, version %d",
-			own.good.Value, p.trust.asOf, own.unpublished(false), own.copy.Version)
+			own.good.Value, p.state.trust.asOf, own.unpublished(false), own.copy.Version)
 	}
 	// A value of our own that was confirmed later stays, and is published.
 	own.good.Take([]byte("3"), jq.Digest{3}, now.Add(time.Second), now, "u", false)
 	st.Learn(recovered("4", 7, now))
-	p.settle(new(record.Job), st, record.ErrAgain)
+	p.state.settle(new(record.Job), st, record.ErrAgain)
 	if !own.unpublished(false) || string(own.good.Value) != "3" {
 		t.Errorf("our own: %s, unpublished %v", own.good.Value, own.unpublished(false))
 	}
@@ -93,26 +93,26 @@ func TestKeyVanishesWhilePublished(t *testing.T) {
 	p := newTestPoll(t, config.Poll{Each: ".[]", Key: "."})
 	now := time.Now()
 	p.Resume(record.Recovered{})
-	p.kind.take(reading(now, "a", "ghost"))
-	first := p.topics.changes(now)
-	p.topics.begin(first)
+	p.state.kind.take(reading(now, "a", "ghost"))
+	first := p.state.topics.changes(now)
+	p.state.topics.begin(first)
 
-	p.kind.take(reading(now.Add(time.Second), "a"))
-	p.topics.forgetGone(now)
+	p.state.kind.take(reading(now.Add(time.Second), "a"))
+	p.state.topics.forgetGone(now)
 	for _, c := range first { // stored meanwhile
 		c.Known.Version, c.Known.Has, c.Known.Digest = 1, !c.Event.Deleted, c.Digest
 	}
-	p.topics.settle(first, now)
+	p.state.topics.settle(first, now)
 
-	deletion := p.topics.changes(now)
+	deletion := p.state.topics.changes(now)
 	if len(deletion) != 1 || deletion[0].Token != "ghost" || !deletion[0].Event.Deleted || deletion[0].Known.Version != 1 {
 		t.Fatalf("changes after the key vanished: %+v", deletion)
 	}
-	p.topics.begin(deletion)
-	p.kind.take(reading(now.Add(2*time.Second), "a", "ghost")) // it is back
+	p.state.topics.begin(deletion)
+	p.state.kind.take(reading(now.Add(2*time.Second), "a", "ghost")) // it is back
 	deletion[0].Known.Version, deletion[0].Known.Has = 2, false
-	p.topics.settle(deletion, now)
-	if back := p.topics.changes(now); len(back) != 1 || back[0].Event.Deleted || back[0].Known.Version != 2 {
+	p.state.topics.settle(deletion, now)
+	if back := p.state.topics.changes(now); len(back) != 1 || back[0].Event.Deleted || back[0].Known.Version != 2 {
 		t.Errorf("changes after the key came back: %+v", back)
 	}
 }
@@ -120,21 +120,23 @@ func TestKeyVanishesWhilePublished(t *testing.T) {
 // Whoever adds a field to a poll decides here what a reload does with it.
 func TestInheritKnowsEveryField(t *testing.T) {
 	inherited := []string{"attempts", "lines", "ticks", "trust", "topics", "kind", "outbox", "last", "ran", "unchanged"}
-	own := []string{"Asker", "Schedule", "host", "counts", "session", "woken", "mu"}
-	for field := range reflect.TypeFor[Poll]().Fields() {
-		if !slices.Contains(slices.Concat(inherited, own), field.Name) {
-			t.Errorf("Inherit does not know the field %s", field.Name)
+	own := []string{"Asker", "Schedule", "schedule", "host", "counts", "session", "woken", "mu", "state"}
+	for _, of := range []reflect.Type{reflect.TypeFor[Poll](), reflect.TypeFor[state]()} {
+		for field := range of.Fields() {
+			if !slices.Contains(slices.Concat(inherited, own), field.Name) {
+				t.Errorf("Inherit does not know the field %s of %s", field.Name, of)
+			}
 		}
 	}
 	// What it inherits as a whole, it inherits with every field.
 	old, next := newTestPoll(t, config.Poll{}), newTestPoll(t, config.Poll{MaxAge: 5 * time.Hour})
 	now := clock.Stamp(time.Now())
 	old.Resume(recovered("1", 5, now))
-	old.trust.failures, old.ticks.skipped, old.ran = 3, 4, true
-	old.last = lastTick{"ok", now, time.Second}
+	old.state.trust.failures, old.state.ticks.skipped, old.state.ran = 3, 4, true
+	old.state.last = lastTick{"ok", now, time.Second}
 	next.Inherit(old)
-	if next.trust != old.trust || !reflect.DeepEqual(next.outbox, old.outbox) || next.last != old.last ||
-		next.ticks.skipped != 4 || next.ticks.slot != old.ticks.slot || !next.ran || next.Topics() != 1 {
-		t.Errorf("inherited %+v %+v %+v", &next.trust, &next.outbox, next.ticks)
+	if next.state.trust != old.state.trust || !reflect.DeepEqual(next.state.outbox, old.state.outbox) || next.state.last != old.state.last ||
+		next.state.ticks.skipped != 4 || next.state.ticks.slot != old.state.ticks.slot || !next.state.ran || next.Topics() != 1 {
+		t.Errorf("inherited %+v %+v %+v", &next.state.trust, &next.state.outbox, next.state.ticks)
 	}
 }

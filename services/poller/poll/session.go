@@ -4,10 +4,8 @@ import (
 	"context"
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/ask"
 	"github.com/pollcast/pollcast/services/poller/clock"
-	"github.com/pollcast/pollcast/services/poller/config"
 	"github.com/pollcast/pollcast/services/poller/lease"
 	"github.com/pollcast/pollcast/services/poller/record"
 	"github.com/pollcast/pollcast/services/poller/walk"
@@ -41,7 +39,7 @@ func (p *Poll) Begin(stop, cut context.Context, t *lease.Tenure, w *Workers, end
 	s := &session{stop: stop, cut: cut, tenure: t, workers: w, advance: p.Advance, ended: ended}
 	s.timer = time.AfterFunc(record.Never, func() { w.Do(s.advance) })
 	p.session.Store(s)
-	p.ran = true
+	p.state.ran = true
 	w.Do(s.advance)
 }
 
@@ -59,7 +57,7 @@ func (p *Poll) Wake() {
 func (p *Poll) Advance() {
 	for {
 		p.mu.Lock()
-		a, j := p.todo(clock.Now())
+		a, j := p.state.todo(clock.Now(), p.session.Load(), p.woken.Swap(false))
 		p.mu.Unlock()
 		switch {
 		case a == nil && j == nil:
@@ -79,33 +77,32 @@ func (p *Poll) Advance() {
 }
 
 // todo says what is to be done now: a round of calls, a publish, both or nothing. It
-// sets the timer to when there is more. The caller has locked mu.
-func (p *Poll) todo(now time.Time) (a *task, j *record.Job) {
-	s := p.session.Load()
-	if p.woken.Swap(false) {
-		p.outbox.retry.Hurry()
+// sets the timer to when there is more.
+func (s *state) todo(now time.Time, in *session, woken bool) (a *task, j *record.Job) {
+	if woken {
+		s.outbox.retry.Hurry()
 	}
-	cut, stopping := s.cut.Err() != nil, s.stop.Err() != nil
+	cut, stopping := in.cut.Err() != nil, in.stop.Err() != nil
 	if !cut {
-		p.reflect(now)
-		if !stopping && !now.Before(p.ticks.due()) {
-			a = p.task(now, s.tenure)
-			p.reflect(now)
+		s.reflect(now)
+		if !stopping && !now.Before(s.ticks.due()) {
+			a = s.task(now, in.tenure)
+			s.reflect(now)
 		}
 		if stopping {
-			p.outbox.sayLast(&p.trust, now)
+			s.outbox.sayLast(&s.trust, now)
 		}
-		if !stopping || !p.outbox.retry.Failing() {
-			j = p.nextJob(now, s.tenure)
+		if !stopping || !s.outbox.retry.Failing() {
+			j = s.nextJob(now, in.tenure)
 		}
 	}
 	switch {
 	case !cut && !stopping:
-		s.arm(p.outbox.retry.Before(p.ticks.due(), now), now)
-	case !p.ticks.calling && !p.outbox.putting && s.ended != nil:
-		s.timer.Stop()
-		s.ended()
-		s.ended = nil
+		in.arm(s.outbox.retry.Before(s.ticks.due(), now), now)
+	case !s.ticks.calling && !s.outbox.putting && in.ended != nil:
+		in.timer.Stop()
+		in.ended()
+		in.ended = nil
 	}
 	return a, j
 }
@@ -119,39 +116,22 @@ func (s *session) arm(at, now time.Time) {
 	s.timer.Reset(at.Sub(now))
 }
 
-// reflect looks at the source's circuits: while all are open nothing confirms the
-// value, so that it is stale even before its own next tick; when one closes the poll
-// need not wait for that tick; and somebody has to probe.
-func (p *Poll) reflect(now time.Time) {
-	state, _, _ := p.Upstreams.State()
-	switch t := &p.trust; {
-	case state != event.Closed && t.known && !t.stale && !p.ticks.calling:
-		p.judge(p.open(), now)
-	case state == event.Closed && t.stale && t.reason == event.BreakerOpen && p.ticks.extraAt.IsZero():
-		p.ticks.extraAt = now.Add(p.Schedule.Start())
-	}
-	if p.ticks.probeAt = p.Upstreams.NextProbe(); !p.ticks.probeAt.IsZero() {
-		at := p.ticks.probeAt.Add(p.Upstreams.ProbeDelay(p.Index, len(p.Source.Polls)))
-		p.ticks.probe(at, now, state == event.Closed, config.NewPace(p.Source, p.Config).Tick())
-	}
-}
-
 // task makes of a tick that is due a round of calls, unless none is to be made.
-func (p *Poll) task(now time.Time, t *lease.Tenure) *task {
-	k, slot, missed := p.ticks.take(p.Schedule, now)
-	p.skip(missed)
+func (s *state) task(now time.Time, t *lease.Tenure) *task {
+	k, slot, missed := s.ticks.take(*s.schedule, now)
+	s.skip(missed)
 	if k == noTick || !t.Valid() {
 		return nil
 	}
-	up, permit, err := p.Upstreams.Pick(k == probeTick)
+	up, permit, err := s.Upstreams.Pick(k == probeTick)
 	if err != nil {
-		p.refused(k, err, now)
+		s.refused(k, err, now)
 		return nil
 	}
-	p.ticks.calling = true
+	s.ticks.calling = true
 	return &task{
-		kind: k, prev: p.kind.before(), begin: now, fetch: p.kind.plan(now),
-		Tick: ask.Tick{Up: up, Permit: permit, ProbeOnly: k == probeTick, Forgive: !p.ticks.starved, Slot: slot},
+		kind: k, prev: s.kind.before(), begin: now, fetch: s.kind.plan(now),
+		Tick: ask.Tick{Up: up, Permit: permit, ProbeOnly: k == probeTick, Forgive: !s.ticks.starved, Slot: slot},
 	}
 }
 
@@ -165,12 +145,12 @@ func (p *Poll) call(a *task) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ticks.calling = false
+	p.state.ticks.calling = false
 	if cut.Err() != nil {
 		r.Report()
 		return
 	}
-	p.take(r, found, a.kind)
+	p.state.take(r, found, a.kind)
 }
 
 // publish does a job and learns how it went.
@@ -186,15 +166,15 @@ func (p *Poll) publish(j *record.Job) {
 	if !in {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.outbox.putting = false
+		p.state.outbox.putting = false
 		return
 	}
 	st, err := stream.Put(s.cut, *j)
 	stream.Leave()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.outbox.putting = false
+	p.state.outbox.putting = false
 	if s.cut.Err() == nil {
-		p.settle(j, st, err)
+		p.state.settle(j, st, err)
 	}
 }

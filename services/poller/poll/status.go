@@ -45,38 +45,38 @@ type Status struct {
 func (p *Poll) Status() *Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.ran {
+	if !p.state.ran {
 		return nil
 	}
-	now, t := clock.Now(), &p.trust
+	now, t := clock.Now(), &p.state.trust
 	s := &Status{
 		Poll: p.Topic, IntervalMs: p.Config.Interval.Milliseconds(),
 		TimeoutMs: p.Config.Timeout.Milliseconds(), MaxAgeMs: p.Config.MaxAge.Milliseconds(),
 		Stale: t.stale || !t.known, Reason: t.reason, Detail: t.full.For(t.detail), ConsecutiveFailures: t.failures,
 		AsOf:        clock.WallTime(t.asOf, now),
-		Unpublished: p.outbox.retry.Failing() || len(p.topics.changes(now)) > 0,
-		LastOutcome: p.last.outcome, LastAt: clock.Stamp(p.last.at),
-		LastTookMs: float64(p.last.took.Microseconds()) / 1000, Skipped: p.ticks.skipped,
+		Unpublished: p.state.outbox.retry.Failing() || len(p.state.topics.changes(now)) > 0,
+		LastOutcome: p.state.last.outcome, LastAt: clock.Stamp(p.state.last.at),
+		LastTookMs: float64(p.state.last.took.Microseconds()) / 1000, Skipped: p.state.ticks.skipped,
 	}
-	p.kind.addTo(s)
+	p.state.kind.addTo(s)
 	return s
 }
 
 // AddHistory completes a status with the last attempts and the log.
 func (p *Poll) AddHistory(s *Status) {
-	s.Attempts, s.Log = p.attempts.List(p.Upstreams.Names()), p.lines.List()
+	s.Attempts, s.Log = p.state.attempts.List(p.Upstreams.Names()), p.lines.List()
 }
 
 // Restored counts the values that are known.
 func (p *Poll) Restored() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.kind.restored()
+	return p.state.kind.restored()
 }
 
 // Topics counts the topics that are remembered, also those whose keys are gone.
 func (p *Poll) Topics() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.topics.byToken)
+	return len(p.state.topics.byToken)
 }

@@ -51,7 +51,7 @@ func TestStandstill(t *testing.T) {
 			})
 			s.r.Pulse = &p
 			for _, poll := range s.r.Polls { // all at the same time
-				poll.Schedule = config.NewSchedule("same", 10*time.Second)
+				*poll.Schedule = config.NewSchedule("same", 10*time.Second)
 				poll.Schedule.Exact = true
 			}
 			synctest.Test(t, func(t *testing.T) {
