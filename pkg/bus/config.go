@@ -20,6 +20,8 @@ type Config struct {
 	History   int           `yaml:"history" doc:"messages kept per subject, for clients that resume"`
 	MaxBytes  config.Size   `yaml:"maxBytes" doc:"size limit of the stream, such as 1GiB; the oldest messages go first"`
 	Creds     string        `yaml:"credentials" doc:"path of a file with a user's JWT and seed, as nsc makes it, or with the seed of an nkey alone"`
+	TLS       TLS           `yaml:"tls" doc:"certificates, for servers that speak TLS"`
+	JetStream JetStream     `yaml:"jetstream" doc:"where JetStream answers, if it is another domain or account"`
 	LeaseTime time.Duration `yaml:"leaseTime" doc:"a source moves to another poller when its owner was silent for so long"`
 }
 
@@ -30,6 +32,13 @@ const (
 	DefaultMaxBytes  = 1 << 30
 	DefaultLeaseTime = 10 * time.Second
 )
+
+// Names returns the names of the configured installation.
+func (c *Config) Names() (Names, error) {
+	n, err := NewNames(c.Prefix)
+	n.api = c.JetStream.api()
+	return n, err
+}
 
 // DefaultConfig returns the configuration of a NATS server on this machine.
 func DefaultConfig() Config {
@@ -71,6 +80,8 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 		report("leaseTime", fmt.Sprintf("%v is out of range", c.LeaseTime), "use 1s to 10m")
 	}
 	c.checkLogin(report)
+	c.TLS.check(c.URL, report)
+	c.JetStream.check(report)
 }
 
 // isAddress reports whether a URL can be connected to.

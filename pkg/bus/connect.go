@@ -141,7 +141,7 @@ func (c *Conn) dial() error {
 		}
 		return err
 	}
-	js, err := jetstream.New(nc)
+	js, err := c.opts.JetStream.of(nc)
 	if err != nil {
 		nc.Close()
 		return err
@@ -208,9 +208,9 @@ func (c *Conn) dialOptions(name string) ([]nats.Option, error) {
 	}
 	opts = append(opts, nats.Name(name+" "+host), nats.Timeout(2*time.Second), nats.CustomInboxPrefix("_INBOX_"+c.opts.Role))
 	if c.opts.InProcess != nil {
-		opts = append(opts, nats.InProcessServer(c.opts.InProcess))
+		return append(opts, nats.InProcessServer(c.opts.InProcess)), nil
 	}
-	return opts, nil
+	return append(opts, c.opts.TLS.options()...), nil
 }
 
 // settled waits until the connection of a callback is the current one.

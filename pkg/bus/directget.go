@@ -68,7 +68,7 @@ func (n Names) read(
 		return fail(err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, which ends the subscription
-	if err := nc.PublishRequest("$JS.API.DIRECT.GET."+n.Stream(), inbox, body); err != nil {
+	if err := nc.PublishRequest(n.api+"DIRECT.GET."+n.Stream(), inbox, body); err != nil {
 		return fail(err)
 	}
 	for {

@@ -86,7 +86,11 @@ func follow(t *testing.T, c bus.Config) *record {
 	r := new(record)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	f := &bus.Follower{Conn: conn, Names: names(t), Log: r, Logger: quiet}
+	n, err := c.Names()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &bus.Follower{Conn: conn, Names: n, Log: r, Logger: quiet}
 	go func() { done <- f.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()

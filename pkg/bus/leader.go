@@ -58,7 +58,7 @@ func (n Names) get(ctx context.Context, nc *nats.Conn, what msgGet) (*nats.Msg, 
 	if err != nil {
 		return fail(err)
 	}
-	reply, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+n.Stream(), body)
+	reply, err := nc.RequestWithContext(ctx, n.api+"STREAM.MSG.GET."+n.Stream(), body)
 	if err != nil {
 		return fail(err)
 	}

@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"crypto/tls"
 	"fmt"
 	"time"
 
@@ -50,7 +49,7 @@ func (c *Conn) learnLimits() error {
 	}
 	opts = append(opts, nats.NoReconnect())
 	if state, err := nc.TLSConnectionState(); err == nil && state.ServerName != "" {
-		opts = append(opts, serverName(state.ServerName)) // that of a discovered server is not in its URL
+		opts = append(opts, secure(state.ServerName)) // that of a discovered server is not in its URL
 	}
 	second, err := nats.Connect(url, opts...)
 	if err != nil {
@@ -65,16 +64,4 @@ func (c *Conn) learnLimits() error {
 		return nc.ForceReconnect()
 	}
 	return nil
-}
-
-// serverName sets the name that a server's certificate must have.
-func serverName(name string) nats.Option {
-	return func(o *nats.Options) error {
-		if o.TLSConfig == nil {
-			o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		}
-		o.TLSConfig.ServerName = name
-		o.Secure = true
-		return nil
-	}
 }

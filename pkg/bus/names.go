@@ -20,11 +20,12 @@ const (
 type Names struct {
 	prefix   string
 	in, live string // with the trailing dot
+	api      string // begins the subjects of the JetStream API, with the trailing dot
 }
 
 var prefixRE = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// NewNames returns the names under a prefix; "" means DefaultPrefix. A prefix
+// NewNames returns the names under a prefix, with the usual JetStream API; "" means DefaultPrefix. A prefix
 // is one token of at most 64 characters.
 func NewNames(prefix string) (Names, error) {
 	if prefix == "" {
@@ -33,7 +34,7 @@ func NewNames(prefix string) (Names, error) {
 	if !prefixRE.MatchString(prefix) {
 		return Names{}, fmt.Errorf("prefix %q: use 1 to 64 of A-Z a-z 0-9 _ -", prefix)
 	}
-	return Names{prefix: prefix, in: prefix + ".in.", live: prefix + ".live."}, nil
+	return Names{prefix: prefix, in: prefix + ".in.", live: prefix + ".live.", api: defaultAPI}, nil
 }
 
 // Prefix is the configured first token.

@@ -53,7 +53,7 @@ type Gateway struct {
 
 // New binds the addresses. A gateway that is not run must be closed.
 func New(o Options) (*Gateway, error) {
-	names, err := bus.NewNames(o.NATS.Prefix)
+	names, err := o.NATS.Names()
 	if err != nil {
 		return nil, err
 	}

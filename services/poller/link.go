@@ -46,7 +46,7 @@ type link struct {
 // newLink makes a link that is not connected. The error means that the prefix of the
 // subjects is not valid.
 func newLink(c bus.Config, inProcess nats.InProcessConnProvider, log *slog.Logger) (*link, error) {
-	names, err := bus.NewNames(c.Prefix)
+	names, err := c.Names()
 	return &link{config: c, names: names, inProcess: inProcess, log: log, problems: throttle.New(log, complainEvery)}, err
 }
 

@@ -3,6 +3,8 @@ package bustest
 
 import (
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -41,6 +43,25 @@ func StartLimited(t testing.TB, storage int64) *Server {
 	return s
 }
 
+// StartConfigured is Start for a server with the settings of a configuration file.
+func StartConfigured(t testing.TB, text string) *Server {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opts, err := server.ProcessConfigFile(name)
+	if err != nil {
+		t.Fatalf("configure NATS: %v", err)
+	}
+	opts.Host, opts.Port, opts.NoSigs, opts.NoLog = "127.0.0.1", server.RANDOM_PORT, true, true
+	opts.JetStream, opts.StoreDir = true, t.TempDir()
+	s := &Server{t: t, opts: *opts}
+	s.Restart()
+	t.Cleanup(s.Stop)
+	return s
+}
+
 // Stop shuts the server down and waits for it; its data stays.
 func (s *Server) Stop() {
 	if s.srv != nil {
@@ -65,6 +86,14 @@ func (s *Server) Restart() {
 	s.srv = srv
 	s.URL = srv.ClientURL()
 	s.opts.Port = opts.Port
+}
+
+// Change restarts the server with another configuration.
+func (s *Server) Change(change func(*server.Options)) {
+	s.t.Helper()
+	s.Stop()
+	change(&s.opts)
+	s.Restart()
 }
 
 // Config is the configuration of a service that uses this server.
