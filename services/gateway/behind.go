@@ -7,24 +7,29 @@ import (
 )
 
 // A client may have seen more of the stream, at another gateway, than this one
-// has read: by moments, or because the NATS server here is cut off from its
-// cluster and hears nothing. It must not be shown older values than it has; only
-// if the stream itself was set back (restored) it must.
+// has read: for moments, or because the NATS server here is cut off from its
+// cluster and receives nothing. The client must not be shown values that are
+// older than those it has, unless the stream itself was set back (restored).
 
 const (
-	// behindWait is how long a gateway may be behind what the client saw at
-	// another one.
+	// behindWait is how long a client waits for a gateway that is behind what the
+	// client has seen.
 	behindWait = 5 * time.Second
-	// The first and the longest pause between two looks, while a client waits.
-	behindLook, behindPause = 5 * time.Millisecond, 250 * time.Millisecond
+	// minBehindPause and maxBehindPause bound the pause between two checks while a
+	// client waits: ten thousand may wait at the same time.
+	minBehindPause, maxBehindPause = 5 * time.Millisecond, 250 * time.Millisecond
 )
 
-// A vain is how a connection's client has waited in vain: since and until when.
-type vain struct{ came, until time.Time }
+// seenWait is how long a connection's client has waited, without success, for the
+// gateway to read what it has seen. The reader's.
+type seenWait struct {
+	since time.Time // when the first frame came that had to wait; zero: none has
+	until time.Time // when the last wait ended
+}
 
-// floor is how far a client has seen the gateway's stream, as it says; 0 if it
-// says nothing. The caller holds the mutex.
-func (h *hub) floor(req *wire.Subscribe) (seq uint64) {
+// seenSeq returns how far the client has seen the hub's stream; 0 if its frame
+// has nothing about it. The caller holds the mutex.
+func (h *hub) seenSeq(req *wire.Subscribe) (seq uint64) {
 	for _, p := range []*wire.Since{req.Since, req.NotOlderThan} {
 		if p != nil && p.Epoch == h.epoch {
 			seq = max(seq, p.Seq)
@@ -33,46 +38,47 @@ func (h *hub) floor(req *wire.Subscribe) (seq uint64) {
 	return seq
 }
 
-// behind reports whether a client has seen more of the stream than the hub. The
-// caller holds the mutex.
-func (h *hub) behind(req *wire.Subscribe) bool { return h.floor(req) > h.seq }
+// hasReached reports whether the hub has read the stream as far as the client
+// has seen it.
+func (h *hub) hasReached(req *wire.Subscribe) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.seenSeq(req) <= h.seq
+}
 
-// reached waits until the gateway has read the stream as far as a client has
-// seen it elsewhere, for behindWait at most, and returns since when the client
-// has been waiting. The frames of one connection wait together: what came while
-// one did has waited as well. Reader's.
-func (s *server) reached(c *conn, req *wire.Subscribe) (came time.Time) {
+// maybeOlder reports whether what the hub has may be older than the stream, of
+// which a client that came at a time has seen more. It is not older if, since
+// then, a record came straight from the stream and after that NATS reported that
+// there is no more. A server that is cut off from its cluster, or that was frozen,
+// may report so for a while, but no record comes from it, and the records that
+// were held back come before its report. The caller holds the mutex.
+func (h *hub) maybeOlder(came time.Time) bool { return h.busDown || !h.proved.After(came) }
+
+// awaitSeen waits until the gateway has read the stream as far as a client has
+// seen it elsewhere, for behindWait at most, or until the connection closes. It
+// returns since when the client has been waiting. The frames of one connection
+// wait together: a frame that came while another one waited does not wait again.
+// It blocks the connection's reader, and only that: frames of one connection are
+// answered in their order.
+func (s *server) awaitSeen(c *conn, req *wire.Subscribe) (came time.Time) {
 	h := s.hub
-	there := func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return !h.behind(req)
-	}
-	if there() {
+	if h.hasReached(req) {
 		return h.now()
 	}
-	if c.vain.came.IsZero() {
-		c.vain.came = h.now()
-	}
-	if time.Since(c.vain.until) < behindWait {
-		return c.vain.came
+	if c.seenWait.since.IsZero() {
+		c.seenWait.since = h.now()
 	}
 	start := time.Now()
+	if start.Sub(c.seenWait.until) < behindWait {
+		return c.seenWait.since
+	}
 	for waited := time.Duration(0); waited < behindWait && !c.isClosing(); waited = time.Since(start) {
-		time.Sleep(min(max(waited/4, behindLook), behindPause)) // ten thousand may wait
-		if there() {
-			c.vain = vain{}
+		time.Sleep(min(max(waited/4, minBehindPause), maxBehindPause))
+		if h.hasReached(req) {
+			c.seenWait = seenWait{}
 			return h.now()
 		}
 	}
-	c.vain.until = time.Now()
-	return c.vain.came
+	c.seenWait.until = time.Now()
+	return c.seenWait.since
 }
-
-// older reports whether what the hub has may be older than the stream, of which
-// a client that came at a time has seen more. It is not if since then something
-// came straight from the stream and NATS, asked after that, had nothing more: a
-// server that is cut off from its cluster, or was frozen, may say so for a
-// while, but nothing comes from it, and what it was held back comes before it
-// says so. The caller holds the mutex.
-func (h *hub) older(came time.Time) bool { return h.busDown || !h.proved.After(came) }

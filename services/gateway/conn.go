@@ -73,13 +73,13 @@ type conn struct {
 	latest atomic.Bool // delivery: skip rather than close
 
 	// The reader's.
-	subs    subscriptions
-	in      ws.Reader
-	held    int64 // bytes of in that are accounted for
-	pace    throttle
-	wrong   uint8 // frames that were none
-	hurried bool  // a message must end within messageWait
-	vain    vain
+	subs     subscriptions
+	in       ws.Reader
+	held     int64 // bytes of in that are accounted for
+	pace     framePace
+	wrong    uint8 // frames that were none
+	hurried  bool  // a message must end within messageWait
+	seenWait seenWait
 }
 
 // A step is what a connection sends next: bytes, the end of the feed it is in,

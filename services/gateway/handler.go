@@ -71,7 +71,7 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
 		http.Error(w, "pages of "+r.Header.Get("Origin")+" may not connect here (gateway.allowedOrigins)", http.StatusForbidden)
 		return false
 	}
-	if err := s.open(); err != nil {
+	if err := s.canServe(); err != nil {
 		s.metrics.refused.WithLabelValues("not_open").Inc()
 		w.Header().Set("Retry-After", "2")
 		http.Error(w, "not now: "+err.Error(), http.StatusServiceUnavailable)
@@ -80,9 +80,9 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// open returns nil when connections can be taken: also without NATS, once the
+// canServe returns nil when connections can be taken: also without NATS, once the
 // stream was read, since stale values that say so are better than none.
-func (s *server) open() error {
+func (s *server) canServe() error {
 	if s.drained.Load() {
 		return errors.New("the gateway is draining")
 	}

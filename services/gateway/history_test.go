@@ -99,14 +99,14 @@ func TestTooFarIsRemembered(t *testing.T) {
 		events int // 0: too far
 		far    uint64
 	}{{2, maxReplay, 0}, {0, 0, 1}, {1, 0, 2}, {0, 0, 2}, {2, maxReplay, 2}, {maxReplay, 2, 2}} {
-		r := s.since(&wire.Since{Epoch: "E", Seq: tt.since}, f)
+		r := h.since(&wire.Since{Epoch: "E", Seq: tt.since}, f, nil)
 		if want := map[bool]string{true: wire.NotResumedTooFar}[tt.events == 0]; r.reason != want || len(r.events) != tt.events || f.far != tt.far {
 			t.Errorf("since %d: %d events, %q, far %d; want %d, %q, %d", tt.since, len(r.events), r.reason, f.far, tt.events, want, tt.far)
 		}
 	}
 	h.history.restart(0)
 	h.history.add(msgs[maxReplay+1].Event, maxReplay+2)
-	if r := s.since(&wire.Since{Epoch: "E", Seq: 1}, f); r.reason != "" || len(r.events) != 1 {
+	if r := h.since(&wire.Since{Epoch: "E", Seq: 1}, f, nil); r.reason != "" || len(r.events) != 1 {
 		t.Errorf("in another history: %d events, %q", len(r.events), r.reason)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/pkg/throttle"
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/pollcast/pollcast/services/gateway/ws"
@@ -62,7 +63,7 @@ type hub struct {
 	history history
 	told    uint64 // counts freshness told
 
-	aheadSaid seldom // that a clock is ahead
+	clockLog throttle.Gate // of lines about a clock that is ahead
 
 	ready     []byte       // the value of the event that is taken in, compressed before; nil: it was not
 	deflating atomic.Int64 // feeds that are compressed, for who does not hold mu
@@ -375,7 +376,7 @@ func (h *hub) sayAhead(p *pollState, now time.Time) {
 	}
 	d := max(0, -p.lag.least)
 	h.metrics.clockAhead.Set(d.Seconds())
-	if d > clocksAgree && h.aheadSaid.may(now, sayAheadEvery) > 0 {
+	if d > clocksAgree && h.clockLog.Pass(now, sayAheadEvery) > 0 {
 		h.log.Warn("a poller's clock is ahead of this gateway's: values look too young by that; keep both in step with NTP", "poll", p.name, "ahead", d.Round(time.Millisecond))
 	}
 }

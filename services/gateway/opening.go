@@ -1,12 +1,9 @@
 package gateway
 
 import (
-	"slices"
 	"sort"
 	"sync"
 	"time"
-
-	"github.com/pollcast/pollcast/pkg/wire"
 )
 
 // openingShare is how long joiners of a feed are given the same snapshot, or
@@ -65,10 +62,10 @@ const frameCost = 400
 
 // snapshot opens a feed with the last values of what its patterns match and
 // those before did not. With share, joiners of the same moment get the same
-// bytes, unless they have seen more: up to floor. The caller holds the mutex.
-func (h *hub) snapshot(f *feed, before []string, share bool, floor uint64) opening {
+// bytes, unless they have seen more: up to seenSeq. The caller holds the mutex.
+func (h *hub) snapshot(f *feed, before []string, share bool, seenSeq uint64) opening {
 	now := h.now()
-	if share && f.snap != nil && now.Sub(f.snap.made) <= openingShare && f.snap.seq >= floor {
+	if share && f.snap != nil && now.Sub(f.snap.made) <= openingShare && f.snap.seq >= seenSeq {
 		return *f.snap
 	}
 	o := h.open(f, now)
@@ -85,48 +82,4 @@ func (h *hub) open(f *feed, now time.Time) opening {
 	o := opening{seq: h.seq, made: now}
 	o.cur, o.pos = f.tip()
 	return o
-}
-
-// replay opens a feed with the events after a position. The reason says why it
-// cannot. With share, joiners of the same moment who have seen as much or more,
-// but nothing after it (up to floor), get the same bytes, or their end. The caller
-// holds the mutex, which may be released in between.
-func (s *server) replay(f *feed, before []string, since *wire.Since, share bool, floor uint64) (o opening, reason string) {
-	h := s.hub
-	if since.Epoch != h.epoch {
-		return o, wire.NotResumedEpoch
-	}
-	if p := f.shared(since.Seq, floor, h.now()); share && p != nil {
-		o = *p
-		o.since = since.Seq
-		return o, ""
-	}
-	r := s.since(since, f)
-	if r.reason != "" {
-		return o, r.reason
-	}
-	if p := f.shared(since.Seq, floor, h.now()); share && p != nil { // while the mutex was released
-		o = *p
-		o.since = since.Seq
-		return o, ""
-	}
-	// Everything of one moment: what came while the stream was read back too.
-	h.settle(f, h.now())
-	o = h.open(f, h.now())
-	o.since = since.Seq
-	r.events = slices.DeleteFunc(r.events, func(p past) bool { return matchAny(before, p.e.Topic) })
-	o.what = newContents(h.collect(f, before, h.freshness(f), &r), share)
-	if share {
-		f.past = &o
-	}
-	return o, ""
-}
-
-// shared is the replay that a joiner at seq, who has seen up to floor, can have
-// from those before it. The caller holds the hub's mutex.
-func (f *feed) shared(seq, floor uint64, now time.Time) *opening {
-	if p := f.past; p != nil && now.Sub(p.made) <= openingShare && p.since <= seq && max(seq, floor) <= p.seq {
-		return p
-	}
-	return nil
 }

@@ -29,6 +29,7 @@ type stretch struct {
 	events   []past // in the stream's order
 	bytes    int    // of events, with eventCost each
 	depth    int64  // messages that the stream keeps per subject; 0 or less: any number
+	era      int    // of the history that goes on after it
 
 	topics  map[string][]past // events by topic
 	trimmed uint64            // the stream may have dropped events up to here

@@ -15,9 +15,6 @@ const (
 	// replayWait bounds what reading the stream back may take, with the wait for
 	// the turn.
 	replayWait = 10 * time.Second
-	// nearBy is how far behind the history a client may be, in messages, to share
-	// what is read back of all topics with everybody else.
-	nearBy = maxReplay
 	// readAhead is how many messages more are read than were asked for, for those
 	// who come next and are a little further behind.
 	readAhead = 1000
@@ -25,8 +22,34 @@ const (
 	readbackKept = time.Second
 )
 
-// everything is the pattern of all topics.
-var everything = []string{">"}
+// fill reads a gap back. The caller calls done when it is through with it.
+func (r *readbacks) fill(s *server, g *gap) (done func()) {
+	if s.past == nil {
+		return func() {}
+	}
+	b, err := r.get(s, g.patterns, g.after)
+	if err != nil {
+		s.logUnread(err)
+		return func() {}
+	}
+	g.found = &b.past
+	return func() { r.put(s.budget, b) }
+}
+
+// unreadLogEvery is the shortest time between two log lines about resumes for
+// which the stream could not be read back: there may be thousands.
+const unreadLogEvery = 10 * time.Second
+
+// logUnread logs that the stream could not be read back for a client.
+func (s *server) logUnread(err error) {
+	if n := s.unreadLog.Pass(s.hub.now(), unreadLogEvery); n > 0 {
+		s.log.Warn("cannot read the stream back for clients that resume; they get a snapshot", "clients", n, "error", err)
+	}
+}
+
+// errCutShort is the error of a server that led the stream once and reports that
+// there is no more although there is.
+var errCutShort = errors.New("NATS holds less than was read from it before")
 
 // errReadback says that reading the stream back took too long.
 var errReadback = errors.New("reading the stream back took longer than " + replayWait.String())
@@ -161,6 +184,7 @@ func (r *readbacks) read(ctx context.Context, s *server, b, before *readback) {
 	}
 	defer done()
 	b.past, b.err = s.past.replay(ctx, b.patterns, b.from, b.to, int(most))
+	b.past.era = era
 	s.metrics.readbacks.Inc()
 	h.mu.Lock()
 	if b.err == nil && b.era == h.history.era {

@@ -121,17 +121,17 @@ func (c *conn) seeOff() {
 	}
 }
 
-// A throttle is when the next frame would be in time, in unix nanoseconds.
-type throttle int64
+// A framePace is when the next frame would be in time, in unix nanoseconds.
+type framePace int64
 
 // allow reports whether one more is within perSecond, with a burst of twice as
 // many.
-func (p *throttle) allow(now time.Time, perSecond int) bool {
+func (p *framePace) allow(now time.Time, perSecond int) bool {
 	each := int64(time.Second) / int64(perSecond)
 	next := max(int64(*p), now.UnixNano())
 	if next-now.UnixNano() > each*int64(2*perSecond-1) {
 		return false
 	}
-	*p = throttle(next + each)
+	*p = framePace(next + each)
 	return true
 }

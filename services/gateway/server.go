@@ -10,23 +10,24 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/throttle"
 	"github.com/pollcast/pollcast/pkg/wire"
 )
 
 // A server holds the connections of one gateway and what runs for them. It
 // needs no NATS: the hub is fed from outside.
 type server struct {
-	cfg     Config
-	name    string
-	hub     *hub
-	budget  *budget
-	gate    *gate
-	sockets sockets
-	metrics *metrics
-	log     *slog.Logger
-	writers []*writer
-	past    replayer // nil: nothing beyond the hub's history
-	unread  seldom   // resumes for which the past could not be read
+	cfg       Config
+	name      string
+	hub       *hub
+	budget    *budget
+	gate      *gate
+	sockets   sockets
+	metrics   *metrics
+	log       *slog.Logger
+	writers   []*writer
+	past      replayer      // nil: nothing beyond the hub's history
+	unreadLog throttle.Gate // of lines about resumes for which the stream could not be read back
 
 	readbacks *readbacks
 	conns     registry

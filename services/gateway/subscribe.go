@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/pkg/wire"
@@ -15,88 +16,150 @@ type subscriptions struct {
 	maxHz    float64 // of them all
 }
 
+// A subscribing is a subscribe frame on its way into a feed.
+type subscribing struct {
+	req           *wire.Subscribe
+	patterns      []string  // the connection's, with those of the frame
+	before, after []string  // the connection's patterns before and after it, canonical
+	came          time.Time // since when its client has been waiting for what it has seen
+	seenSeq       uint64    // what its client has seen of this stream
+
+	joined *feed // a reference is held; nil at first
+	filled *gap  // what was read back for it; nil: nothing
+	answer wire.Subscribed
+	begin  opening // what goes out after the answer; without a place: nothing
+	done   func()  // gives back the memory of begin's frames
+}
+
 // subscribe adds patterns to a connection. The answer, the snapshot (or the
 // replay) of what is new and the live frames after it come without gap or
-// repetition: all three are taken at one position of the stream. Reader's.
+// repetition: all three are taken at one position of the stream. If a replay
+// needs what the history does not hold, that is read back without the hub's
+// mutex, and entering is tried again at the position of then. The reader calls it.
 func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error {
 	if err := s.checkSubscribe(c, req); err != nil {
 		return err
 	}
-	all := c.subs.patterns
+	e := &subscribing{req: req, patterns: c.subs.patterns, done: func() {}}
 	for _, p := range req.Topics {
-		if !slices.Contains(all, p) {
-			all = append(all, p)
+		if !slices.Contains(e.patterns, p) {
+			e.patterns = append(e.patterns, p)
 		}
 	}
-	before := topic.Canonical(c.subs.patterns)
-	after := topic.Canonical(all)
-	h := s.hub
-	came := s.reached(c, req)
-
-	h.mu.Lock()
-	floor := h.floor(req)
-	setBack := floor > h.seq
-	if setBack && h.older(came) {
-		h.mu.Unlock()
-		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "this gateway has not read the stream as far as you have seen it; try again later, or at another one"}
+	e.before, e.after = topic.Canonical(c.subs.patterns), topic.Canonical(e.patterns)
+	e.came = s.awaitSeen(c, req)
+	for release := func() {}; ; {
+		missing, err := s.enterFeed(c, e)
+		release()
+		if err != nil {
+			return err
+		}
+		if missing == nil {
+			break
+		}
+		e.filled = missing
+		release = s.readbacks.fill(s, missing)
 	}
-	if setBack {
-		floor = 0
-	}
-	answer := wire.Subscribed{Topics: req.Topics, Epoch: h.epoch, Seq: h.seq}
-	old := c.feed.Load()
-	if old != nil && slices.Equal(before, after) { // nothing new
-		c.holds(all)
-		h.mu.Unlock()
-		c.say(&wire.ServerFrame{ID: id, Subscribed: &answer})
+	defer e.done()
+	answer := encode(c.format.plain(), &wire.ServerFrame{ID: id, Subscribed: &e.answer})
+	if e.joined == nil { // nothing new
+		c.send(answer)
 		return nil
 	}
-	if n := h.unknown(req.Topics); n > 0 && h.waited()+n > h.maxTopics {
-		h.mu.Unlock()
-		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: "as many topics that have no value are waited for as this gateway can hold; try again later"}
+	steps := []step{{data: answer}}
+	if data := e.begin.frames(c.format); len(data) > 0 {
+		steps = append(steps, step{data: data})
 	}
-	f := h.join(after, c.format, req.MaxHz, h.now())
-	h.settle(f, h.now())
-	var begin opening
-	if req.Since != nil {
-		if answer.Reason = wire.NotResumedEpoch; !setBack {
-			begin, answer.Reason = s.replay(f, before, req.Since, old == nil, floor)
+	c.enter(append(steps, step{feed: e.joined, cur: e.begin.cur, pos: e.begin.pos})...)
+	c.writer.push(job{conn: c, what: jobMove})
+	return nil
+}
+
+// enterFeed puts a connection into the feed of its patterns, at the hub's
+// position. If that needs what the history does not hold, it returns what is
+// missing; the caller calls it again when that is filled.
+func (s *server) enterFeed(c *conn, e *subscribing) (missing *gap, werr *wire.Error) {
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	refuse := func(message string) (*gap, *wire.Error) {
+		if e.joined != nil {
+			h.leave(e.joined)
 		}
-		answer.Resumed = answer.Reason == ""
-		s.metrics.resumes.WithLabelValues(cmp.Or(answer.Reason, "complete")).Inc()
+		return nil, &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: message}
 	}
-	if !answer.Resumed {
-		h.settle(f, h.now()) // what came while the stream was read back
-		begin = h.snapshot(f, before, old == nil, floor)
+	e.seenSeq = h.seenSeq(e.req)
+	setBack := e.seenSeq > h.seq
+	if setBack && h.maybeOlder(e.came) {
+		return refuse("this gateway has not read the stream as far as you have seen it; try again later, or at another one")
 	}
-	answer.Seq = begin.seq
-	done := s.budget.pass(begin.cost())
-	if done == nil {
-		h.leave(f)
-		h.mu.Unlock()
-		return &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: errShort.Error() + "; try again later"}
+	e.answer = wire.Subscribed{Topics: e.req.Topics, Epoch: h.epoch, Seq: h.seq}
+	old := c.feed.Load()
+	if old != nil && slices.Equal(e.before, e.after) {
+		c.holds(e.patterns)
+		return nil, nil
 	}
-	defer done()
-	c.holds(all)
-	c.subs.maxHz = req.MaxHz
-	c.latest.Store(isLatest(req))
+	if e.joined == nil {
+		if n := h.unknown(e.req.Topics); n > 0 && h.waited()+n > h.maxTopics {
+			return refuse("as many topics that have no value are waited for as this gateway can hold; try again later")
+		}
+		e.joined = h.join(e.after, c.format, e.req.MaxHz, h.now())
+	}
+	if missing = s.open(e, old == nil, setBack); missing != nil {
+		return missing, nil
+	}
+	if e.done = s.budget.pass(e.begin.cost()); e.done == nil {
+		return refuse(errShort.Error() + "; try again later")
+	}
+	c.holds(e.patterns)
+	c.subs.maxHz = e.req.MaxHz
+	c.latest.Store(isLatest(e.req))
 	if old != nil {
 		h.settle(old, h.now())
 		c.enter(step{until: old.end.Load(), seq: h.seq})
 		h.leave(old)
 	}
-	c.entered.Store(begin.pos)
-	c.enteredOwn.Store(begin.cur.owned())
-	c.feed.Store(f)
-	h.mu.Unlock()
+	c.goTo(e.joined, e.begin.cur, e.begin.pos)
+	return nil, nil
+}
 
-	steps := []step{{data: encode(c.format.plain(), &wire.ServerFrame{ID: id, Subscribed: &answer})}}
-	if data := begin.frames(c.format); len(data) > 0 {
-		steps = append(steps, step{data: data})
+// open chooses what a subscription begins with: a replay if it can resume, or a
+// snapshot. With share, those who come together get the same bytes. setBack says
+// that the stream does not reach what the client has seen. The caller holds the
+// hub's mutex.
+func (s *server) open(e *subscribing, share, setBack bool) (missing *gap) {
+	h := s.hub
+	if setBack {
+		e.seenSeq = 0
 	}
-	c.enter(append(steps, step{feed: f, cur: begin.cur, pos: begin.pos})...)
-	c.writer.push(job{conn: c, what: jobMove})
+	h.settle(e.joined, h.now())
+	if e.req.Since != nil {
+		r := replayed{reason: wire.NotResumedEpoch}
+		if !setBack {
+			e.begin, r = h.replay(e.joined, e.before, e.req.Since, share, e.seenSeq, e.filled)
+		}
+		if r.missing != nil {
+			return r.missing
+		}
+		if r.cutShort {
+			s.logUnread(errCutShort)
+		}
+		e.answer.Reason, e.answer.Resumed = r.reason, r.reason == ""
+		s.metrics.resumes.WithLabelValues(cmp.Or(r.reason, "complete")).Inc()
+	}
+	if !e.answer.Resumed {
+		e.begin = h.snapshot(e.joined, e.before, share, e.seenSeq)
+	}
+	e.answer.Seq = e.begin.seq
 	return nil
+}
+
+// goTo notes the feed that the connection goes to, and its place there. nil is
+// none. The caller holds the hub's mutex.
+func (c *conn) goTo(f *feed, cur cursor, pos uint64) {
+	c.entered.Store(pos)
+	c.enteredOwn.Store(cur.owned())
+	c.feed.Store(f)
 }
 
 // isLatest reports whether a subscription may skip events.
@@ -170,10 +233,10 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 		f = h.join(after, c.format, c.subs.maxHz, h.now())
 		cur, pos := f.tip()
 		steps = append(steps, step{feed: f, cur: cur, pos: pos})
-		c.entered.Store(pos)
-		c.enteredOwn.Store(cur.owned())
+		c.goTo(f, cur, pos)
+	} else {
+		c.feed.Store(nil)
 	}
-	c.feed.Store(f)
 	c.enter(steps...)
 	h.mu.Unlock()
 	c.writer.push(job{conn: c, what: jobMove})
