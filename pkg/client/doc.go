@@ -1,22 +1,9 @@
 // Package client is the Go SDK: live values from a Pollcast gateway, each with
 // its freshness.
 //
-//	c, err := client.New(client.Options{URL: "ws://localhost:12080/v1/ws"})
-//	if err != nil {
-//		return err
-//	}
-//	defer c.Close()
-//	sub, err := c.Subscribe(ctx, []string{"host.>"}, client.SubscribeOptions{})
-//	if err != nil {
-//		return err
-//	}
-//	for u := range sub.Updates() {
-//		switch u := u.(type) {
-//		case *client.Event:     // a topic has a new value
-//		case *client.Freshness: // how far a poll's values can be trusted
-//		}
-//	}
-//	return sub.Err()
+//	gateway -> session.go -> apply.go -> store.go, clock.go (values and their age)
+//	                      -> interest.go (subscriptions) -> update.go -> program
+//	loop.go runs all of it in one goroutine, beside one that reads the connection.
 //
 // # What it does by itself
 //

@@ -67,9 +67,9 @@ func TestMemoryBudget(t *testing.T) {
 			wantWithin(t, gw)
 			time.Sleep(25 * time.Millisecond)
 		}
-		if err := wantMetric(gw, `pollcast_gateway_connections_refused_total{reason="memory"}`, 1); err != nil {
-			t.Error(err)
-		}
+		eventually(t, "connections are refused", func() error {
+			return wantMetric(gw, `pollcast_gateway_connections_refused_total{reason="memory"}`, 1)
+		})
 	})
 	t.Run("answers nobody reads", func(t *testing.T) {
 		for range 100 {
