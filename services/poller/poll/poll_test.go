@@ -76,6 +76,25 @@ func TestLaggingReplica(t *testing.T) {
 	}
 }
 
+// A value that was not confirmed for maxAge is stale, however often the poll is taken
+// up: a reload renews no freshness.
+func TestResumeConfirmsNothing(t *testing.T) {
+	p := newTestPoll(t, config.Poll{MaxAge: 2 * time.Hour})
+	now := time.Now()
+	p.Resume(recovered("1", 5, clock.Stamp(now.Add(-time.Hour))))
+	for _, tt := range []struct {
+		age   time.Duration
+		stale bool
+	}{{time.Hour, false}, {119 * time.Minute, false}, {121 * time.Minute, true}} {
+		p.state.topics.byToken[record.OwnTopic].good.AsOf = now.Add(-tt.age)
+		p.state.trust.checkedAt = clock.Stamp(now) // by the reload before
+		p.Resume(record.Recovered{})
+		if s := p.state.trust; s.stale != tt.stale || tt.stale && s.reason != event.PollerSilent {
+			t.Errorf("confirmed %v ago: stale %v, %s (%s)", tt.age, s.stale, s.reason, s.detail)
+		}
+	}
+}
+
 // reading is an answer with keys.
 func reading(at time.Time, keys ...string) ask.Reading {
 	r := ask.Reading{Sent: at, Slot: at, Up: &ask.Upstream{Name: "u"}}

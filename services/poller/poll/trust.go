@@ -62,18 +62,25 @@ func (t *trust) resume(f *event.Freshness, state event.State, maxAge time.Durati
 	if t.stale && t.reason == event.BreakerOpen && state == event.Closed {
 		t.reason = event.UpstreamError // the circuit's memory is gone, as with a new URL
 	}
-	// Readers take the value for stale since maxAge has passed without a record: the
-	// first record must not say otherwise before the upstream does. Where the clock was
-	// set back nobody knows how long that is.
-	silence := now.Sub(t.checkedAt)
-	if !t.known || t.stale || silence.Abs() <= maxAge {
+	silence, unconfirmed := now.Sub(t.checkedAt), now.Sub(t.asOf)
+	switch {
+	case !t.known || t.stale:
 		return t.verdict, false
-	}
-	t.since = t.checkedAt
-	t.verdict = stale(event.PollerSilent, "no poller asked for "+silence.Round(time.Second).String())
-	if silence < 0 {
+	case silence > maxAge:
+		// Readers take the value for stale since maxAge has passed without a record: the
+		// first record must not say otherwise before the upstream does.
+		t.since = t.checkedAt
+		t.verdict = stale(event.PollerSilent, "no poller asked for "+silence.Round(time.Second).String())
+	case silence < -maxAge:
+		// The clock was set back: nobody knows how long that is.
 		t.since = now
-		t.detail = "the clock was set back while no poller asked"
+		t.verdict = stale(event.PollerSilent, "the clock was set back while no poller asked")
+	case unconfirmed > maxAge:
+		// It was asked for, and each call was cut short, as by one reload after the other.
+		t.since = now
+		t.verdict = stale(event.PollerSilent, "no call has ended for "+unconfirmed.Round(time.Second).String())
+	default:
+		return t.verdict, false
 	}
 	return t.verdict, true
 }
