@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -196,6 +197,40 @@ func (p *Poller) Ready() error {
 		return errNoStream
 	}
 	return nil
+}
+
+// Status returns what the poller does now.
+func (p *Poller) Status() Status {
+	s := p.summary()
+	for _, source := range p.sources.list() {
+		s.Sources = append(s.Sources, source.status(true))
+	}
+	return s
+}
+
+// summary is the Status without the sources.
+func (p *Poller) summary() Status {
+	s := Status{Owner: p.owner, Sources: []runner.Status{}, Reload: p.reloads.last.Load(), Pollers: []PollerStatus{}}
+	if err := p.Ready(); err != nil {
+		s.Problem = err.Error()
+	} else {
+		s.Ready = true
+	}
+	s.Connected = p.link.err() == nil
+	if g := p.group.Load(); g != nil {
+		all, set := g.Members()
+		for _, m := range all {
+			s.Pollers = append(s.Pollers, PollerStatus{m.Owner, m.Host, m.Since, m.Sources, m.Set != set})
+		}
+	}
+	return s
+}
+
+// StatusHandler answers with Status: a page for browsers, otherwise JSON. ?format=html
+// or json decides, ?source=name selects one source, and ?refresh=5 has the browser load
+// the page again every 5 seconds.
+func (p *Poller) StatusHandler() http.Handler {
+	return &statusHandler{summary: p.summary, sources: p.sources.list}
 }
 
 // onState is called when the connection to NATS is lost or back.

@@ -30,33 +30,6 @@ type PollerStatus struct {
 	OtherSet bool `json:"otherSources,omitempty"`
 }
 
-// Status returns what the poller does now.
-func (p *Poller) Status() Status {
-	s := p.summary()
-	for _, source := range p.sources.list() {
-		s.Sources = append(s.Sources, source.status(true))
-	}
-	return s
-}
-
-// summary is the Status without the sources.
-func (p *Poller) summary() Status {
-	s := Status{Owner: p.owner, Sources: []runner.Status{}, Reload: p.reloads.last.Load(), Pollers: []PollerStatus{}}
-	if err := p.Ready(); err != nil {
-		s.Problem = err.Error()
-	} else {
-		s.Ready = true
-	}
-	s.Connected = p.link.err() == nil
-	if g := p.group.Load(); g != nil {
-		all, set := g.Members()
-		for _, m := range all {
-			s.Pollers = append(s.Pollers, PollerStatus{m.Owner, m.Host, m.Since, m.Sources, m.Set != set})
-		}
-	}
-	return s
-}
-
 // status is the status of the source. With detail it has the attempts and log lines
 // that the polls remember.
 func (s *supervisor) status(detail bool) runner.Status {

@@ -44,39 +44,41 @@ const (
 	maxRefresh = 3600
 )
 
-// StatusHandler answers with Status: a page for browsers, otherwise JSON. ?format=html
-// or json decides, ?source=name selects one source, and ?refresh=5 has the browser load
-// the page again every 5 seconds.
-func (p *Poller) StatusHandler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sources, only := p.sources.list(), r.URL.Query().Get("source")
-		if only != "" {
-			sources = slices.DeleteFunc(sources, func(s *supervisor) bool { return s.name != only })
-			if len(sources) == 0 {
-				http.Error(w, "there is no such source", http.StatusNotFound)
-				return
-			}
-		}
-		w.Header().Set("Vary", "Accept")
-		w.Header().Set("Cache-Control", "no-store")
-		if !wantsPage(r) {
-			w.Header().Set("Content-Type", "application/json")
-			_ = writeStatus(w, p.summary(), sources) // fails only when the reader has gone
+// statusHandler serves the status of a poller.
+type statusHandler struct {
+	summary func() Status // without the sources
+	sources func() []*supervisor
+}
+
+// ServeHTTP implements http.Handler.
+func (h *statusHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	sources, only := h.sources(), r.URL.Query().Get("source")
+	if only != "" {
+		sources = slices.DeleteFunc(sources, func(s *supervisor) bool { return s.name != only })
+		if len(sources) == 0 {
+			http.Error(w, "there is no such source", http.StatusNotFound)
 			return
 		}
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-		v := statusView{Status: p.summary(), Now: time.Now(), Only: only}
-		_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // what is no number means 0
-		v.Refresh = min(max(v.Refresh, 0), maxRefresh)
-		v.add(sources)
-		var body bytes.Buffer
-		if err := statusPage.Execute(&body, v); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		_, _ = w.Write(body.Bytes()) // fails only when the reader has gone
-	})
+	}
+	w.Header().Set("Vary", "Accept")
+	w.Header().Set("Cache-Control", "no-store")
+	if !wantsPage(r) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = writeStatus(w, h.summary(), sources) // fails only when the reader has gone
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	v := statusView{Status: h.summary(), Now: time.Now(), Only: only}
+	_, _ = fmt.Sscan(r.URL.Query().Get("refresh"), &v.Refresh) // what is no number means 0
+	v.Refresh = min(max(v.Refresh, 0), maxRefresh)
+	v.add(sources)
+	var body bytes.Buffer
+	if err := statusPage.Execute(&body, v); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(body.Bytes()) // fails only when the reader has gone
 }
 
 // add adds sources to the page.

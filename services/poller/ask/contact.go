@@ -1,8 +1,6 @@
 package ask
 
 import (
-	"slices"
-
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/services/poller/breaker"
 	"github.com/pollcast/pollcast/services/poller/source"
@@ -38,34 +36,5 @@ func (c *contact) report() {
 		// The request is wrong, or the value is too long for NATS, but the upstream
 		// answers: for its circuit that is a success.
 		circuit.End(c.permit, breaker.Success, false, "")
-	}
-}
-
-// FailedOver reports whether an upstream failed. Another one may have answered.
-func (r Reading) FailedOver() bool {
-	return slices.ContainsFunc(r.contacts, func(c *contact) bool {
-		return c.failure != nil && c.failure.Counts && !c.good
-	})
-}
-
-// Report ends the round for the circuits of all upstreams that it asked. It must be
-// called once for every Reading. It returns true if a streak of failures ended.
-func (r Reading) Report() (eased bool) {
-	for _, c := range r.contacts {
-		before := c.up.Circuit.Snapshot().Streak
-		c.report()
-		eased = eased || before > 0 && c.up.Circuit.Snapshot().Streak == 0
-	}
-	return eased
-}
-
-// Blame makes the failure of a later call, such as for a position, the failure of the
-// upstream that answered the round. It is called before Report.
-func (r *Reading) Blame(f *source.Failure) {
-	r.Up.Circuit.HoldOff(f.RetryAfter)
-	for _, c := range r.contacts {
-		if c.up == r.Up {
-			c.good, c.failure = false, f
-		}
 	}
 }
