@@ -22,6 +22,8 @@ type Config struct {
 	Creds     string        `yaml:"credentials" doc:"path of a file with a user's JWT and seed, as nsc makes it, or with the seed of an nkey alone"`
 	TLS       TLS           `yaml:"tls" doc:"certificates, for servers that speak TLS"`
 	JetStream JetStream     `yaml:"jetstream" doc:"where JetStream answers, if it is another domain or account"`
+	Manage    bool          `yaml:"manage" doc:"pollers create the stream and the lease bucket, and change them to the configuration; false: somebody else does, and they are only compared"`
+	Placement Placement     `yaml:"placement" doc:"where pollers place the stream and the lease bucket"`
 	LeaseTime time.Duration `yaml:"leaseTime" doc:"a source moves to another poller when its owner was silent for so long"`
 }
 
@@ -43,7 +45,7 @@ func (c *Config) Names() (Names, error) {
 // DefaultConfig returns the configuration of a NATS server on this machine.
 func DefaultConfig() Config {
 	return Config{
-		URL: DefaultURL, Prefix: DefaultPrefix, Replicas: 1,
+		URL: DefaultURL, Prefix: DefaultPrefix, Replicas: 1, Manage: true,
 		History: DefaultHistory, MaxBytes: DefaultMaxBytes, LeaseTime: DefaultLeaseTime,
 	}
 }
@@ -78,6 +80,9 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 	}
 	if c.LeaseTime < time.Second || c.LeaseTime > 10*time.Minute {
 		report("leaseTime", fmt.Sprintf("%v is out of range", c.LeaseTime), "use 1s to 10m")
+	}
+	if !c.Manage && c.Placement.placement() != nil {
+		report("placement", "pollers do not place a stream that they do not manage", "remove it, or write manage: true")
 	}
 	c.checkLogin(report)
 	c.TLS.check(c.URL, report)

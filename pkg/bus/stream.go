@@ -30,6 +30,7 @@ func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
 		Subjects:          []string{n.InAll()},
 		Storage:           jetstream.FileStorage,
 		Replicas:          c.Replicas,
+		Placement:         c.Placement.placement(),
 		MaxMsgsPerSubject: int64(c.History),
 		MaxBytes:          int64(c.MaxBytes),
 		Discard:           jetstream.DiscardOld,
@@ -42,27 +43,56 @@ func (n Names) StreamConfig(c Config) jetstream.StreamConfig {
 }
 
 // EnsureStream creates the stream, or changes an existing one to the
-// configuration. Pollers call it; gateways only read. The error wraps ErrTooOld
-// if the server lacks what the stream needs.
+// configuration. A stream that somebody else manages (nats.manage is false) is only
+// compared. Pollers call it; gateways only read. The error wraps ErrTooOld if the
+// server lacks what the stream needs, and ErrOtherPrefix if the stream of this name
+// belongs to another prefix.
 func EnsureStream(ctx context.Context, js jetstream.JetStream, n Names, c Config) (jetstream.Stream, error) {
 	if err := recent(js.Conn()); err != nil {
 		return nil, err
 	}
-	s, err := js.CreateOrUpdateStream(ctx, n.StreamConfig(c))
+	if !c.Manage {
+		return n.checkStream(ctx, js, c)
+	}
+	s, err := js.CreateStream(ctx, n.StreamConfig(c)) // also when there is one with the same configuration
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		s, err = n.updateStream(ctx, js, c)
+	}
+	if errors.Is(err, ErrOtherPrefix) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create or update stream %s: %w", n.Stream(), err)
 	}
 	return s, nil
 }
 
+// updateStream changes the stream to the configuration, if it is that of the
+// prefix.
+func (n Names) updateStream(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+	s, err := js.Stream(ctx, n.Stream())
+	if err != nil {
+		return nil, err
+	}
+	if err := n.checkOwner(s.CachedInfo().Config); err != nil {
+		return nil, err
+	}
+	return js.UpdateStream(ctx, n.StreamConfig(c))
+}
+
 // EnsureLeases creates the KV bucket of the leases, or changes an existing one to
-// the configuration. An entry vanishes when it is not renewed for the lease time.
+// the configuration. An entry vanishes when it is not renewed for the lease time. A
+// bucket that somebody else manages is only compared.
 func EnsureLeases(ctx context.Context, js jetstream.JetStream, n Names, c Config) (jetstream.KeyValue, error) {
+	if !c.Manage {
+		return n.checkLeases(ctx, js, c)
+	}
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:      n.LeaseBucket(),
 		Description: "Pollcast: which poller owns which source",
 		TTL:         c.LeaseTime,
 		Replicas:    c.Replicas,
+		Placement:   c.Placement.placement(),
 		Storage:     jetstream.FileStorage, // a restart of NATS must not free every lease at once
 	})
 	if err != nil {
@@ -89,7 +119,8 @@ var ErrNoStream = errors.New("the stream does not exist yet; a poller creates it
 var errNoLeader = errors.New("the stream has no leader")
 
 // State reads the stream's state. The error wraps ErrTooOld if the server lacks
-// what reading the stream needs.
+// what reading the stream needs, and ErrOtherPrefix if the stream of this name
+// belongs to another prefix.
 func State(ctx context.Context, js jetstream.JetStream, n Names) (StreamState, error) {
 	if err := recent(js.Conn()); err != nil {
 		return StreamState{}, err
@@ -102,6 +133,9 @@ func State(ctx context.Context, js jetstream.JetStream, n Names) (StreamState, e
 		return StreamState{}, fmt.Errorf("look up stream %s: %w", n.Stream(), err)
 	}
 	info := s.CachedInfo()
+	if err := n.checkOwner(info.Config); err != nil {
+		return StreamState{}, err
+	}
 	if info.Cluster != nil && info.Cluster.Leader == "" {
 		return StreamState{}, errNoLeader
 	}

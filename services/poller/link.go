@@ -53,6 +53,7 @@ func newLink(c bus.Config, inProcess nats.InProcessConnProvider, log *slog.Logge
 // natsDefaults replaces the fields of c that are zero by their defaults.
 func natsDefaults(c bus.Config) bus.Config {
 	d := bus.DefaultConfig()
+	c.Manage = c.Manage || c.URL == "" // nothing is set
 	c.URL, c.Prefix = cmp.Or(c.URL, d.URL), cmp.Or(c.Prefix, d.Prefix)
 	c.Replicas, c.History = cmp.Or(c.Replicas, d.Replicas), cmp.Or(c.History, d.History)
 	c.MaxBytes, c.LeaseTime = cmp.Or(c.MaxBytes, d.MaxBytes), cmp.Or(c.LeaseTime, d.LeaseTime)
