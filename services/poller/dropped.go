@@ -12,8 +12,8 @@ import (
 const (
 	// droppedEvery is the time between two checks of what the stream has dropped.
 	droppedEvery = 10 * time.Second
-	// droppedSaid is the least time between two log lines about it.
-	droppedSaid = 5 * time.Minute
+	// droppedLogEvery is the shortest time between two log lines about that.
+	droppedLogEvery = 5 * time.Minute
 )
 
 // droppedValues has values stored again that a full stream has dropped. It belongs to
@@ -44,7 +44,7 @@ func (d *droppedValues) check(stream bus.StreamState) {
 			d.values += p.StoreAgain(stream.FirstSeq, now)
 		}
 	}
-	if d.values > 0 && d.line.Pass(now, droppedSaid) > 0 {
+	if d.values > 0 && d.line.Pass(now, droppedLogEvery) > 0 {
 		d.log.Warn("the stream is full and has dropped values that do not change; they are stored again. "+
 			"Raise nats.maxBytes", "values", d.values)
 		d.values = 0

@@ -47,8 +47,8 @@ type Asker struct {
 	panicked sync.Once // a panic was logged
 }
 
-// KeyTopic returns the topic of a key, given by its token.
-func (a *Asker) KeyTopic(token string) string { return a.Topic + "." + token }
+// keyTopic returns the topic of a key, given by its token.
+func (a *Asker) keyTopic(token string) string { return a.Topic + "." + token }
 
 // answer is the result of one call.
 type answer struct {
@@ -157,7 +157,7 @@ func (a *Asker) shape(ctx context.Context, raw json.RawMessage, prev Before) (ou
 func (a *Asker) finishItems(items []jq.Item, prev map[string]Earlier) ([]FinishedItem, error) {
 	out := make([]FinishedItem, len(items))
 	for i, it := range items {
-		if err := topic.Check(a.KeyTopic(it.Token)); err != nil {
+		if err := topic.Check(a.keyTopic(it.Token)); err != nil {
 			return nil, inItem(i, it, &jq.RedactedError{Public: "the key makes no topic", Full: err.Error()})
 		}
 		out[i].Item = it

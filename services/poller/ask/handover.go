@@ -20,10 +20,10 @@ func (all *Upstreams) Memos() (memos []event.Circuit) {
 	return memos
 }
 
-// Eased reports whether a streak of failures that a record contains is over. Then the
+// StreakEnded reports whether a streak of failures that a record contains is over. Then the
 // record must be replaced, or it would open a circuit too early after a restart. (The
 // poll whose call failed replaces the record when a streak grows.)
-func (all *Upstreams) Eased(recorded []event.Circuit) bool {
+func (all *Upstreams) StreakEnded(recorded []event.Circuit) bool {
 	for _, m := range recorded {
 		if m.State != event.Closed || m.Failures == 0 {
 			continue

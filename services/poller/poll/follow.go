@@ -53,7 +53,7 @@ func (f *following) plan(now time.Time) fetch {
 		from.Room = f.Follow.MaxPerTick
 	}
 	if !f.lowSince.IsZero() {
-		from.Low = now.Sub(f.lowSince)
+		from.HeadBelow = now.Sub(f.lowSince)
 	}
 	return func(ctx context.Context, r *ask.Reading, t ask.Tick, begin time.Time) *walk.Walked {
 		w := walk.Walker{Asker: f.s.Asker, Sequence: f.Sequence, Stream: f.s.host.Stream().ReadBack}
@@ -84,12 +84,12 @@ func (f *following) keep(r ask.Reading, w *walk.Walked, now time.Time) {
 		return
 	}
 	switch {
-	case !w.Low:
+	case !w.HeadBelow:
 		f.lowSince = time.Time{}
 	case f.lowSince.IsZero():
 		f.lowSince = now
 	}
-	if w.Whole {
+	if w.AtHead {
 		f.headAt = r.Sent
 	}
 	for _, s := range w.Steps {

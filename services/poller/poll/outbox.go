@@ -113,7 +113,7 @@ func (s *state) nextJob(now time.Time, t *lease.Tenure) *record.Job {
 	}
 	j := record.Job{Topic: s.Topic, Ignore: s.Ignore, Known: o.state, Tenure: t, AsOf: s.trust.asOf}
 	f := s.freshness(now)
-	if o.renew || !sameState(&f, o.state.Fresh, t.Fence) || s.Upstreams.Eased(o.state.Circuits) {
+	if o.renew || !sameState(&f, o.state.Fresh, t.Fence) || s.Upstreams.StreakEnded(o.state.Circuits) {
 		// Most of the time there is nothing to publish, and nothing to allocate.
 		j.Fresh, j.Circuits = new(f), s.Upstreams.Memos()
 	}

@@ -27,22 +27,22 @@ type Cursor struct {
 
 // From is where a tick's walk begins, and how far it may go.
 type From struct {
-	At   Cursor
-	Room int           // number of steps; 0: only the head is read
-	Why  string        // why Room is 0, if a reader should know
-	Low  time.Duration // for how long the head has been below At
+	At        Cursor
+	Room      int           // number of steps; 0: only the head is read
+	Why       string        // why Room is 0, if a reader should know
+	HeadBelow time.Duration // for how long the head has been below At
 }
 
 // Walked is the result of a tick's walk.
 type Walked struct {
-	From  Cursor
-	Steps []*record.Step // to publish, in this order
-	Head  int64
-	Whole bool   // there is nothing between the last step and the head
-	Why   string // why it is not Whole
-	// Low means that the head is below the position, and that this may be wrong: one of
-	// several upstreams may be behind.
-	Low bool
+	From   Cursor
+	Steps  []*record.Step // to publish, in this order
+	Head   int64
+	AtHead bool   // there is nothing between the last step and the head
+	Why    string // why it is not AtHead
+	// HeadBelow means that the head is below the position, and that this may be wrong:
+	// one of several upstreams may be behind.
+	HeadBelow bool
 }
 
 // Walker is what the walks of one poll have in common.
@@ -128,7 +128,7 @@ func (w *walking) run() halt {
 	for {
 		next := w.next()
 		if next > head {
-			w.out.Whole = true
+			w.out.AtHead = true
 			return halt{}
 		}
 		w.out.Why = fmt.Sprintf("position %d of %d is next", next, head)
@@ -211,7 +211,7 @@ func (w *walking) headBelow() (h halt, turned bool) {
 			return w.turnBack()
 		}
 	}
-	if w.out.Low = true; w.from.Low <= w.Config.MaxAge {
+	if w.out.HeadBelow = true; w.from.HeadBelow <= w.Config.MaxAge {
 		return halt{}, false
 	}
 	w.takeBack(head, "")

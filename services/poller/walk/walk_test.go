@@ -141,7 +141,7 @@ func (r *rig) walk(t *testing.T, at Cursor, low time.Duration, head int64) (Walk
 	now := time.Now()
 	reading := ask.Reading{Up: r.up, Slot: now, Sent: now}
 	reading.Head = head
-	w := r.Walk(t.Context(), &reading, From{At: at, Room: 10, Low: low}, ask.Tick{}, now)
+	w := r.Walk(t.Context(), &reading, From{At: at, Room: 10, HeadBelow: low}, ask.Tick{}, now)
 	return w, reading
 }
 
@@ -211,8 +211,8 @@ func TestTurnBackFails(t *testing.T) {
 	r := newRig(t, u, ".id", ".parent")
 	synctest.Test(t, func(t *testing.T) {
 		w, reading := r.walk(t, at(was), 0, 21)
-		if len(w.Steps) > 0 || w.Whole {
-			t.Errorf("steps %d, whole %v", len(w.Steps), w.Whole)
+		if len(w.Steps) > 0 || w.AtHead {
+			t.Errorf("steps %d, at head %v", len(w.Steps), w.AtHead)
 		}
 		want := fmt.Sprintf("position %d: HTTP 503", u.asked[2])
 		if reading.Failure == nil || reading.Failure.Detail != want {
@@ -263,8 +263,8 @@ func TestHeadBelow(t *testing.T) {
 			r := newRig(t, u, id, parent)
 			synctest.Test(t, func(t *testing.T) {
 				w, reading := r.walk(t, at(was), tt.low, head)
-				if reading.Failure != nil || w.Low != tt.wantLow {
-					t.Errorf("failure %v, low %v, want low %v", reading.Failure, w.Low, tt.wantLow)
+				if reading.Failure != nil || w.HeadBelow != tt.wantLow {
+					t.Errorf("failure %v, low %v, want low %v", reading.Failure, w.HeadBelow, tt.wantLow)
 				}
 				var to int64
 				if len(w.Steps) > 0 && w.Steps[0].Event.Reorganised {
@@ -304,8 +304,8 @@ func TestWalkWithinTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		w, reading := r.walk(t, at(all[:11]), 0, 20)
-		if len(w.Steps) != 3 || w.Whole || reading.Failure != nil || time.Since(begin) > r.Config.Timeout {
-			t.Errorf("%d steps after %v, whole %v, failure %v", len(w.Steps), time.Since(begin), w.Whole, reading.Failure)
+		if len(w.Steps) != 3 || w.AtHead || reading.Failure != nil || time.Since(begin) > r.Config.Timeout {
+			t.Errorf("%d steps after %v, at head %v, failure %v", len(w.Steps), time.Since(begin), w.AtHead, reading.Failure)
 		}
 	})
 }
