@@ -9,7 +9,8 @@ import (
 func TestPrintHidesUserinfo(t *testing.T) {
 	const file = `
 nats: {url: "nats://file:hunter2@h:4222"}
-poller: {sources: {host: {upstreams: [{url: "https://u:hunter2@h/"}, {url: "https://plain/a@b"}, {url: "https://u:${PW}@h/"}]}}}
+poller: {sources: {host: {upstreams: [
+  {url: "https://u:hunter2@h/"}, {url: "https://plain/a@b"}, {url: "https://u:${PW}@h/"}]}}}
 `
 	src := Source{File: "f.yaml", Data: []byte(file),
 		Env: []string{"PW=hunter2", "POLLCAST_NATS_URL=nats://user:hunter2@one,nats://token-hunter2@two"}}

@@ -24,7 +24,8 @@ func TestFaultsHandler(t *testing.T) {
 	const kind, asJSON = "Content-Type", "application/json"
 
 	status, text, header := call("GET", "")
-	want := `{"allowed":true,"methods":["*","system.status","storage.list","network.list","process.top","system.time","rpc.methods"],` +
+	want := `{"allowed":true,"methods":["*","system.status","storage.list","network.list","process.top",` +
+		`"system.time","rpc.methods"],` +
 		`"kinds":["slow","error","hang","garbage","http500","none"],"active":[]}` + "\n"
 	if status != 200 || text != want || header.Get(kind) != asJSON || header.Get("Cache-Control") != "no-store" {
 		t.Errorf("have %d %v %s\nwant %s", status, header, text, want)

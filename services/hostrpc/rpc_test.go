@@ -79,7 +79,9 @@ func TestSpecExamples(t *testing.T) {
 			{"foo": "boo"},
 			{"jsonrpc": "2.0", "method": "foo.get", "params": {"name": "myself"}, "id": "5"},
 			{"jsonrpc": "2.0", "method": "get_data", "id": "9"}
-		]`, `[{"jsonrpc":"2.0","result":7,"id":"1"},{"jsonrpc":"2.0","result":19,"id":"2"},{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null},{"jsonrpc":"2.0","error":{"code":-32601,"message":"Method not found"},"id":"5"},{"jsonrpc":"2.0","result":["hello",5],"id":"9"}]`},
+		]`, `[{"jsonrpc":"2.0","result":7,"id":"1"},{"jsonrpc":"2.0","result":19,"id":"2"},` +
+			`{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null},` +
+			`{"jsonrpc":"2.0","error":{"code":-32601,"message":"Method not found"},"id":"5"},{"jsonrpc":"2.0","result":["hello",5],"id":"9"}]`},
 		{"batch of notifications", `[
 			{"jsonrpc": "2.0", "method": "notify_sum", "params": [1,2,4]},
 			{"jsonrpc": "2.0", "method": "notify_hello", "params": [7]}
@@ -193,7 +195,8 @@ func TestInvalidRequests(t *testing.T) {
 // has the details.
 func TestPanic(t *testing.T) {
 	s := start(t, Options{}, addSpecMethods)
-	_, have, _ := s.post(`[{"jsonrpc":"2.0","method":"panics","id":1},{"jsonrpc":"2.0","method":"panics"},{"jsonrpc":"2.0","method":"get_data","id":2}]`)
+	_, have, _ := s.post(`[{"jsonrpc":"2.0","method":"panics","id":1},{"jsonrpc":"2.0","method":"panics"},` +
+		`{"jsonrpc":"2.0","method":"get_data","id":2}]`)
 	if want := `[{"jsonrpc":"2.0","error":{"code":-32603,"message":"Internal ` +
 		`error"},"id":1},{"jsonrpc":"2.0","result":["hello",5],"id":2}]`; withoutData(t, have) != want {
 		t.Errorf("have %s\nwant %s", have, want)

@@ -200,7 +200,8 @@ func TestParallelCalls(t *testing.T) {
 						batch = append(batch, fmt.Sprintf(`{"jsonrpc":"2.0","method":"%s","id":%d}`, name, id))
 					}
 				}
-				batch = append(batch, fmt.Sprintf(`{"jsonrpc":"2.0","method":"fault.set","params":["storage.list","slow",%d],"id":0}`, i+1))
+				const set = `{"jsonrpc":"2.0","method":"fault.set","params":["storage.list","slow",%d],"id":0}`
+				batch = append(batch, fmt.Sprintf(set, i+1))
 				status, text, _, err := s.do(t.Context(), "POST", "/", "["+strings.Join(batch, ",")+"]", nil)
 				if err != nil || status != http.StatusOK || strings.Contains(text, `"error":{`) {
 					t.Errorf("have %d %.300s, %v", status, text, err)

@@ -2,7 +2,8 @@
 // real NATS server beside them, real sockets, the `nats` command, and a WebSocket
 // client that shares no code with Pollcast. It holds tests only.
 //
-//	upstream (in the test, or hostrpc, or aria2) ◄── poller ──► nats-server ──► gateway ──► client
+//	upstream ◄── poller ──► nats-server ──► gateway ──► client
+//	(in the test, or hostrpc, or aria2)
 //
 // Reading order: main_test.go (builds the binaries), process_test.go,
 // services_test.go (starts them), upstream_test.go (a bad upstream),

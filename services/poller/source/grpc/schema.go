@@ -176,7 +176,8 @@ func newDescriptors(files []*descriptorpb.FileDescriptorProto, partial bool) (*d
 			}
 		}
 	}
-	linked, err := protodesc.FileOptions{AllowUnresolvable: partial}.NewFiles(&descriptorpb.FileDescriptorSet{File: files})
+	set := &descriptorpb.FileDescriptorSet{File: files}
+	linked, err := protodesc.FileOptions{AllowUnresolvable: partial}.NewFiles(set)
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,8 @@ func TestBatchParts(t *testing.T) {
 	a := &web.Answer{Status: 200, Body: []byte(`[
 		{"jsonrpc":"2.0","id":3,"error":{"code":-32000,"message":"busy"}}, 17,
 		{"jsonrpc":"2.0","id":1,"result":"a"}, {"jsonrpc":"2.0","id":99,"result":"stray"},
-		{"jsonrpc":"2.0","id":2,"error":{"code":-32601,"message":"no such method"}}, {"jsonrpc":"2.0","id":5,"result":"` + strings.Repeat("x", 100) + `"}]`)}
+		{"jsonrpc":"2.0","id":2,"error":{"code":-32601,"message":"no such method"}},
+		{"jsonrpc":"2.0","id":5,"result":"` + strings.Repeat("x", 100) + `"}]`)}
 	answers, refused := batchAnswers(a)
 	if refused {
 		t.Fatal("refused")
