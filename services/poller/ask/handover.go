@@ -4,8 +4,28 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
+	"github.com/pollcast/pollcast/services/poller/breaker"
 	"github.com/pollcast/pollcast/services/poller/clock"
 )
+
+// Inherit takes over the circuits and quotas of the upstreams that an earlier
+// configuration of the source has too. The rule of the circuits, the bound of the quotas
+// (0: none) and changed, which gets the transitions, are those of the new configuration.
+// No call may be under way.
+func (all *Upstreams) Inherit(old *Upstreams, rule breaker.Rule, maxCalls int, changed func(event.Breaker)) {
+	for _, u := range all.List {
+		for _, was := range old.List {
+			if was.Name == u.Name {
+				u.Circuit.Free()
+				u.Circuit, was.moved = was.Circuit, true
+				u.Circuit.Rebind(rule, changed)
+				u.Quota = was.Quota
+				u.Quota.SetLimit(maxCalls)
+			}
+		}
+	}
+	all.Probes.Store(old.Probes.Load())
+}
 
 // Memos returns what a later lease holder needs to know of the circuits and quotas. An
 // upstream without failures and without counted calls is left out.

@@ -24,7 +24,7 @@ type Upstream struct {
 	Call     source.Func
 	Free     func()   // closes the connections
 	Secrets  []string // texts that no detail may contain
-	Moved    bool     // the circuit belongs to the Upstream of a later configuration
+	moved    bool     // a later configuration has inherited the circuit
 }
 
 // CallKind is why a call is made. It is a label of a metric.
@@ -75,6 +75,17 @@ func (u *Upstream) permit(now time.Time) (breaker.Permit, error) {
 type Upstreams struct {
 	List   []*Upstream
 	Probes atomic.Int64 // number of probes that all circuits have let through
+}
+
+// Close frees the upstreams, and the circuits that no later configuration has inherited.
+// No call may be under way.
+func (all *Upstreams) Close() {
+	for _, u := range all.List {
+		u.Free()
+		if !u.moved {
+			u.Circuit.Free()
+		}
+	}
 }
 
 // Pick returns the upstream that a tick asks first, and its permit. It is one whose

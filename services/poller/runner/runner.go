@@ -56,31 +56,13 @@ func (r *Runner) SameAs(c config.Source) bool {
 
 // Close frees the upstreams. The runner must not run.
 func (r *Runner) Close() {
-	r.closed.Do(func() {
-		for _, u := range r.Upstreams.List {
-			u.Free()
-			if !u.Moved {
-				u.Circuit.Free()
-			}
-		}
-	})
+	r.closed.Do(r.Upstreams.Close)
 }
 
 // Inherit takes over what a former runner of the same source knows and the stream
 // perhaps does not. Neither of them runs.
 func (r *Runner) Inherit(old *Runner) {
-	for _, u := range r.Upstreams.List {
-		for _, was := range old.Upstreams.List {
-			if was.Name == u.Name {
-				u.Circuit.Free()
-				u.Circuit, was.Moved = was.Circuit, true
-				u.Quota = was.Quota
-				u.Quota.SetLimit(r.config.MaxCallsPerMinute)
-				u.Circuit.Rebind(breaker.Rule(r.config.Breaker), r.announce)
-			}
-		}
-	}
-	r.Upstreams.Probes.Store(old.Upstreams.Probes.Load())
+	r.Upstreams.Inherit(old.Upstreams, breaker.Rule(r.config.Breaker), r.config.MaxCallsPerMinute, r.announce)
 	r.queue.inherit(&old.queue)
 	r.transitions.Inherit(&old.transitions)
 	for _, p := range r.Polls {
