@@ -26,6 +26,13 @@ const (
 	complainEvery = 30 * time.Second
 )
 
+// Why a poller is not ready.
+var (
+	errNotRunning   = errors.New("not running")
+	errDisconnected = errors.New("not connected to NATS")
+	errNoStream     = errors.New("JetStream is not ready")
+)
+
 // link is a poller's connection to NATS, with the stream and the bucket of the leases.
 // After connect its methods may be called by several goroutines.
 type link struct {

@@ -65,13 +65,6 @@ type Poller struct {
 // ErrRan is returned by a second Run.
 var ErrRan = errors.New("poller was run already")
 
-// Why a poller is not ready.
-var (
-	errNotRunning   = errors.New("not running")
-	errDisconnected = errors.New("not connected to NATS")
-	errNoStream     = errors.New("JetStream is not ready")
-)
-
 // New checks the configuration and makes the sources. It connects to nothing. The
 // error wraps ErrConfig if another configuration would avoid it. A Poller that is not
 // Run must be Closed.

@@ -12,10 +12,6 @@ import (
 	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
-// Changes are the names of the sources that a reload added, changed, removed or left as
-// they were.
-type Changes struct{ Added, Changed, Removed, Unchanged []string }
-
 // Reload changes the poller to another configuration. It adds, changes and removes
 // sources, and does not touch those that are the same. A changed source keeps its lease,
 // its last values and the circuits of the upstreams that stay; calls that are under way

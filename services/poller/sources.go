@@ -64,6 +64,10 @@ func (a *sources) wait() {
 	}
 }
 
+// Changes are the names of the sources that a reload added, changed, removed or left as
+// they were.
+type Changes struct{ Added, Changed, Removed, Unchanged []string }
+
 // changeSet is what a reload changes.
 type changeSet struct {
 	Changes
