@@ -55,10 +55,11 @@ type Options struct {
 //
 // Conn may be used by several goroutines.
 type Conn struct {
-	opts   Options
-	log    *slog.Logger
-	often  *throttle.Logger
-	choice serverChoice
+	opts    Options
+	log     *slog.Logger
+	often   *throttle.Logger
+	choice  serverChoice
+	storing storing
 
 	current atomic.Pointer[link]
 	why     atomic.Pointer[string] // there is no connection; nil: there is one

@@ -177,8 +177,9 @@ func (p *Poller) publisher() *record.Publisher {
 	}
 }
 
-// Ready returns nil when the poller can do its work: it is connected to NATS and has
-// the stream. It may hold sources or be a standby. Otherwise the error says why.
+// Ready returns nil when the poller can do its work: it is connected to NATS, has the
+// stream, and what it publishes is stored. It may hold sources or be a standby.
+// Otherwise the error says why.
 func (p *Poller) Ready() error {
 	switch err := p.link.err(); {
 	case err != nil:
@@ -189,7 +190,7 @@ func (p *Poller) Ready() error {
 		}
 		return errNoStream
 	}
-	return nil
+	return p.link.conn.Load().StoreErr()
 }
 
 // Status returns what the poller does now.

@@ -160,18 +160,21 @@ func (p *Publisher) send(
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch api.ErrorCode {
 		case jetstream.JSErrCodeStreamWrongLastSequence:
+			p.Conn.Stored()
 			return 0, errRefused
 		case jetstream.JSErrCodeStreamWrongLastSequenceConstant:
 			return 0, errBusy
 		}
 	}
 	if err != nil {
+		p.Conn.NotStored(start, err)
 		p.Metrics.failed(kind)
 		if errors.Is(err, jetstream.ErrNoStreamResponse) {
 			err = errors.Join(err, p.Repair(ctx))
 		}
 		return 0, fmt.Errorf("publish %s of %s: %w", kind, m.Subject, err)
 	}
+	p.Conn.Stored()
 	if ack.Duplicate {
 		return ack.Sequence, errDuplicate
 	}
