@@ -25,7 +25,8 @@ func serverOf(t *testing.T, version string) string {
 			if err != nil {
 				return
 			}
-			_, _ = fmt.Fprintf(c, `INFO {"server_id":"S","version":%q,"headers":true,"max_payload":1048576,"jetstream":true}`+"\r\n", version)
+			const info = `INFO {"server_id":"S","version":%q,"headers":true,"max_payload":1048576,"jetstream":true}`
+			_, _ = fmt.Fprintf(c, info+"\r\n", version)
 			for lines := bufio.NewScanner(c); lines.Scan(); {
 				if strings.HasPrefix(lines.Text(), "PING") {
 					_, _ = fmt.Fprint(c, "PONG\r\n")
@@ -42,7 +43,10 @@ func TestTooOld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for version, old := range map[string]bool{"2.9.25": true, "2.10.29": true, "1.4.1": true, "2.11.0": false, "2.12.0-preview.1": false, "3.0.0": false, "": false, "dev": false} {
+	for version, old := range map[string]bool{
+		"2.9.25": true, "2.10.29": true, "1.4.1": true, "2.11.9": true,
+		"2.12.0": false, "2.12.0-preview.1": false, "2.15.2": false, "3.0.0": false, "": false, "dev": false,
+	} {
 		nc, err := nats.Connect(serverOf(t, version), nats.NoReconnect())
 		if err != nil {
 			t.Fatal(err)
@@ -61,7 +65,8 @@ func TestTooOld(t *testing.T) {
 		_, look := State(t.Context(), js, n)
 		_, make := EnsureStream(t.Context(), js, n, DefaultConfig())
 		for _, err := range []error{look, make} {
-			if want := "the server is NATS " + version + ": it is too old, 2.11 or later is needed"; !errors.Is(err, ErrTooOld) || err.Error() != want {
+			want := "the server is NATS " + version + ": it is too old, 2.12 or later is needed"
+			if !errors.Is(err, ErrTooOld) || err.Error() != want {
 				t.Errorf("%q: have %v, want %s", version, err, want)
 			}
 		}
