@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/memory"
 	"golang.org/x/time/rate"
 )
 
@@ -132,13 +133,13 @@ func (s *server) let(ctx context.Context) (reason, why string) {
 	if err := s.gate.enter(ctx); err != nil {
 		return reasonQueue, errQueueFull.Error()
 	}
-	if !s.budget.room(connCost) {
+	if !s.budget.Room(memory.ConnectionCost) {
 		return "memory", errShort.Error()
 	}
 	if !s.conns.reserve(s.cfg.MaxConnections) {
 		return "full", "as many connections as this gateway holds"
 	}
-	s.budget.grow(connCost)
+	s.budget.Grow(memory.ConnectionCost)
 	return "", ""
 }
 
@@ -172,8 +173,8 @@ func (s *server) watchSockets(h *http.Server) {
 		k.m[nc] = sock
 		n := len(k.m)
 		k.mu.Unlock()
-		s.budget.grow(socketCost)
-		if n > max(s.cfg.MaxConnections, 1000) || !s.budget.room(0) && n > 100 {
+		s.budget.Grow(memory.SocketCost)
+		if n > max(s.cfg.MaxConnections, 1000) || !s.budget.Room(0) && n > 100 {
 			s.metrics.refused.WithLabelValues("sockets").Inc()
 			nc.Close() // the server sees it and lets go
 		}

@@ -3,6 +3,8 @@ package gateway
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // An account is what one connection costs and how long it has been behind. The
@@ -24,7 +26,7 @@ type account struct {
 	// The mark is what there was to send at behind; who has not got it by
 	// maxLagTime later is too old.
 	behind    atomic.Int64 // 0: its socket takes what there is
-	markFeed  *feed        // this and the rest: the sweep's
+	markFeed  *hub.Feed    // this and the rest: the sweep's
 	markPos   uint64
 	markTaken int64
 }
@@ -32,12 +34,12 @@ type account struct {
 // owe counts private bytes that were queued.
 func (c *conn) owe(n int) {
 	c.private.Add(int64(n))
-	c.gw.budget.grow(int64(n))
+	c.gw.budget.Grow(int64(n))
 }
 
 // holdsOwn notes where it stands in what its feed allocated. Owner's.
 func (c *conn) holdsOwn() {
-	if own := c.cur.owned(); own != c.own.Load() {
+	if own := c.cur.Owned(); own != c.own.Load() {
 		c.own.Store(own)
 	}
 }
@@ -66,7 +68,7 @@ func (c *conn) age(now int64) time.Duration {
 	}
 	c.markPos, c.markTaken = 0, c.taken.Load()+c.private.Load()
 	if c.markFeed != nil {
-		c.markPos = c.markFeed.end.Load()
+		c.markPos = c.markFeed.End()
 	}
 	c.behind.Store(now)
 	return 0
@@ -88,13 +90,13 @@ func (c *conn) passedMark() bool {
 
 // lags are how many bytes the connection has yet to get of the feed that it
 // reads, and of the one that it goes to.
-func (c *conn) lags() (reading *feed, of uint64, to *feed, ahead uint64) {
+func (c *conn) lags() (reading *hub.Feed, of uint64, to *hub.Feed, ahead uint64) {
 	reading, to = c.reading.Load(), c.feed.Load()
 	if reading != nil {
-		of = less(reading.end.Load(), c.sent.Load())
+		of = less(reading.End(), c.sent.Load())
 	}
 	if to != nil && to != reading && !c.skipping.Load() {
-		ahead = less(to.end.Load(), c.entered.Load())
+		ahead = less(to.End(), c.entered.Load())
 	}
 	return reading, of, to, ahead
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // A client may have seen more of the stream, at another gateway, than this one
@@ -27,32 +28,12 @@ type seenWait struct {
 	until time.Time // when the last wait ended
 }
 
-// seenSeq returns how far the client has seen the hub's stream; 0 if its frame
-// has nothing about it. The caller holds the mutex.
-func (h *hub) seenSeq(req *wire.Subscribe) (seq uint64) {
-	for _, p := range []*wire.Since{req.Since, req.NotOlderThan} {
-		if p != nil && p.Epoch == h.epoch {
-			seq = max(seq, p.Seq)
-		}
-	}
-	return seq
-}
-
 // hasReached reports whether the hub has read the stream as far as the client
 // has seen it.
-func (h *hub) hasReached(req *wire.Subscribe) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.seenSeq(req) <= h.seq
+func (s *server) hasReached(req *wire.Subscribe) (reached bool) {
+	s.hub.With(func(v *hub.View) { reached = v.SeenSeq(req) <= v.Seq() })
+	return reached
 }
-
-// maybeOlder reports whether what the hub has may be older than the stream, of
-// which a client that came at a time has seen more. It is not older if, since
-// then, a record came straight from the stream and after that NATS reported that
-// there is no more. A server that is cut off from its cluster, or that was frozen,
-// may report so for a while, but no record comes from it, and the records that
-// were held back come before its report. The caller holds the mutex.
-func (h *hub) maybeOlder(came time.Time) bool { return h.busDown || !h.proved.After(came) }
 
 // awaitSeen waits until the gateway has read the stream as far as a client has
 // seen it elsewhere, for behindWait at most, or until the connection closes. It
@@ -61,12 +42,11 @@ func (h *hub) maybeOlder(came time.Time) bool { return h.busDown || !h.proved.Af
 // It blocks the connection's reader, and only that: frames of one connection are
 // answered in their order.
 func (s *server) awaitSeen(c *conn, req *wire.Subscribe) (came time.Time) {
-	h := s.hub
-	if h.hasReached(req) {
-		return h.now()
+	if s.hasReached(req) {
+		return s.hub.Now()
 	}
 	if c.seenWait.since.IsZero() {
-		c.seenWait.since = h.now()
+		c.seenWait.since = s.hub.Now()
 	}
 	start := time.Now()
 	if start.Sub(c.seenWait.until) < behindWait {
@@ -74,9 +54,9 @@ func (s *server) awaitSeen(c *conn, req *wire.Subscribe) (came time.Time) {
 	}
 	for waited := time.Duration(0); waited < behindWait && !c.isClosing(); waited = time.Since(start) {
 		time.Sleep(min(max(waited/4, minBehindPause), maxBehindPause))
-		if h.hasReached(req) {
+		if s.hasReached(req) {
 			c.seenWait = seenWait{}
-			return h.now()
+			return s.hub.Now()
 		}
 	}
 	c.seenWait.until = time.Now()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // A gateway that has lost NATS knows less of the stream than a client that comes
@@ -74,7 +75,7 @@ type slowPast struct {
 	meanwhile func()
 }
 
-func (p slowPast) replay(ctx context.Context, patterns []string, from, to uint64, most int) (stretch, error) {
+func (p slowPast) replay(ctx context.Context, patterns []string, from, to uint64, most int) (hub.Stretch, error) {
 	p.meanwhile()
 	return p.replayer.replay(ctx, patterns, from, to, most)
 }
@@ -100,14 +101,10 @@ func TestFreshnessWhileTheStreamIsReadBack(t *testing.T) {
 			fresh(i)
 		}
 		eventually(t, "the gateway heard of it", func() bool {
-			s.hub.mu.Lock()
-			defer s.hub.mu.Unlock()
-			return s.hub.seq >= 9
+			return position(s) >= 9
 		})
 	}}
-	s.hub.mu.Lock()
-	epoch := s.hub.epoch
-	s.hub.mu.Unlock()
+	epoch := epochOf(s)
 	p, sub := resume(t, gw.Addr(), "a.>", 1, epoch)
 	if !sub.Resumed || sub.Seq != 9 {
 		t.Fatalf("%+v, want resumed at 9", sub)
@@ -140,14 +137,10 @@ func TestTrimmedWhileTheStreamIsReadBack(t *testing.T) {
 			r.event("a.x", fmt.Sprint(i))
 		}
 		eventually(t, "the gateway heard of it", func() bool {
-			s.hub.mu.Lock()
-			defer s.hub.mu.Unlock()
-			return s.hub.seq >= 91
+			return position(s) >= 91
 		})
 	}}
-	s.hub.mu.Lock()
-	epoch := s.hub.epoch
-	s.hub.mu.Unlock()
+	epoch := epochOf(s)
 	if _, sub := resume(t, gw.Addr(), "a.>", 1, epoch); sub.Resumed || sub.Reason != wire.NotResumedTrimmed {
 		t.Errorf("%+v, want not resumed: trimmed", sub)
 	}
@@ -172,17 +165,13 @@ func TestDeletedWhileTheStreamIsReadBack(t *testing.T) {
 			t.Error(err)
 		}
 		eventually(t, "the gateway heard of it", func() bool {
-			s.hub.mu.Lock()
-			defer s.hub.mu.Unlock()
-			return s.hub.seq >= 6
+			return position(s) >= 6
 		})
 	}}
 	var epoch string
 	eventually(t, "the gateway has read it all", func() bool {
-		s.hub.mu.Lock()
-		defer s.hub.mu.Unlock()
-		epoch = s.hub.epoch
-		return s.hub.seq >= 5
+		epoch = epochOf(s)
+		return position(s) >= 5
 	})
 	p, sub := resume(t, gw.Addr(), "a.>", 2, epoch)
 	if e := p.event(); !sub.Resumed || !e.Deleted || e.Version != 5 {
@@ -203,19 +192,15 @@ func TestPacedSnapshotAfterReadingBack(t *testing.T) {
 	other.event()
 	r.event("a.x", "3") // the tick that makes the next one wait
 	other.event()
-	time.Sleep(2 * openingShare) // that of the other one is shared no more
+	time.Sleep(2 * 100 * time.Millisecond) // that of the other one is shared no more
 	s.past = slowPast{failing{}, func() {
 		r.event("a.x", "4")
 		eventually(t, "the gateway heard of it", func() bool {
-			s.hub.mu.Lock()
-			defer s.hub.mu.Unlock()
-			return s.hub.seq >= 4
+			return position(s) >= 4
 		})
 	}}
 	p := dial(t, gw.Addr(), "/v1/ws")
-	s.hub.mu.Lock()
-	epoch := s.hub.epoch
-	s.hub.mu.Unlock()
+	epoch := epochOf(s)
 	p.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["a.>"],"maxHz":0.5,"since":{"seq":1,"epoch":"%s"}}}`, epoch))
 	if e := p.event(); e.Version != 4 || e.Phase != wire.Snapshot {
 		t.Fatalf("%+v, want the snapshot", e)
@@ -229,8 +214,8 @@ func TestPacedSnapshotAfterReadingBack(t *testing.T) {
 // failing is a stream that cannot be read.
 type failing struct{}
 
-func (failing) replay(context.Context, []string, uint64, uint64, int) (stretch, error) {
-	return stretch{}, context.DeadlineExceeded
+func (failing) replay(context.Context, []string, uint64, uint64, int) (hub.Stretch, error) {
+	return hub.Stretch{}, context.DeadlineExceeded
 }
 
 // A client that says only what it has seen (notOlderThan) is not shown older
@@ -285,9 +270,9 @@ type shortPast struct {
 	end uint64
 }
 
-func (p shortPast) replay(ctx context.Context, patterns []string, from, to uint64, most int) (stretch, error) {
+func (p shortPast) replay(ctx context.Context, patterns []string, from, to uint64, most int) (hub.Stretch, error) {
 	out, err := p.replayer.replay(ctx, patterns, from, min(to, p.end), most)
-	out.to = to
+	out.To = to
 	return out, err
 }
 
@@ -301,9 +286,7 @@ func TestResumeFromAStreamThatIsCutShort(t *testing.T) {
 	gw, _ := r.start(nil) // has none of it in its history
 	s := gw.server
 	s.past = shortPast{s.past, 3}
-	s.hub.mu.Lock()
-	epoch := s.hub.epoch
-	s.hub.mu.Unlock()
+	epoch := epochOf(s)
 	p, sub := resume(t, gw.Addr(), "a.>", 1, epoch)
 	if sub.Resumed || sub.Reason != wire.NotResumedTooFar {
 		t.Errorf("%+v, want not resumed: too far", sub)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,7 +23,7 @@ func TestShortOfMemory(t *testing.T) {
 	r.event("a.b", "1")
 	p := r.dial("/v1/ws")
 	b := r.gw.server.budget
-	done := b.pass(b.part(refuseAt) - b.used() - 100)
+	done := b.Pass(b.Part(75) - b.Used() - 100)
 	if done == nil {
 		t.Fatal("the budget has no room at the start")
 	}
@@ -59,36 +58,6 @@ func TestShortOfMemory(t *testing.T) {
 		t.Errorf("with room again: have %+v, want subscribed", f.Error)
 	}
 	http.DefaultClient.CloseIdleConnections()
-}
-
-// A frame that many feeds hold is counted once, for as long as one holds it.
-func TestSharedFrames(t *testing.T) {
-	b := newBudget(1 << 30)
-	frame := make([]byte, 2*bigFrame)
-	b.share(frame)
-	b.share(frame[:bigFrame-1])
-	one, two := newFeed("1", nil, asJSON, 0, 0, time.Now()), newFeed("2", nil, asJSON, 0, 0, time.Now())
-	slow, _ := two.tip() // a connection that has yet to read it
-	for _, f := range []*feed{one, two} {
-		f.budget = b
-		f.append(frame, 1, time.Now())
-		f.append([]byte("small"), 2, time.Now())
-		if own := f.owned.Load(); own != minChunk {
-			t.Errorf("%d bytes of its own, want one chunk", own)
-		}
-	}
-	if n := b.shared.Load(); n != 2*bigFrame {
-		t.Errorf("have %d bytes shared, want %d", n, 2*bigFrame)
-	}
-	runtime.KeepAlive(frame)
-	frame, one = nil, nil
-	runtime.GC()
-	if n := b.shared.Load(); n != 2*bigFrame {
-		t.Errorf("have %d bytes shared while a feed's reader holds them", n)
-	}
-	runtime.KeepAlive(slow)
-	slow = cursor{}
-	eventually(t, "the frame is gone", func() bool { runtime.GC(); return b.shared.Load() == 0 })
 }
 
 // Clients are let in at the rate; as many wait as are let in within queueWait,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // isClosing reports whether close was called.
@@ -21,7 +22,7 @@ func (c *conn) note(code wire.CloseCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing == nil {
-		c.closing, c.code, c.over = c.format.closeFrame(code, code.String()), code, make(chan struct{})
+		c.closing, c.code, c.over = closeFrame(c.format, code, code.String()), code, make(chan struct{})
 		c.closed.Store(time.Now().UnixNano())
 	}
 }
@@ -41,14 +42,14 @@ func (c *conn) linger() {
 // who holds the mutex.
 func (c *conn) cutLoose() {
 	dropped := 0
-	if len(c.priv) == 0 && c.cur.c != nil {
-		c.last = c.seqAt(c.mid)
+	if len(c.priv) == 0 && c.cur.Placed() {
+		c.last = c.mark().Seq
 		if c.mid > 0 {
-			c.priv = [][]byte{slices.Clone(c.cur.bytes()[:c.mid])}
+			c.priv = [][]byte{slices.Clone(c.cur.Bytes()[:c.mid])}
 			c.owe(c.mid)
 		}
 	}
-	c.cur, c.bounded, c.pulling = cursor{}, false, nil
+	c.cur, c.bounded, c.pulling = hub.Cursor{}, false, nil
 	c.loose.Store(true)
 	if c.costly() && !c.ended {
 		for _, b := range c.priv {
@@ -75,25 +76,11 @@ func (c *conn) costly() bool {
 	return c.code == wire.CloseSlowConsumer || c.code == wire.CloseOverloaded
 }
 
-// seqAt is the sequence number of the last event sent, once the next more
-// bytes are sent as well. Owner's.
-func (c *conn) seqAt(more int) uint64 {
-	seq := c.cur.c.seq
-	for b, at := c.cur.c.buf, 0; at < c.cur.off+more; {
-		n := c.format.frameLen(b[at:])
-		if s, isEvent := eventSeq(c.format, b[at:at+n]); isEvent {
-			seq = s
-		}
-		at += n
-	}
-	return seq
-}
-
 // lastFrame is the close frame. A client that lived on its feed is told from
 // where it can resume. Owner's, who holds the mutex.
 func (c *conn) lastFrame() []byte {
 	if c.code == wire.CloseSlowConsumer && c.last > 0 && !c.latest.Load() {
-		return c.format.closeFrame(c.code, fmt.Sprintf("%s; resume since seq %d", c.code, c.last))
+		return closeFrame(c.format, c.code, fmt.Sprintf("%s; resume since seq %d", c.code, c.last))
 	}
 	return c.closing
 }

@@ -1,184 +1,91 @@
 package gateway
 
 import (
-	"encoding/json"
-	"fmt"
-	"math"
 	"slices"
 
-	"github.com/pollcast/pollcast/pkg/wire"
-	"github.com/pollcast/pollcast/pkg/wire/wirepb"
-	"github.com/pollcast/pollcast/services/gateway/ws"
-	"google.golang.org/protobuf/proto"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // A connection with delivery "latest" whose socket is full leaves its feed: it
-// keeps only the position it has seen (so it holds no memory however long it
-// stays behind), and when its socket takes more it is given the newest event of
-// every topic that changed since, and the freshness that changed since. When
-// there is nothing such, it is back in the feed.
-//
-// Skipped events show as jumps of a topic's version. Freshness is never
-// skipped for good: the newest of each poll is always sent, after its events.
-type pull struct {
-	feed *feed
-	seen uint64 // events up to here were sent or are out of date
-	told uint64 // freshness up to here was sent
-}
+// keeps only its place (hub.Pull). When its socket takes more, it gets the newest
+// event of every topic that changed since, and the freshness that changed since.
+// When there is nothing of that, it is back in the feed.
 
 // conflate takes a connection out of its feed. Owner's.
 func (c *conn) conflate() {
-	if c.pulling != nil || c.cur.c == nil || c.bounded {
+	if c.pulling != nil || !c.cur.Placed() || c.bounded {
 		return
 	}
-	seen, told := c.cur.c.seq, c.cur.c.told
-	b := c.cur.c.buf
-	for at := 0; at < c.cur.off; { // what was sent of this chunk, with the frame under way
-		n := c.format.frameLen(b[at:])
-		if seq, isEvent := eventSeq(c.format, b[at:at+n]); isEvent {
-			seen = seq
-		}
-		at += n
-	}
+	mark := c.mark()
 	if c.mid > 0 && len(c.priv) == 0 {
-		c.priv = append(c.priv, slices.Clone(c.cur.bytes()[:c.mid])) // the rest of that frame
+		c.priv = append(c.priv, slices.Clone(c.cur.Bytes()[:c.mid])) // the rest of that frame
 		c.owe(c.mid)
 	}
-	c.pulling = &pull{feed: c.reading.Load(), seen: seen, told: told}
-	c.cur = cursor{}
+	c.pulling = &hub.Pull{Feed: c.reading.Load(), Seen: mark}
+	c.cur = hub.Cursor{}
 	c.skipping.Store(true)
 	c.reading.Store(nil)
 	c.gw.metrics.conflations.Inc()
 }
 
-// eventSeq returns the sequence number of a frame that holds an event.
-func eventSeq(fm format, frame []byte) (uint64, bool) {
-	if fm == asSSE {
-		return sseSeq(frame)
+// mark is how far the client is in its feed, with the frame that is partly sent.
+// Owner's.
+func (c *conn) mark() hub.Mark {
+	partly := c.mid
+	if len(c.priv) > 0 {
+		partly = 0 // that frame is not of the feed
 	}
-	payload := ws.Payload(frame)
-	if frame[0]&ws.Compressed != 0 {
-		var err error
-		if payload, err = ws.Inflate(payload, math.MaxInt32); err != nil {
-			panic(fmt.Sprintf("gateway: %v", err)) // it was compressed here
+	b, mark := c.cur.Passed(partly)
+	for len(b) > 0 {
+		n := frameLen(c.format, b)
+		if seq, isEvent := eventSeq(c.format, b[:n]); isEvent {
+			mark.Seq = seq
 		}
+		b = b[n:]
 	}
-	if fm.plain() == asProto {
-		var f wirepb.ServerFrame
-		if proto.Unmarshal(payload, &f) != nil || f.GetEvent() == nil {
-			return 0, false
-		}
-		return f.GetEvent().Seq, true
-	}
-	var f struct {
-		Event *struct {
-			Seq uint64 `json:"seq"`
-		} `json:"event"`
-	}
-	if json.Unmarshal(payload, &f) != nil || f.Event == nil {
-		return 0, false
-	}
-	return f.Event.Seq, true
-}
-
-// newest returns the frames of what changed after a pull's position up to
-// and including to (0: up to now), and moves the position. ok is false when
-// deletions in between are no longer known. The caller holds the mutex.
-func (h *hub) newest(p *pull, to uint64) (frames []byte, ok bool) {
-	now := h.now()
-	if to == 0 {
-		to = h.seq
-	}
-	if p.feed.pace != nil {
-		to = min(to, p.feed.pace.seq) // what is later is held
-	}
-	type item struct {
-		seq   uint64
-		frame wire.ServerFrame
-	}
-	var items []item
-	add := func(e past) {
-		if e.seq > p.seen && e.seq <= to {
-			items = append(items, item{e.seq, h.liveFrame(e, now)})
-		}
-	}
-	if pace := p.feed.pace; pace != nil {
-		for _, e := range pace.sent {
-			add(e)
-		}
-	} else {
-		for t := range p.feed.topics {
-			if t.last != nil {
-				add(past{t.last, t.seq})
-			}
-		}
-	}
-	if to > p.seen {
-		if p.seen < h.history.from {
-			return nil, false
-		}
-		for _, d := range after(h.history.deleted, p.seen) {
-			if t := h.topics[d.e.Topic]; d.seq <= to && (t == nil || t.last == nil) && matchAny(p.feed.patterns, d.e.Topic) {
-				items = append(items, item{d.seq, h.liveFrame(d, now)})
-			}
-		}
-	}
-	slices.SortFunc(items, func(a, b item) int {
-		if a.seq < b.seq {
-			return -1
-		}
-		return 1
-	})
-	for i := range items {
-		frames = appendFrame(frames, p.feed.format.plain(), &items[i].frame)
-	}
-	for poll := range p.feed.polls {
-		if _, held := p.feed.heldFresh(poll); !held && poll.toldAt > p.told {
-			frames = appendFrame(frames, p.feed.format.plain(), &wire.ServerFrame{Fresh: &poll.told})
-		}
-	}
-	p.seen, p.told = max(p.seen, to), h.told
-	return frames, true
+	return mark
 }
 
 // pullNext gives a conflated connection its next frames, or puts it back into
 // its feed when there are none. Owner's.
 func (c *conn) pullNext() {
-	h := c.gw.hub
-	h.mu.Lock()
-	if c.attention.Load() { // it may have to leave the feed at an earlier place
-		h.mu.Unlock()
-		return
+	var frames []byte
+	known, waits := false, false
+	c.gw.hub.With(func(v *hub.View) {
+		if waits = c.attention.Load(); waits { // it may have to leave the feed at an earlier place
+			return
+		}
+		p := c.pulling
+		if frames, known = v.Newest(p, 0); known && len(frames) == 0 {
+			c.pulling = nil
+			c.cur, c.pos = v.Tip(p.Feed)
+			c.sent.Store(c.pos)
+			c.reading.Store(p.Feed)
+			c.skipping.Store(false)
+		}
+	})
+	if !waits {
+		c.pulled(frames, known)
 	}
-	p := c.pulling
-	frames, ok := h.newest(p, 0)
-	if ok && len(frames) == 0 {
-		c.pulling = nil
-		c.cur, c.pos = p.feed.tip()
-		c.sent.Store(c.pos)
-		c.reading.Store(p.feed)
-		c.skipping.Store(false)
-	}
-	h.mu.Unlock()
-	c.pulled(frames, ok)
 }
 
 // pullUpTo gives a conflated connection its frames up to a position, after
 // which it goes to another feed. Owner's.
 func (c *conn) pullUpTo(seq uint64) {
-	h := c.gw.hub
-	h.mu.Lock()
-	frames, ok := h.newest(c.pulling, seq)
-	h.mu.Unlock()
+	var frames []byte
+	known := false
+	c.gw.hub.With(func(v *hub.View) { frames, known = v.Newest(c.pulling, seq) })
 	c.pulling = nil
 	c.skipping.Store(false)
-	c.pulled(frames, ok)
+	c.pulled(frames, known)
 }
 
-func (c *conn) pulled(frames []byte, ok bool) {
-	if !ok {
+// pulled queues the frames of a pull. If deletions that its client has not seen
+// are no longer known, the connection is to be closed. Owner's.
+func (c *conn) pulled(frames []byte, known bool) {
+	if !known {
 		c.pulling = nil
-		c.forgotten = true // drain closes it: deletions it has not seen are no longer known
+		c.forgotten = true // drain closes it
 		return
 	}
 	if len(frames) > 0 {

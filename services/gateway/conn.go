@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
@@ -30,19 +31,19 @@ type conn struct {
 	raw    syscall.RawConn // nil where the socket has none (TLS, pipes)
 	writer *writer
 	gw     *server
-	format format
+	format hub.Format
 
 	// Owner's.
-	cur     cursor
+	cur     hub.Cursor
 	pos     uint64 // bytes of the feed's end that cur has passed
 	until   uint64 // cur ends here, if bounded
 	bounded bool
-	priv    [][]byte // sent before cur
-	mid     int      // bytes left of a frame that is partly sent
-	away    bool     // drain has it; known to the writer alone
-	ended   bool     // the close frame is in priv: nothing follows
-	last    uint64   // where its client can resume, if it is closed as slow
-	pulling *pull    // set while it is out of its feed (conflate.go)
+	priv    [][]byte  // sent before cur
+	mid     int       // bytes left of a frame that is partly sent
+	away    bool      // drain has it; known to the writer alone
+	ended   bool      // the close frame is in priv: nothing follows
+	last    uint64    // where its client can resume, if it is closed as slow
+	pulling *hub.Pull // set while it is out of its feed (conflate.go)
 	// forgotten: it cannot be conflated further and must be closed.
 	forgotten bool
 
@@ -59,14 +60,14 @@ type conn struct {
 	code    wire.CloseCode
 	over    chan struct{} // from when closing is set: closed when it was sent, or cannot be
 
-	feed     atomic.Pointer[feed] // the feed it goes to; nil before the first subscribe
-	entered  atomic.Uint64        // where in feed it begins
-	reading  atomic.Pointer[feed] // the feed that sent belongs to
-	sent     atomic.Uint64        // mirrors pos, for others to compute the lag
-	queued   atomic.Bool          // a jobFlush is in the writer's queue
-	heard    atomic.Int64         // unix nanoseconds of the last sign of life
-	pinged   atomic.Int64         // of the last ping; 0: none
-	draining atomic.Bool          // drain has it, for others
+	feed     atomic.Pointer[hub.Feed] // the feed it goes to; nil before the first subscribe
+	entered  atomic.Uint64            // where in feed it begins
+	reading  atomic.Pointer[hub.Feed] // the feed that sent belongs to
+	sent     atomic.Uint64            // mirrors pos, for others to compute the lag
+	queued   atomic.Bool              // a jobFlush is in the writer's queue
+	heard    atomic.Int64             // unix nanoseconds of the last sign of life
+	pinged   atomic.Int64             // of the last ping; 0: none
+	draining atomic.Bool              // drain has it, for others
 	gone     atomic.Bool
 
 	account
@@ -88,13 +89,13 @@ type step struct {
 	data  []byte
 	until uint64 // place in the feed, and
 	seq   uint64 // in the stream
-	feed  *feed
-	cur   cursor
+	feed  *hub.Feed
+	cur   hub.Cursor
 	pos   uint64
 }
 
 // say queues a frame, to go out at the next frame boundary.
-func (c *conn) say(f *wire.ServerFrame) { c.send(encode(c.format.plain(), f)) }
+func (c *conn) say(f *wire.ServerFrame) { c.send(encode(c.format.Plain(), f)) }
 
 // send queues whole frames, to go out at the next frame boundary.
 func (c *conn) send(frames []byte) {
@@ -139,7 +140,7 @@ func (c *conn) close(code wire.CloseCode, text string) {
 	if text == "" {
 		text = code.String()
 	}
-	c.closing, c.code, c.over = c.format.closeFrame(code, text), code, make(chan struct{})
+	c.closing, c.code, c.over = closeFrame(c.format, code, text), code, make(chan struct{})
 	c.closed.Store(time.Now().UnixNano())
 	c.attention.Store(true)
 	c.mu.Unlock()
@@ -177,7 +178,7 @@ func (c *conn) next() []byte {
 			if len(c.priv) > 0 {
 				return c.priv[0][:c.mid]
 			}
-			return c.cur.bytes()[:c.mid]
+			return c.cur.Bytes()[:c.mid]
 		}
 		if c.attention.Load() {
 			c.attend()
@@ -191,14 +192,14 @@ func (c *conn) next() []byte {
 			}
 			continue
 		}
-		b := c.cur.bytes()
+		b := c.cur.Bytes()
 		if c.attention.Load() {
 			// Frames appended after a subscribe belong to the feed it moves to.
 			continue
 		}
 		if c.bounded {
 			if b = b[:min(uint64(len(b)), c.until-c.pos)]; len(b) == 0 {
-				c.cur, c.bounded = cursor{}, false
+				c.cur, c.bounded = hub.Cursor{}, false
 				c.attention.Store(true) // the steps behind the end
 				continue
 			}
@@ -256,7 +257,7 @@ func (c *conn) advance(b []byte, n int) {
 	c.mid = 0
 	if n < len(b) {
 		for at < n {
-			at += c.format.frameLen(b[at:])
+			at += frameLen(c.format, b[at:])
 		}
 		c.mid = at - n
 	}
@@ -269,7 +270,7 @@ func (c *conn) advance(b []byte, n int) {
 		}
 		return
 	}
-	c.cur.off += n
+	c.cur.Skip(n)
 	c.pos += uint64(n)
 	c.sent.Store(c.pos)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/pollcast/pollcast/pkg/wire/wirepb"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/protobuf/proto"
@@ -71,7 +72,7 @@ func TestCompressed(t *testing.T) {
 		}
 		return events
 	}
-	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 1 })
+	eventually(t, "the gateway has read it", func() bool { return position(r.gw.server) == 1 })
 	plain := dial(false, wire.ProtocolJSON)
 	all := []*websocket.Conn{plain}
 	for range 3 {
@@ -185,15 +186,15 @@ func TestShrunk(t *testing.T) {
 		"noise":            {`"` + noise(1<<20) + `"`, true, true},
 		"with white space": {"[ " + text(1<<20) + " ]", true, false}, // no poller of ours stores that
 	} {
-		for _, fm := range []format{asJSONDeflate, asProtoDeflate} {
+		for _, fm := range []hub.Format{hub.JSONDeflate, hub.ProtoDeflate} {
 			frame := wire.ServerFrame{Event: &wire.Event{Topic: "a.b", Epoch: "E", Seq: 42, Version: 1, Data: []byte(tt.data), Phase: wire.Live, Breaker: event.Closed}}
-			o := once{frame: &frame}
+			var packed []byte
 			if tt.before {
-				o.shrunk = ws.CompressValue([]byte(tt.data))
+				packed = ws.CompressValue([]byte(tt.data))
 			}
-			whole := encode(fm.plain(), &frame)
-			b := o.deflated(whole)
-			if isPlain := bytes.Equal(b, whole); isPlain == tt.want && !(fm == asProtoDeflate && name == "with white space") {
+			whole := encode(fm.Plain(), &frame)
+			b := encoder{}.Compress(whole, frame.Event.Data, packed)
+			if isPlain := bytes.Equal(b, whole); isPlain == tt.want && !(fm == hub.ProtoDeflate && name == "with white space") {
 				t.Errorf("%s, format %d: compressed %v, want %v", name, fm, !isPlain, tt.want)
 			} else if !isPlain {
 				have, err := ws.Inflate(ws.Payload(b), math.MaxInt32)
@@ -218,23 +219,23 @@ func (p *peer) decode(b []byte) (f wire.ServerFrame) {
 
 // Where a client is in its feed is read from the frames, compressed or not.
 func TestSeqOfCompressed(t *testing.T) {
-	for fm := range format(formats) {
+	for fm := range hub.Format(hub.Formats) {
 		for _, size := range []int{0, 100, 1000, 100_000} {
 			data := `"` + strings.Repeat("x", size) + `"`
 			e := &wire.Event{Topic: "a.b", Epoch: "E", Seq: 42, Version: 1, Data: []byte(data), Phase: wire.Live, Breaker: event.Closed}
 			b := encode(fm, &wire.ServerFrame{Event: e})
-			if n := fm.frameLen(b); n != len(b) {
+			if n := frameLen(fm, b); n != len(b) {
 				t.Errorf("format %d, %d bytes: length %d, want %d", fm, size, n, len(b))
 			}
 			if seq, ok := eventSeq(fm, b); !ok || seq != 42 {
 				t.Errorf("format %d, %d bytes: seq %d %v", fm, size, seq, ok)
 			}
-			if fm.plain() != fm && size >= 1000 && b[0]&ws.Compressed == 0 {
+			if fm.Plain() != fm && size >= 1000 && b[0]&ws.Compressed == 0 {
 				t.Errorf("format %d, %d bytes: not compressed", fm, size)
 			}
-			if fm.plain() != fm && b[0]&ws.Compressed != 0 {
+			if fm.Plain() != fm && b[0]&ws.Compressed != 0 {
 				have, err := ws.Inflate(ws.Payload(b), math.MaxInt32)
-				whole := encode(fm.plain(), &wire.ServerFrame{Event: e})
+				whole := encode(fm.Plain(), &wire.ServerFrame{Event: e})
 				if err != nil || !bytes.Equal(have, ws.Payload(whole)) {
 					t.Errorf("format %d, %d bytes: %v, %.100q", fm, size, err, have)
 				}

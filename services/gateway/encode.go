@@ -4,44 +4,25 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/pkg/wire/wirepb"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
+	"google.golang.org/protobuf/proto"
 )
-
-// A format is how a connection's frames are encoded.
-type format uint8
-
-const (
-	asJSON         format = iota // wire.ProtocolJSON
-	asProto                      // wire.ProtocolProto
-	asSSE                        // text/event-stream
-	asJSONDeflate                // JSON, compressed
-	asProtoDeflate               // protobuf, compressed
-	formats        = iota
-)
-
-// plain is the format without compression.
-func (fm format) plain() format {
-	switch fm {
-	case asJSONDeflate:
-		return asJSON
-	case asProtoDeflate:
-		return asProto
-	}
-	return fm
-}
 
 // encode makes the bytes of a server frame, ready for the socket.
-func encode(fm format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm, f) }
+func encode(fm hub.Format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm, f) }
 
-func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
-	if p := fm.plain(); p != fm {
+func appendFrame(dst []byte, fm hub.Format, f *wire.ServerFrame) []byte {
+	if p := fm.Plain(); p != fm {
 		return append(dst, ws.Compress(encode(p, f))...)
 	}
-	if fm == asProto {
+	if fm == hub.Proto {
 		b, err := f.MarshalProto()
 		if err != nil {
 			panic(fmt.Sprintf("gateway: encode frame: %v", err)) // every string was checked at intake
@@ -53,7 +34,7 @@ func appendFrame(dst []byte, fm format, f *wire.ServerFrame) []byte {
 	if err != nil {
 		panic(fmt.Sprintf("gateway: %v", err)) // every value was checked at intake
 	}
-	if fm == asSSE {
+	if fm == hub.SSE {
 		dst = appendSSE(dst, f, b)
 	} else {
 		dst = append(ws.AppendHeader(slices.Grow(dst, len(b)+ws.MaxHeader), ws.Fin|ws.Text, len(b)), b...)
@@ -82,38 +63,69 @@ func marshal(v any) []byte {
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
 }
 
-// A once has a frame encoded at most once per format, however many feeds want it.
-type once struct {
-	frame  *wire.ServerFrame
-	shrunk []byte // its value compressed; nil: it was not
-	bytes  [formats][]byte
+// An encoder makes the bytes of frames for the hub.
+type encoder struct{}
+
+// Append implements hub.Encoder.
+func (encoder) Append(dst []byte, fm hub.Format, f *wire.ServerFrame) []byte {
+	return appendFrame(dst, fm, f)
 }
 
 // maxDeflate is the longest piece of a frame that is compressed under the hub's
 // mutex, in bytes: it takes a tenth of a millisecond. Longer values are compressed
-// before (packed); a frame whose value was not is sent as it is.
+// before; a frame whose value was not is sent as it is.
 const maxDeflate = 16 << 10
 
-// deflated returns the frame compressed. whole is the frame in the plain format.
-func (o *once) deflated(whole []byte) []byte {
-	if o.frame.Event == nil {
-		return ws.CompressAround(whole, nil, nil, maxDeflate)
-	}
-	return ws.CompressAround(whole, o.frame.Event.Data, o.shrunk, maxDeflate)
+// Compress implements hub.Encoder.
+func (encoder) Compress(frame, value, packed []byte) []byte {
+	return ws.CompressAround(frame, value, packed, maxDeflate)
 }
 
+// CompressValue implements hub.Encoder.
+func (encoder) CompressValue(value []byte) []byte { return ws.CompressValue(value) }
+
 // frameLen returns the length of the frame that b begins with.
-func (fm format) frameLen(b []byte) int {
-	if fm == asSSE {
+func frameLen(fm hub.Format, b []byte) int {
+	if fm == hub.SSE {
 		return sseLen(b)
 	}
 	return ws.FrameLen(b)
 }
 
 // closeFrame returns the last frame of a connection.
-func (fm format) closeFrame(code wire.CloseCode, text string) []byte {
-	if fm == asSSE {
+func closeFrame(fm hub.Format, code wire.CloseCode, text string) []byte {
+	if fm == hub.SSE {
 		return sseClose(code, text)
 	}
 	return ws.Close(uint16(code), text)
+}
+
+// eventSeq returns the sequence number of a frame that holds an event.
+func eventSeq(fm hub.Format, frame []byte) (uint64, bool) {
+	if fm == hub.SSE {
+		return sseSeq(frame)
+	}
+	payload := ws.Payload(frame)
+	if frame[0]&ws.Compressed != 0 {
+		var err error
+		if payload, err = ws.Inflate(payload, math.MaxInt32); err != nil {
+			panic(fmt.Sprintf("gateway: %v", err)) // it was compressed here
+		}
+	}
+	if fm.Plain() == hub.Proto {
+		var f wirepb.ServerFrame
+		if proto.Unmarshal(payload, &f) != nil || f.GetEvent() == nil {
+			return 0, false
+		}
+		return f.GetEvent().Seq, true
+	}
+	var f struct {
+		Event *struct {
+			Seq uint64 `json:"seq"`
+		} `json:"event"`
+	}
+	if json.Unmarshal(payload, &f) != nil || f.Event == nil {
+		return 0, false
+	}
+	return f.Event.Seq, true
 }

@@ -125,7 +125,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	defer nc.Close()
 	g.nc.Store(nc)
-	follower := &bus.Follower{Conn: nc, Names: g.names, Log: intake{g.server.hub}, Logger: g.opts.Logger}
+	follower := &bus.Follower{Conn: nc, Names: g.names, Log: &intake{Hub: g.server.hub}, Logger: g.opts.Logger}
 	g.server.past = streamPast{follower, time.Now}
 
 	// What ends last is stopped last: inner lives while clients are drained.

@@ -205,7 +205,7 @@ func TestSnapshotThenLive(t *testing.T) {
 	r.fresh(event.Freshness{Poll: "host.cpu", AsOf: time.Now().UTC(), Stale: true, Reason: event.BreakerOpen, Breaker: event.Open})
 	r.event("other.x", `1`)
 	r.fresh(event.Freshness{Poll: "other.x", AsOf: asOf})
-	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 4 })
+	eventually(t, "the gateway has read it", func() bool { return position(r.gw.server) == 4 })
 
 	p := r.dial("/v1/ws?topics=host.>")
 	if f := p.next(); f.Subscribed == nil || f.Subscribed.Seq != 4 || f.Subscribed.Epoch == "" || f.Subscribed.Topics[0] != "host.>" {
@@ -494,9 +494,7 @@ func TestClientCloses(t *testing.T) {
 		t.Errorf("the gateway answered %d, want 1000", code)
 	}
 	eventually(t, "the connection is forgotten", func() bool { return len(r.gw.server.conns.all()) == 0 })
-	r.gw.server.hub.mu.Lock()
-	defer r.gw.server.hub.mu.Unlock()
-	if n := len(r.gw.server.hub.feeds); n != 0 {
+	if n := r.gw.Status().Feeds; n != 0 {
 		t.Errorf("%d feeds left, want none", n)
 	}
 }

@@ -1,6 +1,10 @@
 package gateway
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/pollcast/pollcast/services/gateway/hub"
+)
 
 // A writer walks the connections of a feed in strides, between which the other
 // feeds have theirs: one with ten thousand clients keeps nobody else waiting
@@ -13,7 +17,7 @@ const (
 // A group is the connections of one feed that one writer serves.
 type group struct {
 	writer *writer
-	feed   *feed
+	feed   *hub.Feed
 	dirty  atomic.Bool  // a walk is under way, or queued
 	n      atomic.Int32 // len(conns), for wake
 
@@ -24,8 +28,8 @@ type group struct {
 	end     uint64 // of the feed when the walk began
 }
 
-// wake has the group's connections sent what their feed has grown by.
-func (g *group) wake() {
+// Wake implements hub.Group: it has the group's connections sent what their feed has grown by.
+func (g *group) Wake() {
 	if g.n.Load() > 0 && !g.dirty.Swap(true) {
 		g.writer.push(job{group: g})
 	}
@@ -36,7 +40,7 @@ func (g *group) wake() {
 // whoever comes is visited for itself.
 func (w *writer) walk(g *group) {
 	if !g.walking {
-		g.walking, g.left, g.end = true, len(g.conns), g.feed.end.Load()
+		g.walking, g.left, g.end = true, len(g.conns), g.feed.End()
 	}
 	g.left = min(g.left, len(g.conns))
 	until := w.wrote + strideBytes
@@ -50,7 +54,7 @@ func (w *writer) walk(g *group) {
 		g.walking = false
 		g.dirty.Store(false)
 		// Those who were visited before the feed grew again must be once more.
-		if g.feed.end.Load() == g.end || g.dirty.Swap(true) {
+		if g.feed.End() == g.end || g.dirty.Swap(true) {
 			return
 		}
 	}
@@ -58,16 +62,11 @@ func (w *writer) walk(g *group) {
 }
 
 // groupOf is where c stands in a feed.
-func (c *conn) groupOf(f *feed) *group {
+func (c *conn) groupOf(f *hub.Feed) *group {
 	if f == nil || c.gone.Load() {
 		return nil
 	}
-	for _, g := range f.groups {
-		if g.writer == c.writer {
-			return g
-		}
-	}
-	return nil
+	return f.Groups[c.writer.index].(*group)
 }
 
 // regroup moves a connection to another group; nil: to none.

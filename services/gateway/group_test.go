@@ -9,6 +9,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -17,7 +18,7 @@ import (
 // grows in the middle of a walk.
 func TestWalkInStrides(t *testing.T) {
 	s := newServer(DefaultConfig(), "gw", 1, newMetrics(prometheus.NewRegistry()), quiet())
-	w, in := s.writers[0], intake{s.hub}
+	w, in := s.writers[0], &intake{Hub: s.hub}
 	in.Reset("E")
 	in.Snapshot(nil, 0)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +41,7 @@ func TestWalkInStrides(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { here.Close(); there.Close(); <-read })
-		c := s.newConn(here, asJSON)
+		c := s.newConn(here, hub.JSON)
 		s.conns.add(c)
 		if err := s.subscribe(c, 0, &wire.Subscribe{Topics: []string{topic}}); err != nil {
 			t.Fatal(err)
@@ -104,7 +105,7 @@ func TestWalkInStrides(t *testing.T) {
 		t.Errorf("%d of %d were passed over", n, len(many))
 	}
 	for i, c := range many {
-		if have, want := c.sent.Load(), c.feed.Load().end.Load(); have != want {
+		if have, want := c.sent.Load(), c.feed.Load().End(); have != want {
 			t.Errorf("client %d has %d bytes, want %d", i, have, want)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
@@ -49,15 +50,14 @@ func onlyGet(w http.ResponseWriter, r *http.Request) {
 
 // ready returns nil when the gateway can serve a snapshot and reads NATS.
 func (s *server) ready() error {
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
+	epoch, down, why := s.stream()
 	switch {
 	case s.drained.Load():
 		return errors.New("draining")
-	case s.hub.epoch == "":
-		return fmt.Errorf("%w: %s", errNotRead, s.hub.why)
-	case s.hub.busDown:
-		return errors.New(s.hub.why)
+	case epoch == "":
+		return fmt.Errorf("%w: %s", errNotRead, why)
+	case down:
+		return errors.New(why)
 	}
 	return nil
 }
@@ -86,12 +86,19 @@ func (s *server) canServe() error {
 	if s.drained.Load() {
 		return errors.New("the gateway is draining")
 	}
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	if s.hub.epoch == "" {
-		return fmt.Errorf("%w: %s", errNotRead, s.hub.why)
+	if epoch, _, why := s.stream(); epoch == "" {
+		return fmt.Errorf("%w: %s", errNotRead, why)
 	}
 	return nil
+}
+
+// stream returns the stream's epoch, and whether and why it cannot be read.
+func (s *server) stream() (epoch string, down bool, why string) {
+	s.hub.With(func(v *hub.View) {
+		epoch = v.Epoch()
+		down, why = v.Down()
+	})
+	return epoch, down, why
 }
 
 // upgrade makes a WebSocket connection of a request and leaves the handler at
@@ -176,12 +183,12 @@ func (s *server) hangUp(ws *websocket.Conn, reason, why string) {
 }
 
 func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string, deflate bool) {
-	fm := asJSON
+	fm := hub.JSON
 	if ws.Subprotocol() == wire.ProtocolProto {
-		fm = asProto
+		fm = hub.Proto
 	}
 	if deflate {
-		fm += asJSONDeflate - asJSON
+		fm += hub.JSONDeflate - hub.JSON
 	}
 	c := s.newConn(ws.NetConn(), fm) // the library has done its part: shaking hands
 	c.in.Deflate = deflate
@@ -199,7 +206,7 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string, de
 const sendBuffer = 256 << 10
 
 // newConn makes a connection of a socket.
-func (s *server) newConn(nc net.Conn, fm format) *conn {
+func (s *server) newConn(nc net.Conn, fm hub.Format) *conn {
 	now := time.Now()
 	c := &conn{id: s.nextID.Add(1), nc: nc, gw: s, format: fm}
 	c.name = fmt.Sprintf("%s-%d", s.name, c.id)
@@ -224,9 +231,7 @@ func (s *server) begin(c *conn, r *http.Request, sub *wire.Subscribe) {
 	s.metrics.accepted.Inc()
 	s.metrics.connections.Inc()
 	s.log.Debug("connection accepted", "connection", c.name, "from", r.RemoteAddr, "path", r.URL.Path)
-	s.hub.mu.Lock()
-	epoch := s.hub.epoch
-	s.hub.mu.Unlock()
+	epoch, _, _ := s.stream()
 	c.say(&wire.ServerFrame{Welcome: &wire.Welcome{
 		Connection: c.name, Gateway: s.name, Epoch: epoch, PingIntervalMs: s.cfg.PingInterval.Milliseconds(),
 	}})

@@ -211,10 +211,7 @@ func TestHostileSubscriptions(t *testing.T) {
 	}
 	first.ws.Close()
 	eventually(t, "nobody waits any more", func() bool {
-		h := r.gw.server.hub
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return h.waited() <= 1
+		return r.gw.Status().TopicsWaited <= 1
 	})
 	second.send(`{"id":4,"subscribe":{"topics":[` + list(1000, 1250) + `]}}`)
 	second.until("it is taken now", func(f wire.ServerFrame) bool { return f.ID == 4 && f.Subscribed != nil })

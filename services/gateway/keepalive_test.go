@@ -58,7 +58,7 @@ func onVirtualClock(t *testing.T, fn func(t *testing.T, s *server, p *pipes)) {
 		cfg := DefaultConfig()
 		cfg.DrainTime = time.Second
 		s := newServer(cfg, "gw", 1, newMetrics(prometheus.NewRegistry()), quiet())
-		in := intake{s.hub}
+		in := &intake{Hub: s.hub}
 		in.Reset("E")
 		in.Connected(true, "")
 		p := newPipes()

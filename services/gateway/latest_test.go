@@ -12,6 +12,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -48,7 +49,7 @@ func testConflation(t *testing.T, compressed bool) {
 	for _, topic := range topics {
 		r.fresh(event.Freshness{Poll: topic, AsOf: asOf})
 	}
-	eventually(t, "the gateway has read it all", func() bool { return r.gw.server.hub.list().Seq == uint64(events+3) })
+	eventually(t, "the gateway has read it all", func() bool { return position(r.gw.server) == uint64(events+3) })
 
 	versions, got := map[string]uint64{}, 0
 	last := map[string]string{}
@@ -94,14 +95,12 @@ func testConflation(t *testing.T, compressed bool) {
 	}
 }
 
-// say gives the hub records as the stream would, with the next sequence number.
-func say(s *server, msgs ...bus.Message) {
+// publish gives the hub records as the stream would, with the next sequence number.
+func publish(s *server, msgs ...bus.Message) {
 	for _, m := range msgs {
-		s.hub.mu.Lock()
-		m.Seq = s.hub.seq + 1
-		s.hub.mu.Unlock()
+		m.Seq = position(s) + 1
 		m.Stored = time.Now()
-		intake{s.hub}.Append([]bus.Message{m}, m.Seq, false)
+		(&intake{Hub: s.hub}).Append([]bus.Message{m}, m.Seq, false)
 	}
 }
 
@@ -147,7 +146,7 @@ func TestMaxHz(t *testing.T) {
 		}()
 		synctest.Wait()
 		for v := uint64(1); v <= 100; v++ { // 10 s at 10 Hz, on two topics
-			say(s, value("a.x", v), confirm("a.x"), value("a.y", v), confirm("a.y"))
+			publish(s, value("a.x", v), confirm("a.x"), value("a.y", v), confirm("a.y"))
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
@@ -198,7 +197,7 @@ func TestMaxHzStale(t *testing.T) {
 		next() // welcome
 		next() // subscribed
 		start := time.Now()
-		say(s, value("a.x", 1), confirm("a.x"))
+		publish(s, value("a.x", 1), confirm("a.x"))
 		if f := next(); f.Event == nil || f.Event.Version != 1 {
 			t.Fatalf("have %+v, want version 1", f)
 		}
@@ -207,7 +206,7 @@ func TestMaxHzStale(t *testing.T) {
 		}
 		stale := confirm("a.x")
 		stale.Fresh.Stale, stale.Fresh.Reason = true, event.Timeout
-		say(s, value("a.x", 2), stale)
+		publish(s, value("a.x", 2), stale)
 		if f := next(); f.Event == nil || f.Event.Version != 2 {
 			t.Fatalf("have %+v, want version 2", f)
 		}
@@ -218,4 +217,16 @@ func TestMaxHzStale(t *testing.T) {
 			t.Errorf("it took %v", d)
 		}
 	})
+}
+
+// position is how far a gateway has read the stream.
+func position(s *server) (seq uint64) {
+	s.hub.With(func(v *hub.View) { seq = v.Seq() })
+	return seq
+}
+
+// epochOf is the epoch of the stream that a gateway reads.
+func epochOf(s *server) string {
+	epoch, _, _ := s.stream()
+	return epoch
 }

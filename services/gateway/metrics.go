@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -91,6 +92,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	})
 	reg.MustRegister(m.behind)
 	return m
+}
+
+// hub returns those that the hub sets.
+func (m *metrics) hub() hub.Metrics {
+	return hub.Metrics{
+		TopicsRefused: m.topicsRefused, Compressed: m.compressed, Snapshots: m.snapshots, Records: m.records,
+		Polls: m.polls, PollsStale: m.pollsStale, Topics: m.topics, Feeds: m.feeds, ClockAhead: m.clockAhead,
+		RecordDelay: m.behind,
+	}
 }
 
 func (m *metrics) setReady(err error) {

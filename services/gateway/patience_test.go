@@ -10,7 +10,9 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // block publishes until the only connection's socket is full.
@@ -41,7 +43,7 @@ func TestClosedButNotReading(t *testing.T) {
 	eventually(t, "it has let go of its feed", func() bool {
 		_, of, _, ahead := c.lags()
 		r.gw.server.recount()
-		u := r.gw.server.budget.last.Load()
+		u := r.gw.server.evictor.last.Load()
 		return of+ahead > 0 && u.Feeds < 512<<10 && c.private.Load() < 128<<10
 	})
 	eventually(t, "it has gone", func() bool { return len(r.gw.server.conns.all()) == 0 })
@@ -86,23 +88,32 @@ func TestMaxLagTime(t *testing.T) {
 
 // A client that keeps up, if late, is not closed by age.
 func TestLateButKeepingUp(t *testing.T) {
-	c := &conn{gw: &server{}}
-	f := newFeed("k", nil, asJSON, 0, 0, time.Now())
+	s := newServer(DefaultConfig(), "gw", 1, newMetrics(prometheus.NewRegistry()), quiet())
+	var f *hub.Feed
+	s.hub.With(func(v *hub.View) { f = v.Join([]string{"a.x"}, hub.JSON, 0) })
+	c := &conn{gw: s}
 	c.feed.Store(f)
 	c.reading.Store(f)
 	at := time.Unix(1000, 0).UnixNano()
 	const lag = 8 // seconds
 	c.draining.Store(true)
-	for s := range uint64(100) {
-		f.end.Store(s * 100)
-		c.sent.Store(less(s, lag) * 100)
-		if age := c.age(at + int64(s)*int64(time.Second)); age > (lag+1)*time.Second {
-			t.Fatalf("after %d s: age %v of a client that is %d s behind", s, age, lag)
+	var ends []uint64
+	grow := func() {
+		publish(s, value("a.x", uint64(len(ends)+1)))
+		ends = append(ends, f.End())
+	}
+	for i := range uint64(100) {
+		grow()
+		if i >= lag {
+			c.sent.Store(ends[i-lag])
+		}
+		if age := c.age(at + int64(i)*int64(time.Second)); age > (lag+1)*time.Second {
+			t.Fatalf("after %d s: age %v of a client that is %d s behind", i, age, lag)
 		}
 	}
-	for s := range uint64(20) { // it stops reading
-		f.end.Add(100)
-		if age := c.age(at + int64(100+s)*int64(time.Second)); s == 19 && age < 11*time.Second {
+	for i := range uint64(20) { // it stops reading
+		grow()
+		if age := c.age(at + int64(100+i)*int64(time.Second)); i == 19 && age < 11*time.Second {
 			t.Errorf("age %v of a client that got nothing for 20 s", age)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/pollcast/pollcast/pkg/wire/wirepb"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -18,7 +19,7 @@ func TestProtoConnection(t *testing.T) {
 	r := newRig(t, nil)
 	r.event("host.cpu", `{"percent": 1}`)
 	r.fresh(event.Freshness{Poll: "host.cpu", AsOf: time.Now().UTC(), Stale: true, Reason: event.Timeout, Detail: "no answer"})
-	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 2 })
+	eventually(t, "the gateway has read it", func() bool { return position(r.gw.server) == 2 })
 	ws, res, err := websocket.DefaultDialer.Dial("ws://"+r.gw.Addr()+"/v1/ws", http.Header{"Sec-Websocket-Protocol": {"other, " + wire.ProtocolProto}})
 	if err != nil {
 		t.Fatal(err)
@@ -95,9 +96,9 @@ func FuzzDecodeClient(f *testing.F) {
 	f.Add(false, []byte(`{"id":18446744073709551615,"ping":{}}`))
 	f.Add(true, []byte{0x08, 0x01, 0x22, 0x00})
 	f.Fuzz(func(t *testing.T, binary bool, body []byte) {
-		fm, kind := asJSON, websocket.TextMessage
+		fm, kind := hub.JSON, websocket.TextMessage
 		if binary {
-			fm, kind = asProto, websocket.BinaryMessage
+			fm, kind = hub.Proto, websocket.BinaryMessage
 		}
 		frame, werr := decodeClient(fm, kind, body)
 		set := 0

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pollcast/pollcast/services/gateway/hub"
+	"github.com/pollcast/pollcast/services/gateway/memory"
 )
 
 const (
@@ -23,16 +26,16 @@ const (
 )
 
 // fill reads a gap back. The caller calls done when it is through with it.
-func (r *readbacks) fill(s *server, g *gap) (done func()) {
+func (r *readbacks) fill(s *server, g *hub.Gap) (done func()) {
 	if s.past == nil {
 		return func() {}
 	}
-	b, err := r.get(s, g.patterns, g.after)
+	b, err := r.get(s, g.Patterns, g.After)
 	if err != nil {
 		s.logUnread(err)
 		return func() {}
 	}
-	g.found = &b.past
+	g.Found = &b.past
 	return func() { r.put(s.budget, b) }
 }
 
@@ -42,7 +45,7 @@ const unreadLogEvery = 10 * time.Second
 
 // logUnread logs that the stream could not be read back for a client.
 func (s *server) logUnread(err error) {
-	if n := s.unreadLog.Pass(s.hub.now(), unreadLogEvery); n > 0 {
+	if n := s.unreadLog.Pass(s.hub.Now(), unreadLogEvery); n > 0 {
 		s.log.Warn("cannot read the stream back for clients that resume; they get a snapshot", "clients", n, "error", err)
 	}
 }
@@ -66,7 +69,7 @@ type readback struct {
 	era      int    // of the history that goes on after it
 
 	// Once done.
-	past  stretch
+	past  hub.Stretch
 	err   error
 	ended time.Time
 
@@ -98,9 +101,9 @@ func newReadbacks() *readbacks {
 func (r *readbacks) get(s *server, patterns []string, seq uint64) (*readback, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), replayWait)
 	defer cancel()
-	s.hub.mu.Lock()
-	from, era := s.hub.history.from, s.hub.history.era
-	s.hub.mu.Unlock()
+	var from uint64
+	var era int
+	s.hub.With(func(v *hub.View) { from, era = v.HistoryFrom() })
 	key := strings.Join(patterns, "\n")
 	r.mu.Lock()
 	b := r.current[key]
@@ -128,7 +131,7 @@ func (r *readbacks) get(s *server, patterns []string, seq uint64) (*readback, er
 func (b *readback) fits(seq, from uint64, era int) bool {
 	select {
 	case <-b.done:
-		if b.err != nil || b.past.holes == nil {
+		if b.err != nil || !b.past.Checked() {
 			return false
 		}
 	default:
@@ -156,19 +159,18 @@ func (r *readbacks) wait(ctx context.Context, s *server, b *readback) (*readback
 // then reads.
 func (r *readbacks) read(ctx context.Context, s *server, b, before *readback) {
 	defer close(b.done)
-	most := s.budget.part(2)
+	most := s.budget.Part(2)
 	err := r.turn(ctx, before)
 	var done func()
 	if err == nil {
 		defer func() { <-r.turns }()
-		if done = s.budget.pass(2 * most); done == nil {
+		if done = s.budget.Pass(2 * most); done == nil {
 			err = errShort
 		}
 	}
-	h := s.hub
-	h.mu.Lock()
-	to, era := h.history.reach(), h.history.era
-	h.mu.Unlock()
+	var to uint64
+	var era int
+	s.hub.With(func(v *hub.View) { to, era = v.HistoryReach() })
 	r.mu.Lock()
 	delete(r.next, b.key) // who comes from here on finds its position fixed
 	b.from, b.to, b.era, b.err = less(b.least, readAhead), to, era, err
@@ -184,24 +186,21 @@ func (r *readbacks) read(ctx context.Context, s *server, b, before *readback) {
 	}
 	defer done()
 	b.past, b.err = s.past.replay(ctx, b.patterns, b.from, b.to, int(most))
-	b.past.era = era
 	s.metrics.readbacks.Inc()
-	h.mu.Lock()
-	if b.err == nil && b.era == h.history.era {
-		b.past.check(&h.history)
+	if b.err == nil {
+		s.hub.With(func(v *hub.View) { v.Check(&b.past, era) })
 	}
-	h.mu.Unlock()
 	b.ended = time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b.cost = int64(b.past.bytes)
-	s.budget.passing.Add(b.cost)
+	b.cost = int64(b.past.Bytes)
+	s.budget.Hold(b.cost)
 	r.bytes += b.cost
 	if b.err != nil {
 		r.drop(s.budget, b)
 	}
 	for _, old := range r.current { // of different patterns there may be any number
-		if r.bytes > s.budget.part(8) && old != b && old.over() {
+		if r.bytes > s.budget.Part(8) && old != b && old.over() {
 			r.drop(s.budget, old)
 		}
 	}
@@ -234,7 +233,7 @@ func (b *readback) over() bool {
 }
 
 // put gives a readback back.
-func (r *readbacks) put(m *budget, b *readback) {
+func (r *readbacks) put(m *memory.Budget, b *readback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b.users--
@@ -243,23 +242,23 @@ func (r *readbacks) put(m *budget, b *readback) {
 
 // drop keeps a readback no longer for those who come next. The caller holds the
 // mutex.
-func (r *readbacks) drop(m *budget, b *readback) {
+func (r *readbacks) drop(m *memory.Budget, b *readback) {
 	b.kept = false
 	delete(r.current, b.key)
 	r.release(m, b)
 }
 
 // release counts the memory of a readback that nobody looks at any more as free.
-func (r *readbacks) release(m *budget, b *readback) {
+func (r *readbacks) release(m *memory.Budget, b *readback) {
 	if b.users == 0 && !b.kept {
-		m.passing.Add(-b.cost)
+		m.Hold(-b.cost)
 		r.bytes -= b.cost
 		b.cost = 0
 	}
 }
 
 // sweep drops what was kept for long enough.
-func (r *readbacks) sweep(m *budget, now time.Time) {
+func (r *readbacks) sweep(m *memory.Budget, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, b := range r.current {

@@ -15,14 +15,14 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
+	"github.com/pollcast/pollcast/services/gateway/memory"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
 
 func (r *rig) epochOf(gw *Gateway) string {
-	gw.server.hub.mu.Lock()
-	defer gw.server.hub.mu.Unlock()
-	return gw.server.hub.epoch
+	return epochOf(gw.server)
 }
 
 func total(c prometheus.Counter) float64 {
@@ -52,9 +52,7 @@ func TestManyResumeFromTheStream(t *testing.T) {
 	// a.x has lost its beginning: who was away since then cannot be resumed.
 	gw, _ := r.start(func(c *Config) { c.AcceptRate = 100_000 })
 	s := gw.server
-	s.hub.mu.Lock()
-	end := s.hub.seq
-	s.hub.mu.Unlock()
+	end := position(s)
 	var asked atomic.Int64
 	nc, _, _ := r.nats.JetStream()
 	sub, err := nc.Subscribe("$JS.API.DIRECT.GET.>", func(*nats.Msg) { asked.Add(1) })
@@ -65,12 +63,12 @@ func TestManyResumeFromTheStream(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	all, err := s.past.replay(t.Context(), everything, 0, end, 64<<20)
-	if err != nil || all.far > 0 {
-		t.Fatalf("%d events, far %d, %v", len(all.events), all.far, err)
+	all, err := s.past.replay(t.Context(), []string{">"}, 0, end, 64<<20)
+	if err != nil || all.TooFar > 0 {
+		t.Fatalf("%d events, far %d, %v", len(all.Events), all.TooFar, err)
 	}
 	depth := uint64(64)
-	if n := len(all.after(0, []string{"a.x"})); n != int(depth) {
+	if n := len(all.After(0, []string{"a.x"})); n != int(depth) {
 		t.Fatalf("the stream holds %d of a.x, want %d", n, depth)
 	}
 	asked.Store(0)
@@ -84,8 +82,8 @@ func TestManyResumeFromTheStream(t *testing.T) {
 		running.Go(func() {
 			pattern := []string{">", "a.>", "a.y", "b.*"}[i%4]
 			since := 1 + rand.Uint64N(end-1) // the very first event is gone
-			want := all.after(since, []string{pattern})
-			lost := len(all.after(since, []string{"a.x"})) >= int(depth-depth/8) && i%4 < 2
+			want := all.After(since, []string{pattern})
+			lost := len(all.After(since, []string{"a.x"})) >= int(depth-depth/8) && i%4 < 2
 			together.Done()
 			together.Wait()
 			p, sub := resume(t, gw.Addr(), pattern, since, epoch)
@@ -101,8 +99,8 @@ func TestManyResumeFromTheStream(t *testing.T) {
 			resumed.Add(1)
 			for n, e := range want {
 				have := p.event()
-				if have.Topic != e.e.Topic || have.Version != e.e.Version || have.Seq != e.seq || have.Phase != wire.Replay {
-					t.Errorf("%s since %d: event %d is %s %d (%s), want %s %d", pattern, since, n, have.Topic, have.Version, have.Phase, e.e.Topic, e.e.Version)
+				if have.Topic != e.Topic || have.Version != e.Version || have.Seq != e.Seq || have.Phase != wire.Replay {
+					t.Errorf("%s since %d: event %d is %s %d (%s), want %s %d", pattern, since, n, have.Topic, have.Version, have.Phase, e.Topic, e.Version)
 					return
 				}
 			}
@@ -143,11 +141,11 @@ type blockedPast struct {
 	let         chan struct{}
 }
 
-func (p *blockedPast) replay(_ context.Context, patterns []string, from, to uint64, _ int) (stretch, error) {
+func (p *blockedPast) replay(_ context.Context, patterns []string, from, to uint64, _ int) (hub.Stretch, error) {
 	p.most.Store(max(p.most.Load(), p.under.Add(1))) // synctest runs one at a time
 	<-p.let
 	p.under.Add(-1)
-	return stretch{from: from, to: to, bytes: 100}, nil
+	return hub.Stretch{From: from, To: to, Bytes: 100}, nil
 }
 
 // Those who ask for the same share; few are read at a time; who would wait for
@@ -158,7 +156,8 @@ func TestReadbacks(t *testing.T) {
 		s := newServer(cfg, "gw", 1, newMetrics(prometheus.NewRegistry()), quiet())
 		blocked := &blockedPast{let: make(chan struct{})}
 		s.past = blocked
-		s.hub.history.restart(100_000)
+		s.hub.Reset("E")
+		s.hub.Snapshot(nil, 100_000)
 		var shared, failed atomic.Int64
 		ask := func(pattern string, seq uint64) {
 			go func() {
@@ -212,8 +211,8 @@ func TestReadbacks(t *testing.T) {
 		}
 		time.Sleep(2 * readbackKept)
 		s.readbacks.sweep(s.budget, time.Now())
-		if n := len(s.readbacks.current) + len(s.readbacks.next); n > 0 || s.readbacks.bytes != 0 || s.budget.passing.Load() != 0 {
-			t.Errorf("%d are kept, of %d bytes, %d in the budget", n, s.readbacks.bytes, s.budget.passing.Load())
+		if n := len(s.readbacks.current) + len(s.readbacks.next); n > 0 || s.readbacks.bytes != 0 || s.budget.Passing() != 0 {
+			t.Errorf("%d are kept, of %d bytes, %d in the budget", n, s.readbacks.bytes, s.budget.Passing())
 		}
 		shared.Store(0)
 		for i := range 20 {
@@ -228,100 +227,19 @@ func TestReadbacks(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(2 * readbackKept)
 		s.readbacks.sweep(s.budget, time.Now())
-		if n := len(s.readbacks.current) + len(s.readbacks.next); n > 0 || s.readbacks.bytes != 0 || s.budget.passing.Load() != 0 {
-			t.Errorf("%d are kept, of %d bytes, %d in the budget", n, s.readbacks.bytes, s.budget.passing.Load())
+		if n := len(s.readbacks.current) + len(s.readbacks.next); n > 0 || s.readbacks.bytes != 0 || s.budget.Passing() != 0 {
+			t.Errorf("%d are kept, of %d bytes, %d in the budget", n, s.readbacks.bytes, s.budget.Passing())
 		}
 	})
-}
-
-// A history that is full moves on while the stream is read back; what is read
-// overlaps it by enough.
-func TestReachOfAFullHistory(t *testing.T) {
-	h := history{max: 80, maxBytes: 1 << 20}
-	h.restart(1000)
-	seq := uint64(1000)
-	add := func(n int) {
-		for range n {
-			seq++
-			h.add(&event.Event{Topic: "a.x"}, seq)
-		}
-	}
-	if add(60); h.reach() != 1000 {
-		t.Errorf("reach %d, want where it begins", h.reach())
-	}
-	add(100)
-	at := h.reach()
-	if add(9); at < h.from {
-		t.Errorf("after 9 events more it begins at %d, past %d", h.from, at)
-	}
-}
-
-// What a client is owed may be incomplete where another's is not.
-func TestStretchLacks(t *testing.T) {
-	ev := func(seq uint64, topic string, version uint64, deleted bool) past {
-		return past{&event.Event{Topic: topic, Version: version, Deleted: deleted}, seq}
-	}
-	var flood []past
-	for i := range uint64(20) {
-		flood = append(flood, ev(100+i, "a.x", 1+i, false))
-	}
-	for name, tt := range map[string]struct {
-		s     stretch
-		later []past
-		topic string
-		from  uint64 // the first position that can be resumed; 0: none
-	}{
-		"complete":            {s: stretch{to: 200, depth: 64, events: flood}, topic: "a.x", from: 1},
-		"trimmed":             {s: stretch{to: 200, trimmed: 90, events: flood}, topic: "a.x", from: 90},
-		"too far":             {s: stretch{to: 200, far: 99, events: flood}, topic: "a.x", from: 99},
-		"depth":               {s: stretch{to: 200, depth: 16, events: flood}, topic: "a.x", from: 106}, // 13 of 14
-		"depth, other topic":  {s: stretch{to: 200, depth: 16, events: flood}, topic: "a.y", from: 1},
-		"depth, with later":   {s: stretch{to: 200, depth: 16, events: flood}, later: []past{ev(201, "a.x", 21, false)}, topic: "a.x", from: 107},
-		"any depth":           {s: stretch{to: 200, events: flood}, topic: "a.x", from: 1},
-		"flood later":         {s: stretch{to: 90, depth: 16}, later: flood, topic: "a.x"},
-		"jump":                {s: stretch{to: 200, events: []past{ev(10, "a.x", 1, false), ev(20, "a.x", 3, false), ev(30, "a.x", 4, false)}}, topic: "a.x", from: 20},
-		"jump to later":       {s: stretch{to: 200, events: []past{ev(10, "a.x", 1, false)}}, later: []past{ev(201, "a.x", 3, false)}, topic: "a.x"},
-		"jump to deletion":    {s: stretch{to: 200, events: []past{ev(10, "a.x", 1, false), ev(20, "a.x", 3, true)}}, topic: "a.x", from: 1},
-		"deleted later":       {s: stretch{to: 200, events: []past{ev(10, "a.x", 1, false), ev(20, "a.x", 3, false)}}, later: []past{ev(201, "a.x", 9, true)}, topic: "a.x", from: 1},
-		"history has gone on": {s: stretch{to: 200}, later: []past{}, topic: "a.x", from: 1},
-	} {
-		h := history{max: 100, maxBytes: 1 << 20}
-		h.restart(tt.s.to)
-		for _, p := range tt.later {
-			h.add(p.e, p.seq)
-		}
-		if !tt.s.check(&h) {
-			t.Errorf("%s: cannot be checked", name)
-			continue
-		}
-		first := uint64(0)
-		for seq := tt.s.to; seq > 0 && tt.s.lacks(seq, []string{tt.topic}) == ""; seq-- {
-			first = seq
-		}
-		if tt.from == 0 {
-			tt.from = first // looked at below
-			if tt.s.lacks(tt.s.to-1, []string{tt.topic}) == "" {
-				t.Errorf("%s: who has seen all but the last can be resumed", name)
-			}
-		}
-		if first != tt.from {
-			t.Errorf("%s: can be resumed from %d on, want %d", name, first, tt.from)
-		}
-	}
-	h := history{max: 1, maxBytes: 1 << 20}
-	h.restart(300)
-	if s := (stretch{to: 200}); s.check(&h) {
-		t.Error("checked without the history in between")
-	}
 }
 
 // Of more events than are replayed the last ones are read, however they lie.
 func TestReadTooMuchBack(t *testing.T) {
 	r := newRig(t, nil)
-	const n, tail = 2*maxReplay + 2000, maxReplay / 10 * 9
+	const n, tail = 2*hub.MaxReplay + 2000, hub.MaxReplay / 10 * 9
 	for i := range n { // as many topics, since the stream keeps but some of each
 		poll := "a"
-		if i >= n-maxReplay && i%10 > 0 {
+		if i >= n-hub.MaxReplay && i%10 > 0 {
 			poll = "b"
 		}
 		now := time.Now().UTC()
@@ -339,9 +257,7 @@ func TestReadTooMuchBack(t *testing.T) {
 		}
 	}
 	eventually(t, "the gateway has it all", func() bool {
-		r.gw.server.hub.mu.Lock()
-		defer r.gw.server.hub.mu.Unlock()
-		return r.gw.server.hub.seq == n
+		return position(r.gw.server) == n
 	})
 	p := r.gw.server.past
 	for _, tt := range []struct {
@@ -350,20 +266,20 @@ func TestReadTooMuchBack(t *testing.T) {
 		far      uint64
 		events   int
 	}{
-		{[]string{">"}, 1 << 30, n - maxReplay, maxReplay},
+		{[]string{">"}, 1 << 30, n - hub.MaxReplay, hub.MaxReplay},
 		{[]string{"b.>"}, 1 << 30, 0, tail},
 		{[]string{"b.*", "b.>"}, 1 << 30, 0, tail},
-		{[]string{"a.>"}, 1 << 30, n - maxReplay - tail, maxReplay},
-		{[]string{">"}, 100 * (eventCost + 1), n - 100, 100},
+		{[]string{"a.>"}, 1 << 30, n - hub.MaxReplay - tail, hub.MaxReplay},
+		{[]string{">"}, 100 * (memory.EventCost + 1), n - 100, 100},
 	} {
 		got, err := p.replay(t.Context(), tt.patterns, 0, n, tt.most)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.far != tt.far || len(got.events) != tt.events {
-			t.Errorf("%v: %d events, far %d; want %d and %d", tt.patterns, len(got.events), got.far, tt.events, tt.far)
+		if got.TooFar != tt.far || len(got.Events) != tt.events {
+			t.Errorf("%v: %d events, far %d; want %d and %d", tt.patterns, len(got.Events), got.TooFar, tt.events, tt.far)
 		}
-		if !slices.IsSortedFunc(got.events, func(a, b past) int { return int(a.seq) - int(b.seq) }) {
+		if !slices.IsSortedFunc(got.Events, func(a, b hub.Event) int { return int(a.Seq) - int(b.Seq) }) {
 			t.Errorf("%v: out of order", tt.patterns)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
@@ -122,7 +123,7 @@ func (s *server) answer(c *conn, id uint64, err *wire.Error) {
 
 // handle does what one frame asks for.
 func (s *server) handle(c *conn, kind int, body []byte) (id uint64, werr *wire.Error) {
-	f, werr := decodeClient(c.format.plain(), kind, body)
+	f, werr := decodeClient(c.format.Plain(), kind, body)
 	if werr != nil {
 		return f.ID, werr
 	}
@@ -145,11 +146,11 @@ var clientKeys = []string{"subscribe", "unsubscribe", "ping", "authenticate"}
 
 // decodeClient reads one client frame: an object with an optional id and
 // exactly one known key. Unknown fields inside a known frame are ignored.
-func decodeClient(fm format, kind int, body []byte) (f wire.ClientFrame, werr *wire.Error) {
+func decodeClient(fm hub.Format, kind int, body []byte) (f wire.ClientFrame, werr *wire.Error) {
 	bad := func(code wire.ErrorCode, format string, args ...any) (wire.ClientFrame, *wire.Error) {
 		return f, &wire.Error{Code: code, Message: fmt.Sprintf(format, args...), Retryable: code.Retryable()}
 	}
-	if fm == asProto {
+	if fm == hub.Proto {
 		if kind != ws.Binary {
 			return bad(wire.CodeBadFrame, "a text message on a connection that speaks %s; send a binary ClientFrame", wire.ProtocolProto)
 		}

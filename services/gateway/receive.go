@@ -93,7 +93,7 @@ func (c *conn) hurry(ended bool) {
 		c.held += more
 		c.extra.Add(more)
 		if more > 0 {
-			c.gw.budget.grow(more)
+			c.gw.budget.Grow(more)
 		}
 	}
 }

@@ -99,8 +99,8 @@ func TestResumeBeyondDeletions(t *testing.T) {
 	}{{0, true}, {bus.KeepDeletions - deletionMargin - time.Minute, true}, {bus.KeepDeletions, false}} {
 		past.now = func() time.Time { return time.Now().Add(tt.later) }
 		got, err := past.replay(t.Context(), []string{"a.>"}, 1, 2, 1<<20)
-		if complete := got.lacks(1, nil) == ""; err != nil || complete != tt.want || complete && len(got.events) != 1 {
-			t.Errorf("%v later: %d events, complete %v, %v; want complete %v", tt.later, len(got.events), complete, err, tt.want)
+		if complete := got.Lacks(1, nil) == ""; err != nil || complete != tt.want || complete && len(got.Events) != 1 {
+			t.Errorf("%v later: %d events, complete %v, %v; want complete %v", tt.later, len(got.Events), complete, err, tt.want)
 		}
 	}
 }

@@ -26,7 +26,7 @@ func TestSeamUnderLoad(t *testing.T) {
 				m.Event.Data = []byte(body)
 				many = append(many, m)
 			}
-			say(s, many...)
+			publish(s, many...)
 			p := r.dial("/v1/ws")
 			p.send(fmt.Sprintf(`{"id":1,"subscribe":{"topics":["a.x"],"delivery":%q}}`, delivery))
 			p.until("subscribed", func(f wire.ServerFrame) bool { return f.Subscribed != nil })
@@ -38,7 +38,7 @@ func TestSeamUnderLoad(t *testing.T) {
 					case <-stop:
 						return
 					default:
-						say(s, value("a.x", v))
+						publish(s, value("a.x", v))
 						if delivery == wire.DeliverAll && v%10 == 0 {
 							time.Sleep(50 * time.Microsecond) // so that the client keeps up
 						}

@@ -12,15 +12,22 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/throttle"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
+	"github.com/pollcast/pollcast/services/gateway/memory"
 )
+
+// historyBytes bounds the hub's history, beside an eighth of the memory budget.
+// Older events are read back from the stream.
+const historyBytes = 64 << 20
 
 // A server holds the connections of one gateway and what runs for them. It
 // needs no NATS: the hub is fed from outside.
 type server struct {
 	cfg       Config
 	name      string
-	hub       *hub
-	budget    *budget
+	hub       *hub.Hub
+	budget    *memory.Budget
+	evictor   evictor
 	gate      *gate
 	sockets   sockets
 	metrics   *metrics
@@ -33,24 +40,32 @@ type server struct {
 	conns     registry
 	nextID    atomic.Uint64
 	drained   atomic.Bool // no new connections
-
-	counting sync.Mutex // of the budget
 }
 
 func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logger) *server {
-	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: newBudget(cfg.memory()), gate: newGate(cfg.AcceptRate), readbacks: newReadbacks()}
-	m.memoryBudget.Set(float64(s.budget.limit))
-	for range max(1, writers) {
-		s.writers = append(s.writers, newWriter(m))
+	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: memory.New(int64(cfg.memory())), gate: newGate(cfg.AcceptRate), readbacks: newReadbacks()}
+	m.memoryBudget.Set(float64(s.budget.Limit()))
+	for i := range max(1, writers) {
+		s.writers = append(s.writers, newWriter(i, m))
 	}
-	s.hub = newHub(s.writers, cfg.MaxStreamTopics, cfg.History, m, log)
-	s.hub.budget = s.budget
-	s.hub.history.maxBytes = int(min(historyBytes, s.budget.limit/8))
-	s.hub.onShort = s.makeRoom
-	s.hub.onReset = func() {
-		s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "the stream was made anew") })
-	}
+	s.hub = hub.New(hub.Options{
+		Encoder: encoder{}, Budget: s.budget, Metrics: m.hub(), Log: log,
+		MaxTopics: cfg.MaxStreamTopics, History: cfg.History, HistoryBytes: int(min(historyBytes, s.budget.Limit()/8)),
+		Groups: s.groups, OnShort: s.makeRoom,
+		OnReset: func() {
+			s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "the stream was created again") })
+		},
+	})
 	return s
+}
+
+// groups makes a feed's groups, one for each writer.
+func (s *server) groups(f *hub.Feed) []hub.Group {
+	all := make([]hub.Group, len(s.writers))
+	for i, w := range s.writers {
+		all[i] = &group{writer: w, feed: f}
+	}
+	return all
 }
 
 // run serves the connections until ctx ends, by when the caller must have
@@ -106,12 +121,11 @@ func (s *server) drain() {
 // forget cleans up after a connection whose reader has ended.
 func (s *server) forget(c *conn) {
 	c.fail()
-	h := s.hub
-	h.mu.Lock()
-	if f := c.feed.Swap(nil); f != nil {
-		h.leave(f)
-	}
-	h.mu.Unlock()
+	s.hub.With(func(v *hub.View) {
+		if f := c.feed.Swap(nil); f != nil {
+			v.Leave(f)
+		}
+	})
 	c.writer.push(job{conn: c, what: jobLeave})
 	c.mu.Lock()
 	code := c.code

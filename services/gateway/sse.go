@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // Server-sent events (WHATWG HTML, section 9.2) carry the frames of the JSON
@@ -127,7 +128,7 @@ func (s *server) serveSSE(w http.ResponseWriter, r *http.Request) {
 	if origin := r.Header.Get("Origin"); origin != "" {
 		head += "Access-Control-Allow-Origin: " + origin + "\r\nVary: Origin\r\n"
 	}
-	c := s.newConn(nc, asSSE)
+	c := s.newConn(nc, hub.SSE)
 	c.send([]byte(head + "\r\n"))
 	s.begin(c, r, &sub)
 	go s.readSSE(c) // drain waits for it, through the registry

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // An sse is a client of server-sent events, as the WHATWG's parsing rules have
@@ -77,7 +78,7 @@ func TestSSE(t *testing.T) {
 	r := newRig(t, nil)
 	r.event("host.cpu", `{"text":"a\nb <c>"}`)
 	r.fresh(event.Freshness{Poll: "host.cpu", AsOf: time.Now().UTC()})
-	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 2 })
+	eventually(t, "the gateway has read it", func() bool { return position(r.gw.server) == 2 })
 	s := r.sse("/v1/events?topics=host.>", "")
 	if s.res.StatusCode != http.StatusOK || s.res.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("%s %v", s.res.Status, s.res.Header)
@@ -99,7 +100,7 @@ func TestSSE(t *testing.T) {
 	eventually(t, "the connection is forgotten", func() bool { return len(r.gw.server.conns.all()) == 0 })
 	r.event("host.cpu", `3`)
 	r.event("host.cpu", `4`)
-	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 5 })
+	eventually(t, "the gateway has read it", func() bool { return position(r.gw.server) == 5 })
 
 	// The browser comes back by itself, with the last id.
 	s = r.sse("/v1/events?topics=host.>", s.id)
@@ -144,8 +145,8 @@ func TestValues(t *testing.T) {
 	r.event("host.cpu", `{"percent":1}`)
 	r.event("other.x", `1`)
 	r.fresh(event.Freshness{Poll: "host.cpu", AsOf: time.Now().UTC(), Stale: true, Reason: event.Timeout})
-	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 3 })
-	get := func(path, match string) (*http.Response, values) {
+	eventually(t, "the gateway has read it", func() bool { return position(r.gw.server) == 3 })
+	get := func(path, match string) (*http.Response, hub.Values) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.gw.Addr()+path, nil)
 		if err != nil {
@@ -159,7 +160,7 @@ func TestValues(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer res.Body.Close()
-		var v values
+		var v hub.Values
 		if res.StatusCode == http.StatusOK {
 			if err := json.NewDecoder(res.Body).Decode(&v); err != nil {
 				t.Fatal(err)
@@ -188,7 +189,7 @@ func TestValues(t *testing.T) {
 	}
 	r.gw = first
 	r.fresh(event.Freshness{Poll: "host.cpu", AsOf: time.Now().UTC()})
-	eventually(t, "the gateway has read it", func() bool { return r.gw.server.hub.list().Seq == 4 })
+	eventually(t, "the gateway has read it", func() bool { return position(r.gw.server) == 4 })
 	if res, v := get("/v1/values?topics=host.>", tag); res.StatusCode != http.StatusOK || v.Values[0].Stale {
 		t.Errorf("after going fresh: %s %+v, want 200 and a fresh value", res.Status, v.Values)
 	}
@@ -197,9 +198,7 @@ func TestValues(t *testing.T) {
 			t.Errorf("%.60s: %s, want 400", path, res.Status)
 		}
 	}
-	r.gw.server.hub.mu.Lock()
-	defer r.gw.server.hub.mu.Unlock()
-	if n := len(r.gw.server.hub.feeds); n != 0 {
+	if n := r.gw.Status().Feeds; n != 0 {
 		t.Errorf("%d feeds left, want none", n)
 	}
 }

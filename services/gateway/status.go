@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/admin"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
@@ -88,10 +89,10 @@ func (s *server) status(now time.Time) Status {
 	st := Status{
 		Gateway: s.name, Limit: s.cfg.MaxConnections, Sockets: s.sockets.count(), Waiting: s.gate.waiting.Load(),
 		Refused: s.metrics.countsOf(s.metrics.refused), Closed: s.metrics.countsOf(s.metrics.closed),
-		Memory:  Memory{Used: s.budget.used(), Budget: s.budget.limit, Evicted: s.metrics.evictions.Load()},
+		Memory:  Memory{Used: s.budget.Used(), Budget: s.budget.Limit(), Evicted: s.metrics.evictions.Load()},
 		Slowest: []ConnectionStatus{},
 	}
-	if u := s.budget.last.Load(); u != nil {
+	if u := s.evictor.last.Load(); u != nil {
 		st.Memory.By = *u
 	}
 	conns := s.conns.all()
@@ -103,7 +104,7 @@ func (s *server) status(now time.Time) Status {
 	for _, c := range conns {
 		st.Connections++
 		if f := c.feed.Load(); f != nil {
-			st.Subscriptions += len(f.patterns)
+			st.Subscriptions += len(f.Patterns)
 		}
 		blocked := c.draining.Load()
 		if blocked {
@@ -120,16 +121,10 @@ func (s *server) status(now time.Time) Status {
 	for _, i := range dear {
 		st.Slowest = append(st.Slowest, i.c.status(now))
 	}
-	h := s.hub
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	st.Epoch, st.Seq, st.Polls, st.Feeds = h.epoch, h.seq, len(h.polls), len(h.feeds)
-	st.Topics, st.TopicsWaited = h.valued, h.waited()
-	for _, p := range h.polls {
-		if p.fresh(now, h.busDown).Stale {
-			st.PollsStale++
-		}
-	}
+	var n hub.Numbers
+	s.hub.With(func(v *hub.View) { n = v.Numbers() })
+	st.Epoch, st.Seq, st.Polls, st.PollsStale, st.Feeds = n.Epoch, n.Seq, n.Polls, n.PollsStale, n.Feeds
+	st.Topics, st.TopicsWaited = n.Topics, n.TopicsWaited
 	return st
 }
 
@@ -140,17 +135,17 @@ func (c *conn) status(now time.Time) ConnectionStatus {
 		Blocked: c.draining.Load(), Closing: c.closed.Load() != 0,
 		BytesBehind: c.lag(), PrivateBytes: c.private.Load(), OtherBytes: c.extra.Load(),
 	}
-	switch c.format.plain() {
-	case asProto:
+	switch c.format.Plain() {
+	case hub.Proto:
 		st.Protocol = wire.ProtocolProto
-	case asSSE:
+	case hub.SSE:
 		st.Protocol = "sse"
 	}
 	if c.latest.Load() {
 		st.Delivery = string(wire.DeliverLatest)
 	}
 	if f := c.feed.Load(); f != nil {
-		st.Topics = len(f.patterns)
+		st.Topics = len(f.Patterns)
 	}
 	if since := c.behind.Load(); since != 0 {
 		st.SecondsBehind = now.Sub(time.Unix(0, since)).Round(time.Millisecond).Seconds()

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pollcast/pollcast/services/gateway/hub"
+	"github.com/pollcast/pollcast/services/gateway/memory"
 )
 
 func getStatus(t *testing.T, g *Gateway, accept string) (*http.Response, string) {
@@ -71,7 +74,7 @@ func TestStatus(t *testing.T) {
 		st.Topics != 2 || st.TopicsWaited != 1 || st.Connections != 2 || st.Blocked != 1 || st.Feeds != 2 || st.Subscriptions != 3 {
 		t.Errorf("have %+v", st)
 	}
-	if m := st.Memory; m.Used < baseCost+100<<10 || m.Budget != int64(r.gw.server.cfg.memory()) || m.By.Base != baseCost || m.By.Frames < 100<<10 {
+	if m := st.Memory; m.Used < memory.ProcessCost+100<<10 || m.Budget != int64(r.gw.server.cfg.memory()) || m.By.Base != memory.ProcessCost || m.By.Frames < 100<<10 {
 		t.Errorf("memory: %+v", m)
 	}
 	if st.Refused["origin"] != 1 {
@@ -94,7 +97,7 @@ func TestStatusNamesTheDearest(t *testing.T) {
 	r := newRig(t, nil)
 	s := r.gw.server
 	for i := range 100 {
-		c := s.newConn(nopConn{}, asJSON)
+		c := s.newConn(nopConn{}, hub.JSON)
 		c.private.Store(int64((i*37)%100) << 20)
 		s.conns.reserve(1000)
 		s.conns.add(c)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
 // subscriptions are the patterns of one connection, in the order they came.
@@ -24,11 +25,11 @@ type subscribing struct {
 	came          time.Time // since when its client has been waiting for what it has seen
 	seenSeq       uint64    // what its client has seen of this stream
 
-	joined *feed // a reference is held; nil at first
-	filled *gap  // what was read back for it; nil: nothing
+	joined *hub.Feed // a reference is held; nil at first
+	filled *hub.Gap  // what was read back for it; nil: nothing
 	answer wire.Subscribed
-	begin  opening // what goes out after the answer; without a place: nothing
-	done   func()  // gives back the memory of begin's frames
+	begin  hub.Opening // what goes out after the answer; without a place: nothing
+	done   func()      // gives back the memory of begin's frames
 }
 
 // subscribe adds patterns to a connection. The answer, the snapshot (or the
@@ -49,7 +50,9 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 	e.before, e.after = topic.Canonical(c.subs.patterns), topic.Canonical(e.patterns)
 	e.came = s.awaitSeen(c, req)
 	for release := func() {}; ; {
-		missing, err := s.enterFeed(c, e)
+		var missing *hub.Gap
+		var err *wire.Error
+		s.hub.With(func(v *hub.View) { missing, err = s.enterFeed(v, c, e) })
 		release()
 		if err != nil {
 			return err
@@ -61,16 +64,16 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		release = s.readbacks.fill(s, missing)
 	}
 	defer e.done()
-	answer := encode(c.format.plain(), &wire.ServerFrame{ID: id, Subscribed: &e.answer})
+	answer := encode(c.format.Plain(), &wire.ServerFrame{ID: id, Subscribed: &e.answer})
 	if e.joined == nil { // nothing new
 		c.send(answer)
 		return nil
 	}
 	steps := []step{{data: answer}}
-	if data := e.begin.frames(c.format); len(data) > 0 {
+	if data := e.begin.Frames(c.format); len(data) > 0 {
 		steps = append(steps, step{data: data})
 	}
-	c.enter(append(steps, step{feed: e.joined, cur: e.begin.cur, pos: e.begin.pos})...)
+	c.enter(append(steps, step{feed: e.joined, cur: e.begin.Cur, pos: e.begin.Pos})...)
 	c.writer.push(job{conn: c, what: jobMove})
 	return nil
 }
@@ -78,87 +81,82 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 // enterFeed puts a connection into the feed of its patterns, at the hub's
 // position. If that needs what the history does not hold, it returns what is
 // missing; the caller calls it again when that is filled.
-func (s *server) enterFeed(c *conn, e *subscribing) (missing *gap, werr *wire.Error) {
-	h := s.hub
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	refuse := func(message string) (*gap, *wire.Error) {
+func (s *server) enterFeed(v *hub.View, c *conn, e *subscribing) (missing *hub.Gap, werr *wire.Error) {
+	refuse := func(message string) (*hub.Gap, *wire.Error) {
 		if e.joined != nil {
-			h.leave(e.joined)
+			v.Leave(e.joined)
 		}
 		return nil, &wire.Error{Code: wire.CodeUnavailable, Retryable: true, Message: message}
 	}
-	e.seenSeq = h.seenSeq(e.req)
-	setBack := e.seenSeq > h.seq
-	if setBack && h.maybeOlder(e.came) {
+	e.seenSeq = v.SeenSeq(e.req)
+	setBack := e.seenSeq > v.Seq()
+	if setBack && v.MaybeOlder(e.came) {
 		return refuse("this gateway has not read the stream as far as you have seen it; try again later, or at another one")
 	}
-	e.answer = wire.Subscribed{Topics: e.req.Topics, Epoch: h.epoch, Seq: h.seq}
+	e.answer = wire.Subscribed{Topics: e.req.Topics, Epoch: v.Epoch(), Seq: v.Seq()}
 	old := c.feed.Load()
 	if old != nil && slices.Equal(e.before, e.after) {
 		c.holds(e.patterns)
 		return nil, nil
 	}
 	if e.joined == nil {
-		if n := h.unknown(e.req.Topics); n > 0 && h.waited()+n > h.maxTopics {
+		if !v.CanWaitFor(e.req.Topics) {
 			return refuse("as many topics that have no value are waited for as this gateway can hold; try again later")
 		}
-		e.joined = h.join(e.after, c.format, e.req.MaxHz, h.now())
+		e.joined = v.Join(e.after, c.format, e.req.MaxHz)
 	}
-	if missing = s.open(e, old == nil, setBack); missing != nil {
+	if missing = s.open(v, e, old == nil, setBack); missing != nil {
 		return missing, nil
 	}
-	if e.done = s.budget.pass(e.begin.cost()); e.done == nil {
+	if e.done = s.budget.Pass(e.begin.Cost()); e.done == nil {
 		return refuse(errShort.Error() + "; try again later")
 	}
 	c.holds(e.patterns)
 	c.subs.maxHz = e.req.MaxHz
 	c.latest.Store(isLatest(e.req))
 	if old != nil {
-		h.settle(old, h.now())
-		c.enter(step{until: old.end.Load(), seq: h.seq})
-		h.leave(old)
+		v.Settle(old)
+		c.enter(step{until: old.End(), seq: v.Seq()})
+		v.Leave(old)
 	}
-	c.goTo(e.joined, e.begin.cur, e.begin.pos)
+	c.goTo(e.joined, e.begin.Cur, e.begin.Pos)
 	return nil, nil
 }
 
 // open chooses what a subscription begins with: a replay if it can resume, or a
-// snapshot. With share, those who come together get the same bytes. setBack says
-// that the stream does not reach what the client has seen. The caller holds the
-// hub's mutex.
-func (s *server) open(e *subscribing, share, setBack bool) (missing *gap) {
-	h := s.hub
+// snapshot. With share, those who come together get the same bytes. setBack
+// reports that the stream does not reach what the client has seen.
+func (s *server) open(v *hub.View, e *subscribing, share, setBack bool) (missing *hub.Gap) {
 	if setBack {
 		e.seenSeq = 0
 	}
-	h.settle(e.joined, h.now())
+	v.Settle(e.joined)
 	if e.req.Since != nil {
-		r := replayed{reason: wire.NotResumedEpoch}
+		r := hub.Replayed{Reason: wire.NotResumedEpoch}
 		if !setBack {
-			e.begin, r = h.replay(e.joined, e.before, e.req.Since, share, e.seenSeq, e.filled)
+			e.begin, r = v.Replay(e.joined, e.before, e.req.Since, share, e.seenSeq, e.filled)
 		}
-		if r.missing != nil {
-			return r.missing
+		if r.Missing != nil {
+			return r.Missing
 		}
-		if r.cutShort {
+		if r.CutShort {
 			s.logUnread(errCutShort)
 		}
-		e.answer.Reason, e.answer.Resumed = r.reason, r.reason == ""
-		s.metrics.resumes.WithLabelValues(cmp.Or(r.reason, "complete")).Inc()
+		e.answer.Reason, e.answer.Resumed = r.Reason, r.Reason == ""
+		s.metrics.resumes.WithLabelValues(cmp.Or(r.Reason, "complete")).Inc()
 	}
 	if !e.answer.Resumed {
-		e.begin = h.snapshot(e.joined, e.before, share, e.seenSeq)
+		e.begin = v.Snapshot(e.joined, e.before, share, e.seenSeq)
 	}
-	e.answer.Seq = e.begin.seq
+	e.answer.Seq = e.begin.Seq
 	return nil
 }
 
 // goTo notes the feed that the connection goes to, and its place there. nil is
-// none. The caller holds the hub's mutex.
-func (c *conn) goTo(f *feed, cur cursor, pos uint64) {
+// none. It is called with the hub's View, so that feed and place belong together.
+func (c *conn) goTo(f *hub.Feed, cur hub.Cursor, pos uint64) {
 	c.entered.Store(pos)
-	c.enteredOwn.Store(cur.owned())
+	c.enteredOwn.Store(cur.Owned())
 	c.feed.Store(f)
 }
 
@@ -186,8 +184,8 @@ func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
 		return fail(wire.CodeInvalid, "delivery %q: use %q or %q", req.Delivery, wire.DeliverAll, wire.DeliverLatest)
 	}
 	switch hz := req.MaxHz; {
-	case hz != 0 && (hz < minHz || hz > maxHz): // also NaN
-		return fail(wire.CodeInvalid, "maxHz %v: use %v to %v, or 0 for no limit", hz, minHz, maxHz)
+	case hz != 0 && (hz < hub.MinHz || hz > hub.MaxHz): // also NaN
+		return fail(wire.CodeInvalid, "maxHz %v: use %v to %v, or 0 for no limit", hz, hub.MinHz, hub.MaxHz)
 	case hz != 0 && req.Delivery == wire.DeliverAll:
 		return fail(wire.CodeInvalid, `maxHz %v skips events: use it with delivery "latest"`, hz)
 	case len(c.subs.patterns) > 0 && (hz != c.subs.maxHz || isLatest(req) != c.latest.Load()):
@@ -215,7 +213,7 @@ func (c *conn) holds(patterns []string) {
 // Reader's.
 func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Error {
 	all := slices.DeleteFunc(slices.Clone(c.subs.patterns), func(p string) bool { return slices.Contains(req.Topics, p) })
-	answer := encode(c.format.plain(), &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
+	answer := encode(c.format.Plain(), &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
 	before, after := topic.Canonical(c.subs.patterns), topic.Canonical(all)
 	c.holds(all)
 	old := c.feed.Load()
@@ -223,22 +221,20 @@ func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Er
 		c.send(answer)
 		return nil
 	}
-	h := s.hub
-	h.mu.Lock()
-	h.settle(old, h.now())
-	steps := []step{{until: old.end.Load(), seq: h.seq}, {data: answer}}
-	h.leave(old)
-	var f *feed
-	if len(after) > 0 {
-		f = h.join(after, c.format, c.subs.maxHz, h.now())
-		cur, pos := f.tip()
-		steps = append(steps, step{feed: f, cur: cur, pos: pos})
-		c.goTo(f, cur, pos)
-	} else {
-		c.feed.Store(nil)
-	}
-	c.enter(steps...)
-	h.mu.Unlock()
+	s.hub.With(func(v *hub.View) {
+		v.Settle(old)
+		steps := []step{{until: old.End(), seq: v.Seq()}, {data: answer}}
+		v.Leave(old)
+		if len(after) > 0 {
+			f := v.Join(after, c.format, c.subs.maxHz)
+			cur, pos := v.Tip(f)
+			steps = append(steps, step{feed: f, cur: cur, pos: pos})
+			c.goTo(f, cur, pos)
+		} else {
+			c.feed.Store(nil)
+		}
+		c.enter(steps...)
+	})
 	c.writer.push(job{conn: c, what: jobMove})
 	return nil
 }

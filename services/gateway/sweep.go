@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
@@ -27,12 +28,12 @@ func (s *server) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			s.hub.sweep(now)
+			s.hub.Sweep(now)
 			s.metrics.setReady(s.ready())
 			s.conns.each(func(c *conn) { s.check(c, now) })
 			s.sweepSockets(now)
 			s.readbacks.sweep(s.budget, now)
-			if n%recountEvery == 0 || !s.budget.room(0) {
+			if n%recountEvery == 0 || !s.budget.Room(0) {
 				s.recount()
 			}
 			s.metrics.waiting.Set(float64(s.gate.waiting.Load()))
@@ -61,11 +62,11 @@ func (s *server) check(c *conn, now time.Time) {
 	case blocked && c.latest.Load():
 		// It may be as slow as it likes, and no ping would get through. A dead
 		// peer is the kernel's to find.
-	case c.format != asSSE && pinged > heard && now.UnixNano()-pinged > int64(pongWait):
+	case c.format != hub.SSE && pinged > heard && now.UnixNano()-pinged > int64(pongWait):
 		c.close(wire.ClosePingTimeout, "")
 	case now.UnixNano()-pinged > int64(s.cfg.PingInterval):
 		c.pinged.Store(now.UnixNano())
-		if c.format == asSSE {
+		if c.format == hub.SSE {
 			c.send(sseHeartbeat)
 		} else {
 			c.send(pingFrame)

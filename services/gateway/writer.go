@@ -49,6 +49,7 @@ const (
 // Its queue holds at most one job per group, and per connection one of each
 // kind and one move per subscribe.
 type writer struct {
+	index   int // among the writers, and of its group in a feed
 	metrics *metrics
 	drains  sync.WaitGroup
 
@@ -66,8 +67,8 @@ type writer struct {
 	rawFn func(fd uintptr) bool
 }
 
-func newWriter(m *metrics) *writer {
-	w := &writer{metrics: m, wakeup: make(chan struct{}, 1)}
+func newWriter(index int, m *metrics) *writer {
+	w := &writer{index: index, metrics: m, wakeup: make(chan struct{}, 1)}
 	w.rawFn = func(fd uintptr) bool {
 		for {
 			w.n, w.err = send(fd, w.buf)

@@ -34,6 +34,13 @@ func TestDependencies(t *testing.T) {
 		{"services/gateway", module + "services/hostrpc", "a gateway knows no upstream"},
 		{"services/gateway/ws", module, "WebSocket is bytes; it knows nothing of ours"},
 		{"services/gateway/ws", "net", "WebSocket is bytes, without a socket"},
+		{"services/gateway/hub", "net", "the hub has no socket and no HTTP"},
+		{"services/gateway/hub", "github.com/nats-io/", "records come to the hub by its methods"},
+		{"services/gateway/hub", "github.com/gorilla/", "the hub knows no clients"},
+		{"services/gateway/hub", "github.com/prometheus/", "the hub counts by interfaces"},
+		{"services/gateway/hub", module + "pkg/bus", "records come to the hub by its methods"},
+		{"services/gateway/hub", module + "services/gateway/ws", "the hub's frames are any bytes"},
+		{"services/gateway/memory", module, "the budget counts bytes of anything"},
 		{"services/poller", "github.com/gorilla/", "clients are the gateway's"},
 		{"services/poller", module + "services/gateway", "they meet in NATS and in pollcast only"},
 		{"services/poller", module + "services/hostrpc", "hostrpc is an upstream like any other"},
@@ -83,8 +90,10 @@ var rooms = map[string]string{
 var gatewayRooms = map[string]string{
 	"ws":          "",
 	"ws/wstest":   "",
+	"memory":      "",
+	"hub":         "memory",
 	"console":     "",
-	".":           "ws console",
+	".":           "console hub memory ws",
 	"cmd/gateway": ".",
 }
 

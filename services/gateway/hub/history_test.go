@@ -1,4 +1,4 @@
-package gateway
+package hub
 
 import (
 	"fmt"
@@ -7,10 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // However the history has grown and been cut, its events are found by topic as
@@ -24,7 +22,7 @@ func TestHistoryByTopic(t *testing.T) {
 		if rng.IntN(2000) == 0 {
 			h.restart(seq - 1)
 		}
-		h.add(&event.Event{Topic: fmt.Sprintf("a.k%d", rng.IntN(30)), Deleted: rng.IntN(20) == 0, Data: make([]byte, rng.IntN(2)*rng.IntN(4000))}, seq)
+		h.add(Event{&event.Event{Topic: fmt.Sprintf("a.k%d", rng.IntN(30)), Deleted: rng.IntN(20) == 0, Data: make([]byte, rng.IntN(2)*rng.IntN(4000))}, seq})
 		since := h.from + rng.Uint64N(seq-h.from+1)
 		all, ok := h.after(since)
 		if !ok {
@@ -36,12 +34,12 @@ func TestHistoryByTopic(t *testing.T) {
 		}
 		slices.Sort(patterns)
 		patterns = slices.Compact(patterns)
-		var want, gone []past
+		var want, gone []Event
 		for _, p := range all {
-			if slices.Contains(patterns, p.e.Topic) {
+			if slices.Contains(patterns, p.Topic) {
 				want = append(want, p)
 			}
-			if p.e.Deleted {
+			if p.Deleted {
 				gone = append(gone, p)
 			}
 		}
@@ -65,13 +63,13 @@ func TestHistoryByTopic(t *testing.T) {
 func BenchmarkOwed(b *testing.B) {
 	h := history{max: 65_536, maxBytes: 64 << 20}
 	for i := range 65_536 {
-		h.add(&event.Event{Topic: fmt.Sprintf("bench.p.k%d", i%5000)}, uint64(i+1))
+		h.add(Event{&event.Event{Topic: fmt.Sprintf("bench.p.k%d", i%5000)}, uint64(i + 1)})
 	}
 	patterns := []string{"bench.p.k1", "bench.p.k1000", "bench.p.k2000", "bench.p.k3000", "bench.p.k4000"}
 	for name, more := range map[string][]string{"topics": nil, "pattern": {"other.*"}} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				if n := len(h.matching(55_536, append(patterns, more...), maxReplay)); n != 10 {
+				if n := len(h.matching(55_536, append(patterns, more...), MaxReplay)); n != 10 {
 					b.Fatal(n)
 				}
 			}
@@ -82,31 +80,52 @@ func BenchmarkOwed(b *testing.B) {
 // That a client is owed too much is found once for a feed, and holds for those
 // who have seen less, as long as it is the same history.
 func TestTooFarIsRemembered(t *testing.T) {
-	s := newServer(DefaultConfig(), "gw", 1, newMetrics(prometheus.NewRegistry()), quiet())
-	h, in := s.hub, intake{s.hub}
-	in.Reset("E")
-	in.Snapshot(nil, 0)
-	var msgs []bus.Message
-	for i := range uint64(maxReplay + 2) {
-		msgs = append(msgs, bus.Message{Seq: i + 1, Stored: time.Now(), Event: &event.Event{Topic: "a.x", Poll: "a.x", Version: i + 1, Data: []byte("1")}})
+	h := newHub(t)
+	h.view.history.max, h.view.history.maxBytes = 65_536, 64<<20
+	h.Reset("E")
+	h.Snapshot(nil, 0)
+	var msgs []Record
+	for i := range uint64(MaxReplay + 2) {
+		msgs = append(msgs, Record{Seq: i + 1, Stored: time.Now(), Event: &event.Event{Topic: "a.x", Poll: "a.x", Version: i + 1, Data: []byte("1")}})
 	}
-	in.Append(msgs, maxReplay+2, true)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	f := h.join([]string{"a.>"}, asJSON, 0, h.now())
+	h.Append(msgs, MaxReplay+2, true)
+	v := &h.view // nothing else runs
+	f := v.Join([]string{"a.>"}, JSON, 0)
 	for _, tt := range []struct {
 		since  uint64
 		events int // 0: too far
 		far    uint64
-	}{{2, maxReplay, 0}, {0, 0, 1}, {1, 0, 2}, {0, 0, 2}, {2, maxReplay, 2}, {maxReplay, 2, 2}} {
-		r := h.since(&wire.Since{Epoch: "E", Seq: tt.since}, f, nil)
-		if want := map[bool]string{true: wire.NotResumedTooFar}[tt.events == 0]; r.reason != want || len(r.events) != tt.events || f.far != tt.far {
-			t.Errorf("since %d: %d events, %q, far %d; want %d, %q, %d", tt.since, len(r.events), r.reason, f.far, tt.events, want, tt.far)
+	}{{2, MaxReplay, 0}, {0, 0, 1}, {1, 0, 2}, {0, 0, 2}, {2, MaxReplay, 2}, {MaxReplay, 2, 2}} {
+		r := v.since(&wire.Since{Epoch: "E", Seq: tt.since}, f, nil)
+		if want := map[bool]string{true: wire.NotResumedTooFar}[tt.events == 0]; r.Reason != want || len(r.events) != tt.events || f.tooFar.below != tt.far {
+			t.Errorf("since %d: %d events, %q, far %d; want %d, %q, %d", tt.since, len(r.events), r.Reason, f.tooFar.below, tt.events, want, tt.far)
 		}
 	}
-	h.history.restart(0)
-	h.history.add(msgs[maxReplay+1].Event, maxReplay+2)
-	if r := h.since(&wire.Since{Epoch: "E", Seq: 1}, f, nil); r.reason != "" || len(r.events) != 1 {
-		t.Errorf("in another history: %d events, %q", len(r.events), r.reason)
+	v.history.restart(0)
+	v.history.add(Event{msgs[MaxReplay+1].Event, MaxReplay + 2})
+	if r := v.since(&wire.Since{Epoch: "E", Seq: 1}, f, nil); r.Reason != "" || len(r.events) != 1 {
+		t.Errorf("in another history: %d events, %q", len(r.events), r.Reason)
+	}
+}
+
+// A history that is full moves on while the stream is read back; what is read
+// overlaps it by enough.
+func TestReachOfAFullHistory(t *testing.T) {
+	h := history{max: 80, maxBytes: 1 << 20}
+	h.restart(1000)
+	seq := uint64(1000)
+	add := func(n int) {
+		for range n {
+			seq++
+			h.add(Event{&event.Event{Topic: "a.x"}, seq})
+		}
+	}
+	if add(60); h.reach() != 1000 {
+		t.Errorf("reach %d, want where it begins", h.reach())
+	}
+	add(100)
+	at := h.reach()
+	if add(9); at < h.from {
+		t.Errorf("after 9 events more it begins at %d, past %d", h.from, at)
 	}
 }

@@ -1,4 +1,4 @@
-package gateway
+package hub
 
 import (
 	"log/slog"
@@ -6,17 +6,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/pkg/event"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/pollcast/pollcast/pkg/trust"
 )
 
 // A lagRig is a hub whose clock the test moves, and a poller with its own.
 type lagRig struct {
 	*testing.T
-	hub   *hub
-	in    intake
+	hub   *Hub
 	at    time.Time     // on the gateway's clock
 	skew  time.Duration // of the poller's clock
 	fence uint64
@@ -26,11 +23,10 @@ type lagRig struct {
 const lagMaxAge = 15 * time.Second
 
 func newLagRig(t *testing.T) *lagRig {
-	r := &lagRig{T: t, hub: newHub(nil, 10, 10, newMetrics(prometheus.NewRegistry()), quiet()), at: time.Now(), fence: 1}
+	r := &lagRig{T: t, hub: newHub(t), at: time.Now(), fence: 1}
 	r.hub.now = func() time.Time { return r.at }
-	r.in = intake{r.hub}
-	r.in.Reset("E")
-	r.in.Connected(true, "")
+	r.hub.Reset("E")
+	r.hub.Connected(true, "")
 	return r
 }
 
@@ -39,32 +35,31 @@ func (r *lagRig) made(ago time.Duration) time.Time {
 	return r.at.Add(r.skew - ago).UTC().Round(0).Truncate(time.Millisecond)
 }
 
-func (r *lagRig) comes(m bus.Message) {
+func (r *lagRig) comes(m Record) {
 	r.seq++
 	m.Seq, m.Stored = r.seq, r.at
-	r.in.Append([]bus.Message{m}, r.seq, false)
+	r.hub.Append([]Record{m}, r.seq, false)
 }
 
 // record comes, made a while ago.
 func (r *lagRig) record(ago time.Duration) {
-	r.comes(bus.Message{Fresh: &event.Freshness{Poll: "a.k", AsOf: r.made(ago), CheckedAt: r.made(ago), Breaker: event.Closed, MaxAgeMs: lagMaxAge.Milliseconds(), Fence: r.fence}})
+	r.comes(Record{Fresh: &event.Freshness{Poll: "a.k", AsOf: r.made(ago), CheckedAt: r.made(ago), Breaker: event.Closed, MaxAgeMs: lagMaxAge.Milliseconds(), Fence: r.fence}})
 }
 
 // key is an event of a key that comes, made a while ago.
 func (r *lagRig) key(ago time.Duration) {
-	r.comes(bus.Message{Event: &event.Event{Topic: "a.k.x", Poll: "a.k", Key: "x", Version: r.seq, Data: []byte(`1`), AsOf: r.made(ago), ChangedAt: r.made(ago), Fence: r.fence}})
+	r.comes(Record{Event: &event.Event{Topic: "a.k.x", Poll: "a.k", Key: "x", Version: r.seq, Data: []byte(`1`), AsOf: r.made(ago), ChangedAt: r.made(ago), Fence: r.fence}})
 }
 
 func (r *lagRig) wantStale(what string, want bool) {
 	r.Helper()
-	r.hub.mu.Lock()
-	defer r.hub.mu.Unlock()
-	f := r.hub.polls["a.k"].fresh(r.at, false)
+	v := &r.hub.view // nothing else runs
+	f := v.polls["a.k"].fresh(r.at, false)
 	if f.Stale != want || want && f.Reason != event.PollerSilent {
 		r.Errorf("%s: the poll is %+v, want stale %v", what, f, want)
 	}
-	if top := r.hub.topics["a.k.x"]; top != nil {
-		if f := r.hub.trust(past{top.last, top.seq}, f, r.at); f.Stale != want {
+	if top := v.topics["a.k.x"]; top != nil {
+		if f := v.freshOf(top.event(), f, r.at); f.Stale != want {
 			r.Errorf("%s: the key is %+v, want stale %v", what, f, want)
 		}
 	}
@@ -115,14 +110,16 @@ func TestHeldBack(t *testing.T) {
 func TestClockAhead(t *testing.T) {
 	r := newLagRig(t)
 	var log strings.Builder
-	r.hub.log = slog.New(slog.NewTextHandler(&log, nil))
+	var ahead gauge
+	r.hub.Metrics.ClockAhead = &ahead
+	r.hub.Log = slog.New(slog.NewTextHandler(&log, nil))
 	r.skew = 40 * time.Second
 	for range 3 {
 		r.record(10 * time.Millisecond)
-		r.hub.sweep(r.at)
+		r.hub.Sweep(r.at)
 		r.pass(5 * time.Second)
 	}
-	if have := testutil.ToFloat64(r.hub.metrics.clockAhead); have < 39.9 || have > 40 {
+	if have := ahead.Load(); have < 39.9 || have > 40 {
 		t.Errorf("pollcast_gateway_clock_ahead_seconds is %v, want 39.99", have)
 	}
 	if have := strings.Count(log.String(), "clock is ahead"); have != 1 || !strings.Contains(log.String(), "poll=a.k ahead=39.9") {
@@ -172,15 +169,15 @@ func TestClocksDiffer(t *testing.T) {
 // then which value it had before: that makes nothing fresh.
 func TestOldValueAfterTakeover(t *testing.T) {
 	r := newLagRig(t)
-	value := func(version uint64, ago time.Duration) bus.Message {
-		return bus.Message{Event: &event.Event{Topic: "a.k", Poll: "a.k", Version: version, Data: []byte(`1`), AsOf: r.made(ago), ChangedAt: r.made(ago), Fence: r.fence}}
+	value := func(version uint64, ago time.Duration) Record {
+		return Record{Event: &event.Event{Topic: "a.k", Poll: "a.k", Version: version, Data: []byte(`1`), AsOf: r.made(ago), ChangedAt: r.made(ago), Fence: r.fence}}
 	}
-	record := func(ago time.Duration, stale bool) bus.Message {
+	record := func(ago time.Duration, stale bool) Record {
 		f := &event.Freshness{Poll: "a.k", AsOf: r.made(ago), CheckedAt: r.made(0), Breaker: event.Closed, MaxAgeMs: lagMaxAge.Milliseconds(), Fence: r.fence, Stale: stale}
 		if stale {
 			f.Reason = event.PollerSilent
 		}
-		return bus.Message{Fresh: f}
+		return Record{Fresh: f}
 	}
 	r.comes(value(1, 0))
 	r.comes(record(0, false))
@@ -190,39 +187,39 @@ func TestOldValueAfterTakeover(t *testing.T) {
 	r.comes(record(50*time.Second, true))
 	r.comes(value(2, 49*time.Second))
 	r.wantStale("the value it had", true)
-	frame := r.hub.liveFrame(past{r.hub.topics["a.k"].last, r.seq}, r.at)
+	frame := r.hub.view.liveFrame(r.hub.view.topics["a.k"].event(), r.at)
 	if !frame.Event.Stale || frame.Event.Reason != event.PollerSilent {
 		t.Errorf("%+v, want stale: poller_silent", frame.Event)
 	}
-	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(49 * time.Second)) {
+	if f := r.hub.view.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(49 * time.Second)) {
 		t.Errorf("as of %v, want %v", f.AsOf, r.made(49*time.Second))
 	}
 	// Nor does the first word of the next owner take back what the last confirmed.
 	r.fence = 3
 	r.comes(record(52*time.Second, true))
-	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(49 * time.Second)) {
+	if f := r.hub.view.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(49 * time.Second)) {
 		t.Errorf("after a takeover: as of %v, want %v", f.AsOf, r.made(49*time.Second))
 	}
 	// Nor does a record by which a poller begins anew after an event of which it
 	// does not know whether it was stored; but one after its clock was set back.
 	r.comes(value(2, 0))
 	r.comes(record(2*time.Second, false))
-	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(0)) || f.Stale {
+	if f := r.hub.view.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(0)) || f.Stale {
 		t.Errorf("%+v, want it fresh as of now, %v", f, r.made(0))
 	}
 	r.skew -= time.Second
 	r.comes(record(time.Second, false))
-	if f := r.hub.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(time.Second)) {
+	if f := r.hub.view.polls["a.k"].fresh(r.at, false); !f.AsOf.Equal(r.made(time.Second)) {
 		t.Errorf("after the clock was set back: as of %v, want %v", f.AsOf, r.made(time.Second))
 	}
 	r.skew += time.Second
 	r.pass(time.Minute)
-	old := past{r.hub.topics["a.k"].last, r.seq}
+	old := r.hub.view.topics["a.k"].event()
 	r.comes(value(3, 0))
 	r.wantStale("an answer", false)
 	r.comes(record(0, false))
 	// Whoever is behind may be sent the one before: it is as old as it was.
-	if f := r.hub.liveFrame(old, r.at); !f.Event.Stale {
+	if f := r.hub.view.liveFrame(old, r.at); !f.Event.Stale {
 		t.Errorf("%+v, want stale", f.Event)
 	}
 }
@@ -232,11 +229,11 @@ func TestOldValueAfterTakeover(t *testing.T) {
 // of now because it comes now.
 func TestHeldBackBeforeAnyRecord(t *testing.T) {
 	came := time.Now()
-	var l lag
-	if have, want := l.here(came.Add(-10*time.Second), came), came.Add(-9*time.Second); have.After(want) {
+	var l trust.Lag
+	if have, want := l.Here(came.Add(-10*time.Second), came), came.Add(-9*time.Second); have.After(want) {
 		t.Errorf("what was made 10 s ago is taken for %v old, want %v", came.Sub(have), came.Sub(want))
 	}
-	if have := l.here(came.Add(-clocksAgree/2), came); !have.Equal(came) {
-		t.Errorf("what was made %v ago is taken for %v old: clocks differ by as much", clocksAgree/2, came.Sub(have))
+	if have := l.Here(came.Add(-trust.ClocksAgree/2), came); !have.Equal(came) {
+		t.Errorf("what was made %v ago is taken for %v old: clocks differ by as much", trust.ClocksAgree/2, came.Sub(have))
 	}
 }

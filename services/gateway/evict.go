@@ -1,0 +1,214 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pollcast/pollcast/pkg/config"
+	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/hub"
+	"github.com/pollcast/pollcast/services/gateway/memory"
+)
+
+// cheap is what a connection may take that is not worth closing, in bytes.
+const cheap = 4 << 10
+
+// runtimeCost is the part of memory.ProcessCost that Go's runtime does not count:
+// the program's own pages.
+const runtimeCost = 16 << 20
+
+// An evictor counts what everything takes of the memory budget, and closes the
+// connections that take most while the budget is exceeded. One goroutine at a
+// time counts.
+type evictor struct {
+	mu        sync.Mutex
+	collected time.Time // garbage, by relieve
+	short     bool      // connections are being closed, and the log has it
+
+	last     atomic.Pointer[usage]
+	hopeless atomic.Int64 // when nothing could be done, in unix nanoseconds
+}
+
+// usage is what takes how much of the budget, in bytes.
+type usage struct {
+	Base        int64 `json:"base"`
+	Connections int64 `json:"connections"` // with their subscriptions and the messages being read
+	Sockets     int64 `json:"sockets"`     // without an answer yet
+	Private     int64 `json:"private"`     // snapshots, replays and answers on their way
+	Feeds       int64 `json:"feeds"`       // with what slow clients keep alive
+	Frames      int64 `json:"frames"`      // big ones, shared by feeds
+	Values      int64 `json:"values"`
+	History     int64 `json:"history"`
+}
+
+func (u *usage) sum() int64 {
+	return u.Base + u.Connections + u.Sockets + u.Private + u.Feeds + u.Values + u.History
+}
+
+// tally counts what everything takes now.
+func (s *server) tally(conns []*conn) {
+	s.budget.Recount(func() int64 {
+		u := usage{Base: memory.ProcessCost}
+		s.hub.With(func(v *hub.View) { u.Values, u.History, u.Feeds = v.Usage() })
+		u.Sockets = int64(s.sockets.count()) * memory.SocketCost
+		u.Connections = int64(len(conns)) * memory.ConnectionCost
+		kept := map[*hub.Feed]uint64{} // by the slowest connection of each
+		for _, c := range conns {
+			u.Connections += c.extra.Load()
+			if c.letGo() {
+				continue
+			}
+			u.Private += c.private.Load()
+			c.keeps(kept)
+		}
+		for _, n := range kept {
+			u.Feeds += int64(n)
+		}
+		u.Frames = s.budget.Shared()
+		s.evictor.last.Store(&u)
+		return u.sum()
+	})
+	s.metrics.memory.Set(float64(s.budget.Used()))
+}
+
+// letGo reports whether the connection is closed for what it costs: it holds
+// at most the rest of a frame then.
+func (c *conn) letGo() bool {
+	if c.closed.Load() == 0 {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.costly()
+}
+
+// keeps notes how much of each feed the connection keeps alive.
+func (c *conn) keeps(kept map[*hub.Feed]uint64) {
+	reading, of, to, ahead := c.lags()
+	if of > 0 {
+		kept[reading] = max(kept[reading], less(reading.Owned(), c.own.Load()))
+	}
+	if ahead > 0 {
+		kept[to] = max(kept[to], less(to.Owned(), c.enteredOwn.Load()))
+	}
+}
+
+// cost is what closing the connection may free, in bytes. One whose socket
+// takes what there is costs nothing by being behind.
+func (c *conn) cost() int64 {
+	n := c.private.Load() + c.extra.Load()
+	if c.draining.Load() {
+		n += int64(c.lag())
+	}
+	return n
+}
+
+// relieve closes the dearest connections while the budget is nearly used up.
+func (s *server) relieve() (closed int) {
+	b, ev := s.budget, &s.evictor
+	if !b.Over() {
+		ev.short = ev.short && b.Tight()
+		return 0
+	}
+	if now := time.Now(); b.Shared() > b.Limit()/8 && now.Sub(ev.collected) > time.Second {
+		ev.collected = now
+		runtime.GC() // some of the big frames may be held by nobody any more
+		time.Sleep(time.Millisecond)
+	}
+	conns := slices.DeleteFunc(s.conns.all(), (*conn).isClosing)
+	var evicted []*conn
+	for b.Used() > b.Part(memory.EvictTo) && len(conns) > 0 {
+		type item struct {
+			c    *conn
+			cost int64
+		}
+		items := make([]item, 0, len(conns))
+		for _, c := range conns {
+			if n := c.cost(); n > cheap {
+				items = append(items, item{c, n})
+			}
+		}
+		if len(items) == 0 {
+			break
+		}
+		slices.SortFunc(items, func(a, b item) int { return cmp.Compare(b.cost, a.cost) })
+		for _, i := range items[:(len(items)+7)/8] { // the worst of them, then count again
+			if i.c.extra.Load() > i.cost/2 {
+				i.c.close(wire.CloseOverloaded, overloaded(errShort.Error()))
+			} else {
+				i.c.close(wire.CloseSlowConsumer, "")
+			}
+			s.metrics.evicted.Inc()
+			s.metrics.evictions.Add(1)
+			closed++
+			evicted = append(evicted, i.c)
+		}
+		conns = slices.DeleteFunc(conns, (*conn).isClosing)
+		s.tally(s.conns.all())
+	}
+	for end := time.Now().Add(looseWait); !allLoose(evicted) && time.Now().Before(end); {
+		time.Sleep(200 * time.Microsecond)
+	}
+	if !ev.short {
+		ev.short = true
+		s.log.Warn("memoryBudget is nearly used up; the slowest connections are closed and new ones refused", slog.Int("closed", closed), "used", config.Size(b.Used()), "budget", config.Size(b.Limit()), "usage", *ev.last.Load())
+	}
+	return closed
+}
+
+func allLoose(conns []*conn) bool {
+	return !slices.ContainsFunc(conns, func(c *conn) bool { return !c.loose.Load() && !c.gone.Load() })
+}
+
+// looseWait is how long the gateway waits for those that it closes to let go.
+const looseWait = 20 * time.Millisecond
+
+// watch relieves the budget between sweeps, until ctx ends.
+func (s *server) watch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.budget.Kick():
+		}
+		pause := 5 * time.Millisecond
+		if s.recount() == 0 {
+			pause *= 10 // nothing can be done
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// makeRoom relieves the budget before more is taken in. If nobody can be closed
+// it gives the writers time to catch up, unless it is not their doing.
+func (s *server) makeRoom() {
+	b := s.budget
+	if time.Since(time.Unix(0, s.evictor.hopeless.Load())) < 50*time.Millisecond {
+		return
+	}
+	for end := time.Now().Add(looseWait); s.recount() == 0 && b.Over() && time.Now().Before(end); {
+		if u := s.evictor.last.Load(); u.Feeds+u.Frames < b.Part(10) {
+			s.evictor.hopeless.Store(time.Now().UnixNano())
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// recount adds up and relieves. It returns how many connections it closed.
+func (s *server) recount() int {
+	s.evictor.mu.Lock()
+	defer s.evictor.mu.Unlock()
+	s.tally(s.conns.all())
+	return s.relieve()
+}

@@ -1,0 +1,59 @@
+package gateway
+
+import (
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/pollcast/pollcast/pkg/config"
+)
+
+// memory is the budget that a configuration means: 0 stands for half of what
+// the container, or else the machine, has.
+func (c *Config) memory() config.Size {
+	if c.MemoryBudget > 0 {
+		return c.MemoryBudget
+	}
+	return max(minBudget, min(available()/2, maxBudget))
+}
+
+// LimitMemory has the runtime collect garbage early enough for the whole
+// process to stay within the budget, unless GOMEMLIMIT says otherwise. It is
+// for the main of a process that is a gateway and nothing else.
+func LimitMemory(c Config) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(c.memory()) - runtimeCost)
+	}
+}
+
+// Bounds of the budget that is derived, and what is taken for the machine's
+// memory where it cannot be read.
+const (
+	minBudget     config.Size = 64 << 20
+	maxBudget     config.Size = 8 << 30
+	unknownMemory config.Size = 2 << 30
+)
+
+// available is how much memory the process may use.
+func available() config.Size {
+	least := unknownMemory
+	if b, err := os.ReadFile("/proc/meminfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemTotal:" {
+				if kb, err := strconv.ParseInt(f[1], 10, 64); err == nil {
+					least = config.Size(kb << 10)
+				}
+			}
+		}
+	}
+	// Version 2 and 1, as a container sees its own.
+	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		if b, err := os.ReadFile(file); err == nil {
+			if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n > 0 {
+				least = min(least, config.Size(n))
+			}
+		}
+	}
+	return least
+}
