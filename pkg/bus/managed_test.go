@@ -177,3 +177,20 @@ func TestPlacement(t *testing.T) {
 		t.Errorf("the check reports %q", report)
 	}
 }
+
+// A poller that starts again finds its stream, also on a server whose storage holds
+// no second one: NATS compares a new stream with the free storage before its name.
+func TestTheStreamFillsTheStorage(t *testing.T) {
+	t.Parallel()
+	c := bus.DefaultConfig()
+	s := bustest.StartLimited(t, int64(c.MaxBytes)+1<<20)
+	js, err := jetstream.New(s.Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"the first time", "again"} {
+		if _, err := bus.EnsureStream(t.Context(), js, names(t), s.Config()); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+}

@@ -54,8 +54,13 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, n Names, c Config
 	if !c.Manage {
 		return n.checkStream(ctx, js, c)
 	}
-	s, err := js.CreateStream(ctx, n.StreamConfig(c)) // also when there is one with the same configuration
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+	// The stream is looked up first: NATS refuses to create one for lack of storage
+	// before it notices that the stream exists.
+	s, err := n.updateStream(ctx, js, c)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s, err = js.CreateStream(ctx, n.StreamConfig(c))
+	}
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another poller was faster
 		s, err = n.updateStream(ctx, js, c)
 	}
 	if errors.Is(err, ErrOtherPrefix) {
