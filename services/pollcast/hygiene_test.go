@@ -80,7 +80,7 @@ var rooms = map[string]string{
 	"walk":            "ask breaker clock config jq record source",
 	"poll":            "ask breaker clock config history jq lease record source walk",
 	"runner":          "ask breaker clock config history jq lease poll record source source/drivers walk",
-	".":               "ask breaker clock config history jq lease poll record runner",
+	".":               "clock config history lease poll record runner",
 	"cmd/poller":      ".",
 	"pollertest":      "",
 	"clock/clocktest": "clock",

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +19,6 @@ import (
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/services/poller/clock"
 	"github.com/pollcast/pollcast/services/poller/config"
-	"github.com/pollcast/pollcast/services/poller/jq"
 	"github.com/pollcast/pollcast/services/poller/lease"
 	"github.com/pollcast/pollcast/services/poller/poll"
 	"github.com/pollcast/pollcast/services/poller/record"
@@ -96,7 +97,7 @@ func New(_ context.Context, o Options) (*Poller, error) {
 		return nil, err
 	}
 	p.reloads.metrics = p.metrics
-	for _, name := range jq.SortedKeys(o.Config.Sources) {
+	for _, name := range slices.Sorted(maps.Keys(o.Config.Sources)) {
 		s := newSupervisor(name, p.log, p.metrics)
 		r, err := p.newRunner(s, o.Config.Sources[name])
 		if err != nil {

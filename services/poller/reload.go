@@ -2,13 +2,14 @@ package poller
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	pkgconfig "github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/daemon"
 	"github.com/pollcast/pollcast/services/poller/clock"
-	"github.com/pollcast/pollcast/services/poller/jq"
 	"github.com/pollcast/pollcast/services/poller/runner"
 )
 
@@ -59,7 +60,7 @@ func (p *Poller) changesTo(c Config) (*changeSet, error) {
 			next.Removed = append(next.Removed, s.name)
 		}
 	}
-	for _, name := range jq.SortedKeys(c.Sources) {
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		s := next.supervisors[name]
 		switch {
 		case s == nil:

@@ -44,7 +44,7 @@ type Config struct {
 
 // Check holds the sections against each other.
 func (c *Config) Check(report func(path, problem, fix string)) {
-	c.Poller.CheckHistory(c.NATS.History, func(path, problem, fix string) { report("poller."+path, problem, fix) })
+	poller.CheckSections(c.Poller, c.NATS, report)
 }
 
 // DefaultConfig returns what an empty file means for `pollcast up`.

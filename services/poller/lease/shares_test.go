@@ -96,7 +96,7 @@ func (s *shareSim) round() {
 	var left []string
 	for _, key := range s.free {
 		taken := false
-		for _, free := range []time.Duration{0, time.Second, simTTL} { // a lease that is free for longer is taken by more pollers
+		for _, free := range []time.Duration{0, time.Second, simTTL} { // more pollers take what is free for longer
 			for _, i := range s.rng.Perm(len(s.pollers)) {
 				if c := s.pollers[i]; !taken && c.claim(key, free) == 0 {
 					c.acquired(key)

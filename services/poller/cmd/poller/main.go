@@ -24,7 +24,7 @@ type settings struct {
 
 // Check checks that the sections fit together. It reports what does not.
 func (s *settings) Check(report func(path, problem, fix string)) {
-	s.Poller.CheckHistory(s.NATS.History, func(path, problem, fix string) { report("poller."+path, problem, fix) })
+	poller.CheckSections(s.Poller, s.NATS, report)
 }
 
 // defaults returns the settings of an empty file.
