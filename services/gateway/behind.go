@@ -41,7 +41,7 @@ func (s *server) hasReached(req *wire.Subscribe) (reached bool) {
 // wait together: a frame that came while another one waited does not wait again.
 // It blocks the connection's reader, and only that: frames of one connection are
 // answered in their order.
-func (s *server) awaitSeen(c *conn, req *wire.Subscribe) (came time.Time) {
+func (s *server) awaitSeen(c *session, req *wire.Subscribe) (came time.Time) {
 	if s.hasReached(req) {
 		return s.hub.Now()
 	}
@@ -52,7 +52,7 @@ func (s *server) awaitSeen(c *conn, req *wire.Subscribe) (came time.Time) {
 	if start.Sub(c.seenWait.until) < behindWait {
 		return c.seenWait.since
 	}
-	for waited := time.Duration(0); waited < behindWait && !c.isClosing(); waited = time.Since(start) {
+	for waited := time.Duration(0); waited < behindWait && !c.IsClosing(); waited = time.Since(start) {
 		time.Sleep(min(max(waited/4, minBehindPause), maxBehindPause))
 		if s.hasReached(req) {
 			c.seenWait = seenWait{}

@@ -1,10 +1,8 @@
 package gateway
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -12,11 +10,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/pollcast/pollcast/pkg/event"
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/pollcast/pollcast/pkg/wire/wirepb"
-	"github.com/pollcast/pollcast/services/gateway/hub"
-	"github.com/pollcast/pollcast/services/gateway/ws"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/protobuf/proto"
 )
@@ -170,78 +165,12 @@ func noise(n int) string {
 	return string(b)
 }
 
-// A frame whose value was compressed beforehand is the same to a client, and
-// under the hub's mutex no more than maxDeflate is compressed.
-func TestShrunk(t *testing.T) {
-	text := func(n int) string { return `"` + strings.Repeat("a text ", n/7+1)[:n] + `"` }
-	for name, tt := range map[string]struct {
-		data   string
-		before bool // compressed beforehand
-		want   bool // the frame is compressed
-	}{
-		"short":            {text(1000), true, true},
-		"long":             {text(1 << 20), true, true},
-		"not beforehand":   {text(1 << 20), false, false},
-		"short, not so":    {text(10_000), false, true},
-		"noise":            {`"` + noise(1<<20) + `"`, true, true},
-		"with white space": {"[ " + text(1<<20) + " ]", true, false}, // no poller of ours stores that
-	} {
-		for _, fm := range []hub.Format{hub.JSONDeflate, hub.ProtoDeflate} {
-			frame := wire.ServerFrame{Event: &wire.Event{Topic: "a.b", Epoch: "E", Seq: 42, Version: 1, Data: []byte(tt.data), Phase: wire.Live, Breaker: event.Closed}}
-			var packed []byte
-			if tt.before {
-				packed = ws.CompressValue([]byte(tt.data))
-			}
-			whole := encode(fm.Plain(), &frame)
-			b := encoder{}.Compress(whole, frame.Event.Data, packed)
-			if isPlain := bytes.Equal(b, whole); isPlain == tt.want && !(fm == hub.ProtoDeflate && name == "with white space") {
-				t.Errorf("%s, format %d: compressed %v, want %v", name, fm, !isPlain, tt.want)
-			} else if !isPlain {
-				have, err := ws.Inflate(ws.Payload(b), math.MaxInt32)
-				if err != nil || b[0]&ws.Compressed == 0 || !bytes.Equal(have, ws.Payload(whole)) {
-					t.Errorf("%s, format %d: %v, %.100q", name, fm, err, have)
-				}
-				if len(b) > len(whole)/3 && name != "noise" {
-					t.Errorf("%s, format %d: %d bytes of %d", name, fm, len(b), len(whole))
-				}
-			}
-		}
-	}
-}
-
 func (p *peer) decode(b []byte) (f wire.ServerFrame) {
 	p.t.Helper()
 	if err := json.Unmarshal(b, &f); err != nil {
 		p.t.Fatalf("frame %s: %v", b, err)
 	}
 	return f
-}
-
-// Where a client is in its feed is read from the frames, compressed or not.
-func TestSeqOfCompressed(t *testing.T) {
-	for fm := range hub.Format(hub.Formats) {
-		for _, size := range []int{0, 100, 1000, 100_000} {
-			data := `"` + strings.Repeat("x", size) + `"`
-			e := &wire.Event{Topic: "a.b", Epoch: "E", Seq: 42, Version: 1, Data: []byte(data), Phase: wire.Live, Breaker: event.Closed}
-			b := encode(fm, &wire.ServerFrame{Event: e})
-			if n := frameLen(fm, b); n != len(b) {
-				t.Errorf("format %d, %d bytes: length %d, want %d", fm, size, n, len(b))
-			}
-			if seq, ok := eventSeq(fm, b); !ok || seq != 42 {
-				t.Errorf("format %d, %d bytes: seq %d %v", fm, size, seq, ok)
-			}
-			if fm.Plain() != fm && size >= 1000 && b[0]&ws.Compressed == 0 {
-				t.Errorf("format %d, %d bytes: not compressed", fm, size)
-			}
-			if fm.Plain() != fm && b[0]&ws.Compressed != 0 {
-				have, err := ws.Inflate(ws.Payload(b), math.MaxInt32)
-				whole := encode(fm.Plain(), &wire.ServerFrame{Event: e})
-				if err != nil || !bytes.Equal(have, ws.Payload(whole)) {
-					t.Errorf("format %d, %d bytes: %v, %.100q", fm, size, err, have)
-				}
-			}
-		}
-	}
 }
 
 // Without the setting, nothing is negotiated.

@@ -10,16 +10,21 @@
 //	ws/      the bytes of WebSocket
 //	memory/  the one budget
 //	hub/     what is known, the feeds, history, freshness: no sockets
+//	frame/   the bytes of frames
+//	conn/    what is sent to a client: connections and their writers
 //
 // Files here:
 //
 //	gateway.go    the door: what is started and stopped in which order
 //	intake.go     the stream's records, for the hub
-//	conn.go       one connection; writer.go, group.go: what is sent to it;
-//	              receive.go, reader.go: what it sends
-//	subscribe.go  how a connection enters a feed; readback.go, past.go: what is
-//	              read back of the stream for clients that resume
+//	session.go    a connection with what its client sends: receive.go, reader.go
+//	subscribe.go  how a connection enters a feed, after behind.go; readback.go,
+//	              past.go: what is read back of the stream for clients that resume
 //	handler.go    HTTP: upgrade, origin, bounds; sse.go, values.go: without WebSocket
+//	accept.go     who may come in, and when; room for bounds per client address
 //	sweep.go      pings, deadlines and silence, in one clock; evict.go: memory
 //	server.go     all connections: drain, clean-up, the registry
+//
+// What a client may do is decided in three places: admit (handler.go) for its
+// request, let (accept.go) for its connection, handle (reader.go) for its frames.
 package gateway

@@ -52,7 +52,7 @@ func (u *usage) sum() int64 {
 }
 
 // tally counts what everything takes now.
-func (s *server) tally(conns []*conn) {
+func (s *server) tally(conns []*session) {
 	s.budget.Recount(func() int64 {
 		u := usage{Base: memory.ProcessCost}
 		s.hub.With(func(v *hub.View) { u.Values, u.History, u.Feeds = v.Usage() })
@@ -60,12 +60,12 @@ func (s *server) tally(conns []*conn) {
 		u.Connections = int64(len(conns)) * memory.ConnectionCost
 		kept := map[*hub.Feed]uint64{} // by the slowest connection of each
 		for _, c := range conns {
-			u.Connections += c.extra.Load()
-			if c.letGo() {
+			u.Connections += c.Extra()
+			if c.LetGo() {
 				continue
 			}
-			u.Private += c.private.Load()
-			c.keeps(kept)
+			u.Private += c.Private()
+			c.Keeps(kept)
 		}
 		for _, n := range kept {
 			u.Feeds += int64(n)
@@ -75,38 +75,6 @@ func (s *server) tally(conns []*conn) {
 		return u.sum()
 	})
 	s.metrics.memory.Set(float64(s.budget.Used()))
-}
-
-// letGo reports whether the connection is closed for what it costs: it holds
-// at most the rest of a frame then.
-func (c *conn) letGo() bool {
-	if c.closed.Load() == 0 {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.costly()
-}
-
-// keeps notes how much of each feed the connection keeps alive.
-func (c *conn) keeps(kept map[*hub.Feed]uint64) {
-	reading, of, to, ahead := c.lags()
-	if of > 0 {
-		kept[reading] = max(kept[reading], less(reading.Owned(), c.own.Load()))
-	}
-	if ahead > 0 {
-		kept[to] = max(kept[to], less(to.Owned(), c.enteredOwn.Load()))
-	}
-}
-
-// cost is what closing the connection may free, in bytes. One whose socket
-// takes what there is costs nothing by being behind.
-func (c *conn) cost() int64 {
-	n := c.private.Load() + c.extra.Load()
-	if c.draining.Load() {
-		n += int64(c.lag())
-	}
-	return n
 }
 
 // relieve closes the dearest connections while the budget is nearly used up.
@@ -121,16 +89,16 @@ func (s *server) relieve() (closed int) {
 		runtime.GC() // some of the big frames may be held by nobody any more
 		time.Sleep(time.Millisecond)
 	}
-	conns := slices.DeleteFunc(s.conns.all(), (*conn).isClosing)
-	var evicted []*conn
+	conns := slices.DeleteFunc(s.conns.all(), (*session).IsClosing)
+	var evicted []*session
 	for b.Used() > b.Part(memory.EvictTo) && len(conns) > 0 {
 		type item struct {
-			c    *conn
+			c    *session
 			cost int64
 		}
 		items := make([]item, 0, len(conns))
 		for _, c := range conns {
-			if n := c.cost(); n > cheap {
+			if n := c.Cost(); n > cheap {
 				items = append(items, item{c, n})
 			}
 		}
@@ -139,17 +107,17 @@ func (s *server) relieve() (closed int) {
 		}
 		slices.SortFunc(items, func(a, b item) int { return cmp.Compare(b.cost, a.cost) })
 		for _, i := range items[:(len(items)+7)/8] { // the worst of them, then count again
-			if i.c.extra.Load() > i.cost/2 {
-				i.c.close(wire.CloseOverloaded, overloaded(errShort.Error()))
+			if i.c.Extra() > i.cost/2 {
+				i.c.Close(wire.CloseOverloaded, overloaded(errShort.Error()))
 			} else {
-				i.c.close(wire.CloseSlowConsumer, "")
+				i.c.Close(wire.CloseSlowConsumer, "")
 			}
 			s.metrics.evicted.Inc()
 			s.metrics.evictions.Add(1)
 			closed++
 			evicted = append(evicted, i.c)
 		}
-		conns = slices.DeleteFunc(conns, (*conn).isClosing)
+		conns = slices.DeleteFunc(conns, (*session).IsClosing)
 		s.tally(s.conns.all())
 	}
 	for end := time.Now().Add(looseWait); !allLoose(evicted) && time.Now().Before(end); {
@@ -162,8 +130,8 @@ func (s *server) relieve() (closed int) {
 	return closed
 }
 
-func allLoose(conns []*conn) bool {
-	return !slices.ContainsFunc(conns, func(c *conn) bool { return !c.loose.Load() && !c.gone.Load() })
+func allLoose(conns []*session) bool {
+	return !slices.ContainsFunc(conns, func(c *session) bool { return !c.Loose() })
 }
 
 // looseWait is how long the gateway waits for those that it closes to let go.

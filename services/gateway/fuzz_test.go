@@ -1,31 +1,12 @@
 package gateway
 
 import (
-	"bytes"
 	"net/url"
 	"slices"
 	"testing"
 
 	"github.com/pollcast/pollcast/pkg/topic"
-	"github.com/pollcast/pollcast/pkg/wire"
 )
-
-// What a browser sends back is what it was given, or it is refused.
-func FuzzLastEventID(f *testing.F) {
-	for _, id := range []string{"E:1", "2026-11-22T10:00:00Z:7", ":1", "E:", "E", "", "E:-1", "E:18446744073709551615", "E:18446744073709551616", "a:b:3"} {
-		f.Add(id)
-	}
-	f.Fuzz(func(t *testing.T, id string) {
-		since, err := parseEventID(id)
-		if err != nil {
-			return
-		}
-		b := appendSSE(nil, &wire.ServerFrame{Event: &wire.Event{Epoch: since.Epoch, Seq: since.Seq}}, []byte("{}"))
-		if seq, ok := sseSeq(b); !bytes.ContainsAny([]byte(since.Epoch), "\r\n") && (!ok || seq != since.Seq) {
-			t.Errorf("%q was taken for %+v, whose own id reads as %d %v", id, since, seq, ok)
-		}
-	})
-}
 
 // Whatever stands behind the ?, the topics are few, different and not empty, or
 // there is an error.

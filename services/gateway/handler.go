@@ -10,11 +10,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/conn"
 	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
 )
@@ -190,7 +190,7 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string, de
 	if deflate {
 		fm += hub.JSONDeflate - hub.JSON
 	}
-	c := s.newConn(ws.NetConn(), fm) // the library has done its part: shaking hands
+	c := s.newSession(ws.NetConn(), fm) // the library has done its part: shaking hands
 	c.in.Deflate = deflate
 	var sub *wire.Subscribe
 	if len(topics) > 0 {
@@ -200,52 +200,37 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string, de
 	go s.read(c) // drain waits for it, through the registry
 }
 
-// sendBuffer is how many bytes the kernel may hold for a client. By itself it
-// would take megabytes of one that does not read, which no budget counts, and
-// which are out of date when they are read.
-const sendBuffer = 256 << 10
-
-// newConn makes a connection of a socket.
-func (s *server) newConn(nc net.Conn, fm hub.Format) *conn {
-	now := time.Now()
-	c := &conn{id: s.nextID.Add(1), nc: nc, gw: s, format: fm}
-	c.name = fmt.Sprintf("%s-%d", s.name, c.id)
-	c.writer = s.writers[c.id%uint64(len(s.writers))]
-	if t, ok := nc.(*net.TCPConn); ok {
-		_ = t.SetWriteBuffer(sendBuffer) // the kernel's own choice otherwise
-	}
-	if sc, ok := nc.(syscall.Conn); ok {
-		c.raw, _ = sc.SyscallConn() // nil on error: drain then writes
-	}
-	c.begun = now.UnixNano()
-	c.heard.Store(c.begun)
+// newSession makes a connection of a socket.
+func (s *server) newSession(nc net.Conn, fm hub.Format) *session {
+	id := s.nextID.Add(1)
+	c := &session{Conn: conn.New(&s.host, id, fmt.Sprintf("%s-%d", s.name, id), nc, fm, s.writers[id%uint64(len(s.writers))])}
 	// The first ping comes at a random part of the interval, so that pings of
 	// clients that came together do not stay together.
-	c.pinged.Store(now.UnixNano() - rand.Int64N(int64(s.cfg.PingInterval)))
+	c.pinged = c.Begun.UnixNano() - rand.Int64N(int64(s.cfg.PingInterval))
 	return c
 }
 
 // begin welcomes a connection, for which there is a place, and subscribes it.
-func (s *server) begin(c *conn, r *http.Request, sub *wire.Subscribe) {
+func (s *server) begin(c *session, r *http.Request, sub *wire.Subscribe) {
 	s.conns.add(c)
 	s.metrics.accepted.Inc()
 	s.metrics.connections.Inc()
-	s.log.Debug("connection accepted", "connection", c.name, "from", r.RemoteAddr, "path", r.URL.Path)
+	s.log.Debug("connection accepted", "connection", c.Name, "from", r.RemoteAddr, "path", r.URL.Path)
 	epoch, _, _ := s.stream()
-	c.say(&wire.ServerFrame{Welcome: &wire.Welcome{
-		Connection: c.name, Gateway: s.name, Epoch: epoch, PingIntervalMs: s.cfg.PingInterval.Milliseconds(),
+	c.Say(&wire.ServerFrame{Welcome: &wire.Welcome{
+		Connection: c.Name, Gateway: s.name, Epoch: epoch, PingIntervalMs: s.cfg.PingInterval.Milliseconds(),
 	}})
 	if sub != nil {
 		if werr := s.subscribe(c, 0, sub); werr != nil {
 			s.answer(c, 0, werr)
 			if werr.Retryable { // it may know of no frames to ask again with
 				s.metrics.refused.WithLabelValues("memory").Inc()
-				c.close(wire.CloseOverloaded, overloaded(werr.Message))
+				c.Close(wire.CloseOverloaded, overloaded(werr.Message))
 			}
 		}
 	}
 	if s.drained.Load() { // drain may have looked before add
-		c.close(wire.CloseRestart, "")
+		c.Close(wire.CloseRestart, "")
 	}
 }
 

@@ -32,7 +32,7 @@ func testConflation(t *testing.T, compressed bool) {
 	noise := make([]byte, 8<<10)
 	rand.NewChaCha8([32]byte{}).Read(noise)
 	body := fmt.Sprintf(`"%x"`, noise)
-	blocked := func() bool { return r.gw.server.conns.all()[0].draining.Load() }
+	blocked := func() bool { return r.gw.server.conns.all()[0].Blocked() }
 	events := 0
 	for ; !blocked() || events < 600; events++ {
 		r.event(topics[events%3], body)

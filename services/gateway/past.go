@@ -6,6 +6,7 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/bus"
 	"github.com/pollcast/pollcast/services/gateway/hub"
+	"github.com/pollcast/pollcast/services/gateway/memory"
 )
 
 // deletionMargin is how long before a deletion goes it is no longer relied
@@ -42,10 +43,10 @@ func (p streamPast) replay(ctx context.Context, patterns []string, from, to uint
 	if young == 0 {
 		young = to + 1
 	}
-	out.Trimmed = max(less(state.FirstSeq, 1), young-1)
+	out.Trimmed = max(memory.Less(state.FirstSeq, 1), young-1)
 	span := uint64(hub.MaxReplay)
 	for hi := to; hi > max(from, out.Trimmed, out.TooFar); {
-		lo := max(from, out.Trimmed, less(hi, span))
+		lo := max(from, out.Trimmed, memory.Less(hi, span))
 		piece := hub.Stretch{}
 		if err := p.f.Events(ctx, patterns, lo+1, hi, func(m bus.Message) {
 			piece.Add(hub.Event{Event: m.Event, Seq: m.Seq}, most)

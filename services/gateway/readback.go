@@ -173,7 +173,7 @@ func (r *readbacks) read(ctx context.Context, s *server, b, before *readback) {
 	s.hub.With(func(v *hub.View) { to, era = v.HistoryReach() })
 	r.mu.Lock()
 	delete(r.next, b.key) // who comes from here on finds its position fixed
-	b.from, b.to, b.era, b.err = less(b.least, readAhead), to, era, err
+	b.from, b.to, b.era, b.err = memory.Less(b.least, readAhead), to, era, err
 	if err == nil {
 		if old := r.current[b.key]; old != nil {
 			r.drop(s.budget, old)

@@ -24,7 +24,7 @@ const maxBadFrames = 20
 const farewellBytes = 4 << 20
 
 // read handles what the client sends, until the connection ends.
-func (s *server) read(c *conn) {
+func (s *server) read(c *session) {
 	defer s.forget(c)
 	end := error(nil)
 	err := c.receive(func(b []byte) bool {
@@ -40,9 +40,9 @@ func (s *server) read(c *conn) {
 	case end != nil:
 		c.breach(end)
 	case err == nil: // the client's close frame; the answer is on its way
-	case isTimeout(err) && c.closed.Load() == 0:
+	case isTimeout(err) && c.ClosingSince() == 0:
 		s.metrics.frames.WithLabelValues("unfinished").Inc()
-		c.close(wire.ClosePingTimeout, fmt.Sprintf("a message was not finished within %v", messageWait))
+		c.Close(wire.ClosePingTimeout, fmt.Sprintf("a message was not finished within %v", messageWait))
 	default:
 		return // it has gone
 	}
@@ -51,16 +51,16 @@ func (s *server) read(c *conn) {
 
 // hear takes one message or control frame, and reports whether the client may
 // go on.
-func (s *server) hear(c *conn, op byte, body []byte) bool {
+func (s *server) hear(c *session, op byte, body []byte) bool {
 	now := time.Now()
-	c.heard.Store(now.UnixNano())
+	c.Hear(now)
 	switch op {
 	case ws.CloseFrame:
 		code, text, err := ws.ParseClose(body)
 		if err != nil {
 			c.breach(err)
 		} else {
-			c.closeByClient(wire.CloseCode(code), text) // RFC 6455, section 5.5.1: echo the status code
+			c.CloseByClient(wire.CloseCode(code), text) // RFC 6455, section 5.5.1: echo the status code
 		}
 		return false
 	case ws.Pong:
@@ -68,11 +68,11 @@ func (s *server) hear(c *conn, op byte, body []byte) bool {
 		return true
 	case ws.Ping:
 		if !s.tooMany(c, now) {
-			c.send(ws.Control(ws.Pong, body))
+			c.Send(ws.Control(ws.Pong, body))
 		}
 		return true
 	}
-	if c.isClosing() {
+	if c.IsClosing() {
 		return true
 	}
 	if s.tooMany(c, now) {
@@ -83,7 +83,7 @@ func (s *server) hear(c *conn, op byte, body []byte) bool {
 		return true
 	}
 	if op == ws.Text && !utf8.Valid(body) {
-		c.close(wire.CloseInvalidPayload, "text is not UTF-8")
+		c.Close(wire.CloseInvalidPayload, "text is not UTF-8")
 		return true
 	}
 	id, werr := s.handle(c, int(op), body)
@@ -100,7 +100,7 @@ func (s *server) hear(c *conn, op byte, body []byte) bool {
 }
 
 // tooMany reports whether a frame comes too fast to be looked at.
-func (s *server) tooMany(c *conn, now time.Time) bool {
+func (s *server) tooMany(c *session, now time.Time) bool {
 	if c.pace.allow(now, s.cfg.FrameRate) {
 		return false
 	}
@@ -110,20 +110,20 @@ func (s *server) tooMany(c *conn, now time.Time) bool {
 }
 
 // bad counts a frame that was none, of which a client may send so many.
-func (c *conn) bad(most uint8, why string) {
+func (c *session) bad(most uint8, why string) {
 	if c.wrong++; c.wrong > most {
 		c.wrong = most
-		c.close(wire.CloseBadFrame, why)
+		c.Close(wire.CloseBadFrame, why)
 	}
 }
 
-func (s *server) answer(c *conn, id uint64, err *wire.Error) {
-	c.say(&wire.ServerFrame{ID: id, Error: err})
+func (s *server) answer(c *session, id uint64, err *wire.Error) {
+	c.Say(&wire.ServerFrame{ID: id, Error: err})
 }
 
 // handle does what one frame asks for.
-func (s *server) handle(c *conn, kind int, body []byte) (id uint64, werr *wire.Error) {
-	f, werr := decodeClient(c.format.Plain(), kind, body)
+func (s *server) handle(c *session, kind int, body []byte) (id uint64, werr *wire.Error) {
+	f, werr := decodeClient(c.Format.Plain(), kind, body)
 	if werr != nil {
 		return f.ID, werr
 	}
@@ -133,7 +133,7 @@ func (s *server) handle(c *conn, kind int, body []byte) (id uint64, werr *wire.E
 	case f.Unsubscribe != nil:
 		return f.ID, s.unsubscribe(c, f.ID, f.Unsubscribe)
 	case f.Ping != nil:
-		c.say(&wire.ServerFrame{ID: f.ID, Pong: &wire.Pong{}})
+		c.Say(&wire.ServerFrame{ID: f.ID, Pong: &wire.Pong{}})
 		return f.ID, nil
 	default: // authenticate
 		return f.ID, &wire.Error{Code: wire.CodeInvalid, Message: "this gateway asks for no token; leave authenticate out"}
@@ -212,34 +212,21 @@ func short(b []byte) string {
 	return string(b)
 }
 
-// closeByClient answers the client's close frame; it is the client's doing.
-func (c *conn) closeByClient(code wire.CloseCode, text string) {
-	c.mu.Lock()
-	first := c.closing == nil
-	c.mu.Unlock()
-	if first {
-		c.close(code, text)
-		c.mu.Lock()
-		c.code = 0
-		c.mu.Unlock()
-	}
-}
-
 // breach closes a connection whose client broke the rules. Closing a socket
 // with unread data resets it, and a reset overtakes a close frame on its way to
 // the client, so what the client still sends is read and thrown away for a while.
-func (c *conn) breach(err error) {
+func (c *session) breach(err error) {
 	if errors.Is(err, ws.ErrTooBig) {
-		c.close(wire.CloseTooBig, "")
+		c.Close(wire.CloseTooBig, "")
 		return
 	}
 	if errors.Is(err, ws.ErrInflate) {
-		c.close(wire.CloseInvalidPayload, ws.ErrInflate.Error())
+		c.Close(wire.CloseInvalidPayload, ws.ErrInflate.Error())
 		return
 	}
 	text := ""
 	if e, ok := errors.AsType[ws.ProtocolError](err); ok {
 		text = string(e)
 	}
-	c.close(wire.CloseProtocolError, text)
+	c.Close(wire.CloseProtocolError, text)
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pollcast/pollcast/services/gateway/conn"
 )
 
 // messageWait is how long a client may take for one message, from its first
@@ -48,17 +50,17 @@ func (g *gulp) drop() {
 
 // receive hands what the client sends to hear until that returns false, which
 // is not an error, or the client can be read no more.
-func (c *conn) receive(hear func(b []byte) bool) error {
+func (c *session) receive(hear func(b []byte) bool) error {
 	g := new(gulp)
 	try := g.try
 	for {
-		if c.raw != nil {
-			if err := c.raw.Read(try); err != nil {
+		if c.Raw != nil {
+			if err := c.Raw.Read(try); err != nil {
 				return err
 			}
 		} else {
 			g.buf = readBuffers.Get().(*[4 << 10]byte)
-			g.n, g.err = c.nc.Read(g.buf[:])
+			g.n, g.err = c.Socket.Read(g.buf[:])
 		}
 		more := true
 		if g.n > 0 {
@@ -80,7 +82,7 @@ func (c *conn) receive(hear func(b []byte) bool) error {
 
 // hurry gives a client that has begun a message messageWait to end it. ended
 // says that it has ended another since the last call.
-func (c *conn) hurry(ended bool) {
+func (c *session) hurry(ended bool) {
 	unfinished := c.in.Unfinished()
 	switch {
 	case unfinished && (ended || !c.hurried):
@@ -91,34 +93,25 @@ func (c *conn) hurry(ended bool) {
 	c.hurried = unfinished
 	if more := int64(c.in.Size()) - c.held; more != 0 {
 		c.held += more
-		c.extra.Add(more)
-		if more > 0 {
-			c.gw.budget.Grow(more)
-		}
+		c.Charge(more)
 	}
 }
 
 // readBy sets until when the client's next bytes must come. Closing has a
 // deadline of its own.
-func (c *conn) readBy(t time.Time) {
-	if c.closed.Load() == 0 {
-		_ = c.nc.SetReadDeadline(t) // a dead socket shows in Read
+func (c *session) readBy(t time.Time) {
+	if c.ClosingSince() == 0 {
+		_ = c.Socket.SetReadDeadline(t) // a dead socket shows in Read
 	}
 }
 
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // seeOff waits until a closing connection's client has seen why, or could have.
-func (c *conn) seeOff() {
-	_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
-	_, _ = io.CopyN(io.Discard, c.nc, farewellBytes) // ends by EOF, deadline or bound: all the same
-	c.mu.Lock()
-	over := c.over
-	c.mu.Unlock()
-	select {
-	case <-over:
-	case <-time.After(closeWait):
-	}
+func (c *session) seeOff() {
+	_ = c.Socket.SetReadDeadline(time.Now().Add(conn.CloseWait))
+	_, _ = io.CopyN(io.Discard, c.Socket, farewellBytes) // ends by EOF, deadline or bound: all the same
+	c.AwaitFarewell()
 }
 
 // A framePace is when the next frame would be in time, in unix nanoseconds.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/throttle"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/conn"
+	"github.com/pollcast/pollcast/services/gateway/frame"
 	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/memory"
 )
@@ -32,7 +34,8 @@ type server struct {
 	sockets   sockets
 	metrics   *metrics
 	log       *slog.Logger
-	writers   []*writer
+	host      conn.Host
+	writers   []*conn.Writer
 	past      replayer      // nil: nothing beyond the hub's history
 	unreadLog throttle.Gate // of lines about resumes for which the stream could not be read back
 
@@ -46,16 +49,19 @@ func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logge
 	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: memory.New(int64(cfg.memory())), gate: newGate(cfg.AcceptRate), readbacks: newReadbacks()}
 	m.memoryBudget.Set(float64(s.budget.Limit()))
 	for i := range max(1, writers) {
-		s.writers = append(s.writers, newWriter(i, m))
+		s.writers = append(s.writers, conn.NewWriter(i, &s.host))
 	}
 	s.hub = hub.New(hub.Options{
-		Encoder: encoder{}, Budget: s.budget, Metrics: m.hub(), Log: log,
+		Encoder: frame.Encoder{}, Budget: s.budget, Metrics: m.hub(), Log: log,
 		MaxTopics: cfg.MaxStreamTopics, History: cfg.History, HistoryBytes: int(min(historyBytes, s.budget.Limit()/8)),
 		Groups: s.groups, OnShort: s.makeRoom,
 		OnReset: func() {
-			s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "the stream was created again") })
+			s.conns.each(func(c *session) { c.Close(wire.CloseRestart, "the stream was created again") })
 		},
 	})
+	s.host = conn.Host{
+		Hub: s.hub, Budget: s.budget, Conflations: m.conflations, SentBytes: m.bytes, Blocked: m.draining,
+	}
 	return s
 }
 
@@ -63,7 +69,7 @@ func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logge
 func (s *server) groups(f *hub.Feed) []hub.Group {
 	all := make([]hub.Group, len(s.writers))
 	for i, w := range s.writers {
-		all[i] = &group{writer: w, feed: f}
+		all[i] = w.NewGroup(f)
 	}
 	return all
 }
@@ -73,7 +79,7 @@ func (s *server) groups(f *hub.Feed) []hub.Group {
 func (s *server) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, w := range s.writers {
-		wg.Go(func() { w.run(ctx) })
+		wg.Go(func() { w.Run(ctx) })
 	}
 	wg.Go(func() { s.sweep(ctx) })
 	wg.Go(func() { s.watch(ctx) })
@@ -96,7 +102,7 @@ func (s *server) drain() {
 	step := s.cfg.DrainTime / time.Duration(max(1, len(conns)))
 	for i, c := range conns {
 		after := time.Duration(i) * step
-		c.say(&wire.ServerFrame{GoAway: &wire.GoAway{Reason: "draining", ReconnectAfterMs: after.Milliseconds()}})
+		c.Say(&wire.ServerFrame{GoAway: &wire.GoAway{Reason: "draining", ReconnectAfterMs: after.Milliseconds()}})
 	}
 	start := time.Now()
 	for i, c := range conns {
@@ -107,43 +113,36 @@ func (s *server) drain() {
 				return
 			}
 		}
-		c.close(wire.CloseRestart, "")
+		c.Close(wire.CloseRestart, "")
 	}
-	s.conns.each(func(c *conn) { c.close(wire.CloseRestart, "") }) // that came in between
+	s.conns.each(func(c *session) { c.Close(wire.CloseRestart, "") }) // that came in between
 	select {
 	case <-gone:
-	case <-time.After(closeWait + time.Second):
-		s.conns.each((*conn).fail)
+	case <-time.After(conn.CloseWait + time.Second):
+		s.conns.each((*session).Fail)
 		<-gone
 	}
 }
 
 // forget cleans up after a connection whose reader has ended.
-func (s *server) forget(c *conn) {
-	c.fail()
-	s.hub.With(func(v *hub.View) {
-		if f := c.feed.Swap(nil); f != nil {
-			v.Leave(f)
-		}
-	})
-	c.writer.push(job{conn: c, what: jobLeave})
-	c.mu.Lock()
-	code := c.code
-	c.mu.Unlock()
+func (s *server) forget(c *session) {
+	c.Fail()
+	c.Leave()
+	code := c.Code()
 	s.metrics.connections.Dec()
 	s.metrics.closed.WithLabelValues(closeLabel(code)).Inc()
 	level := slog.LevelDebug
 	if code == wire.CloseSlowConsumer || code == wire.ClosePingTimeout || code == wire.CloseBadFrame {
 		level = slog.LevelInfo
 	}
-	s.log.Log(context.Background(), level, "connection ended", "connection", c.name, "why", closeLabel(code))
+	s.log.Log(context.Background(), level, "connection ended", "connection", c.Name, "why", closeLabel(code))
 	s.conns.remove(c) // last: drain waits for it
 }
 
 // A registry is the connections of a gateway and the places they take.
 type registry struct {
 	mu    sync.Mutex
-	m     map[uint64]*conn
+	m     map[uint64]*session
 	n     int           // places taken: with those on their way in
 	empty chan struct{} // set when no more may come; closed when none is left
 }
@@ -181,31 +180,31 @@ func (r *registry) shut() <-chan struct{} {
 }
 
 // add fills a reserved place.
-func (r *registry) add(c *conn) {
+func (r *registry) add(c *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.m == nil {
-		r.m = map[uint64]*conn{}
+		r.m = map[uint64]*session{}
 	}
-	r.m[c.id] = c
+	r.m[c.ID] = c
 }
 
 // remove frees the place of a connection that is gone.
-func (r *registry) remove(c *conn) {
+func (r *registry) remove(c *session) {
 	r.mu.Lock()
-	delete(r.m, c.id)
+	delete(r.m, c.ID)
 	r.mu.Unlock()
 	r.release()
 }
 
-func (r *registry) all() []*conn {
+func (r *registry) all() []*session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Values(r.m))
 }
 
 // each calls fn for every connection, under the registry's mutex.
-func (r *registry) each(fn func(*conn)) {
+func (r *registry) each(fn func(*session)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.m {

@@ -69,7 +69,7 @@ func TestSlowConsumer(t *testing.T) {
 	}()
 	closing := func() bool {
 		for _, c := range r.gw.server.conns.all() {
-			if c.isClosing() {
+			if c.IsClosing() {
 				return true
 			}
 		}
@@ -125,7 +125,7 @@ func TestSlowButSteady(t *testing.T) {
 	}
 	eventually(t, "its socket is full", func() bool {
 		for _, c := range r.gw.server.conns.all() {
-			if c.draining.Load() {
+			if c.Blocked() {
 				return true
 			}
 		}
@@ -140,7 +140,7 @@ func TestSlowButSteady(t *testing.T) {
 			want++
 		}
 	}
-	eventually(t, "it is back with its writer", func() bool { return !r.gw.server.conns.all()[0].draining.Load() })
+	eventually(t, "it is back with its writer", func() bool { return !r.gw.server.conns.all()[0].Blocked() })
 	p.ws.WriteMessage(websocket.TextMessage, []byte(`{"id":5,"ping":{}}`))
 	p.until("pong", func(f wire.ServerFrame) bool { return f.ID == 5 && f.Pong != nil })
 }

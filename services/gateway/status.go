@@ -97,20 +97,20 @@ func (s *server) status(now time.Time) Status {
 	}
 	conns := s.conns.all()
 	type item struct {
-		c    *conn
+		c    *session
 		cost int64
 	}
 	var dear []item // the dearest so far, the dearest first
 	for _, c := range conns {
 		st.Connections++
-		if f := c.feed.Load(); f != nil {
+		if f := c.Feed(); f != nil {
 			st.Subscriptions += len(f.Patterns)
 		}
-		blocked := c.draining.Load()
+		blocked := c.Blocked()
 		if blocked {
 			st.Blocked++
 		}
-		cost := c.cost()
+		cost := c.Cost()
 		if cost == 0 || !blocked && cost < cheap || len(dear) == slowest && cost <= dear[slowest-1].cost {
 			continue
 		}
@@ -128,26 +128,26 @@ func (s *server) status(now time.Time) Status {
 	return st
 }
 
-func (c *conn) status(now time.Time) ConnectionStatus {
+func (c *session) status(now time.Time) ConnectionStatus {
 	st := ConnectionStatus{
-		Connection: c.name, Address: c.nc.RemoteAddr().String(), Since: time.Unix(0, c.begun).UTC(),
+		Connection: c.Name, Address: c.Socket.RemoteAddr().String(), Since: c.Begun.UTC(),
 		Protocol: wire.ProtocolJSON, Delivery: string(wire.DeliverAll),
-		Blocked: c.draining.Load(), Closing: c.closed.Load() != 0,
-		BytesBehind: c.lag(), PrivateBytes: c.private.Load(), OtherBytes: c.extra.Load(),
+		Blocked: c.Blocked(), Closing: c.ClosingSince() != 0,
+		BytesBehind: c.Lag(), PrivateBytes: c.Private(), OtherBytes: c.Extra(),
 	}
-	switch c.format.Plain() {
+	switch c.Format.Plain() {
 	case hub.Proto:
 		st.Protocol = wire.ProtocolProto
 	case hub.SSE:
 		st.Protocol = "sse"
 	}
-	if c.latest.Load() {
+	if c.Latest() {
 		st.Delivery = string(wire.DeliverLatest)
 	}
-	if f := c.feed.Load(); f != nil {
+	if f := c.Feed(); f != nil {
 		st.Topics = len(f.Patterns)
 	}
-	if since := c.behind.Load(); since != 0 {
+	if since := c.BehindSince(); since != 0 {
 		st.SecondsBehind = now.Sub(time.Unix(0, since)).Round(time.Millisecond).Seconds()
 	}
 	return st

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollcast/pollcast/services/gateway/conn"
 	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/memory"
 )
@@ -66,7 +67,7 @@ func TestStatus(t *testing.T) {
 		return len(st.Slowest) == 1 && st.Slowest[0].SecondsBehind > 0 && st.Memory.By.Frames > 0 // a sweep may have begun before the frames came
 	})
 	s := st.Slowest[0]
-	if s.Connection != c.name || s.Address != slow.LocalAddr().String() || !s.Blocked || s.Delivery != "all" || s.Topics != 1 ||
+	if s.Connection != c.Name || s.Address != slow.LocalAddr().String() || !s.Blocked || s.Delivery != "all" || s.Topics != 1 ||
 		s.BytesBehind < 100<<10 || time.Since(s.Since) > time.Hour || s.Protocol != "pollcast.v1.json" {
 		t.Errorf("the slowest: %+v", s)
 	}
@@ -81,7 +82,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("refused: %v, want one page of another site", st.Refused)
 	}
 	res, page := getStatus(t, r.gw, "text/html,application/xhtml+xml,*/*;q=0.8")
-	for _, want := range []string{"<h1>Gateway gw", c.name, s.Address, "origin 1", "CONNECTED"} {
+	for _, want := range []string{"<h1>Gateway gw", c.Name, s.Address, "origin 1", "CONNECTED"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
@@ -97,8 +98,8 @@ func TestStatusNamesTheDearest(t *testing.T) {
 	r := newRig(t, nil)
 	s := r.gw.server
 	for i := range 100 {
-		c := s.newConn(nopConn{}, hub.JSON)
-		c.private.Store(int64((i*37)%100) << 20)
+		c := s.newSession(nopConn{}, hub.JSON)
+		c.Queue(conn.Step{Data: make([]byte, (i*37)%100<<10)})
 		s.conns.reserve(1000)
 		s.conns.add(c)
 		defer s.conns.remove(c)
@@ -108,8 +109,8 @@ func TestStatusNamesTheDearest(t *testing.T) {
 		t.Fatalf("%d named, want %d", len(st.Slowest), slowest)
 	}
 	for i, c := range st.Slowest {
-		if c.PrivateBytes != int64(99-i)<<20 {
-			t.Errorf("place %d has %d MiB, want %d", i, c.PrivateBytes>>20, 99-i)
+		if c.PrivateBytes != int64(99-i)<<10 {
+			t.Errorf("place %d has %d KiB, want %d", i, c.PrivateBytes>>10, 99-i)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/topic"
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/conn"
+	"github.com/pollcast/pollcast/services/gateway/frame"
 	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
@@ -37,7 +39,7 @@ type subscribing struct {
 // repetition: all three are taken at one position of the stream. If a replay
 // needs what the history does not hold, that is read back without the hub's
 // mutex, and entering is tried again at the position of then. The reader calls it.
-func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error {
+func (s *server) subscribe(c *session, id uint64, req *wire.Subscribe) *wire.Error {
 	if err := s.checkSubscribe(c, req); err != nil {
 		return err
 	}
@@ -64,24 +66,24 @@ func (s *server) subscribe(c *conn, id uint64, req *wire.Subscribe) *wire.Error 
 		release = s.readbacks.fill(s, missing)
 	}
 	defer e.done()
-	answer := encode(c.format.Plain(), &wire.ServerFrame{ID: id, Subscribed: &e.answer})
+	answer := frame.Encode(c.Format.Plain(), &wire.ServerFrame{ID: id, Subscribed: &e.answer})
 	if e.joined == nil { // nothing new
-		c.send(answer)
+		c.Send(answer)
 		return nil
 	}
-	steps := []step{{data: answer}}
-	if data := e.begin.Frames(c.format); len(data) > 0 {
-		steps = append(steps, step{data: data})
+	steps := []conn.Step{{Data: answer}}
+	if data := e.begin.Frames(c.Format); len(data) > 0 {
+		steps = append(steps, conn.Step{Data: data})
 	}
-	c.enter(append(steps, step{feed: e.joined, cur: e.begin.Cur, pos: e.begin.Pos})...)
-	c.writer.push(job{conn: c, what: jobMove})
+	c.Queue(append(steps, conn.Step{Feed: e.joined, Cur: e.begin.Cur, Pos: e.begin.Pos})...)
+	c.Move()
 	return nil
 }
 
 // enterFeed puts a connection into the feed of its patterns, at the hub's
 // position. If that needs what the history does not hold, it returns what is
 // missing; the caller calls it again when that is filled.
-func (s *server) enterFeed(v *hub.View, c *conn, e *subscribing) (missing *hub.Gap, werr *wire.Error) {
+func (s *server) enterFeed(v *hub.View, c *session, e *subscribing) (missing *hub.Gap, werr *wire.Error) {
 	refuse := func(message string) (*hub.Gap, *wire.Error) {
 		if e.joined != nil {
 			v.Leave(e.joined)
@@ -94,7 +96,7 @@ func (s *server) enterFeed(v *hub.View, c *conn, e *subscribing) (missing *hub.G
 		return refuse("this gateway has not read the stream as far as you have seen it; try again later, or at another one")
 	}
 	e.answer = wire.Subscribed{Topics: e.req.Topics, Epoch: v.Epoch(), Seq: v.Seq()}
-	old := c.feed.Load()
+	old := c.Feed()
 	if old != nil && slices.Equal(e.before, e.after) {
 		c.holds(e.patterns)
 		return nil, nil
@@ -103,7 +105,7 @@ func (s *server) enterFeed(v *hub.View, c *conn, e *subscribing) (missing *hub.G
 		if !v.CanWaitFor(e.req.Topics) {
 			return refuse("as many topics that have no value are waited for as this gateway can hold; try again later")
 		}
-		e.joined = v.Join(e.after, c.format, e.req.MaxHz)
+		e.joined = v.Join(e.after, c.Format, e.req.MaxHz)
 	}
 	if missing = s.open(v, e, old == nil, setBack); missing != nil {
 		return missing, nil
@@ -113,13 +115,13 @@ func (s *server) enterFeed(v *hub.View, c *conn, e *subscribing) (missing *hub.G
 	}
 	c.holds(e.patterns)
 	c.subs.maxHz = e.req.MaxHz
-	c.latest.Store(isLatest(e.req))
+	c.SetLatest(isLatest(e.req))
 	if old != nil {
 		v.Settle(old)
-		c.enter(step{until: old.End(), seq: v.Seq()})
+		c.Queue(conn.Step{Until: old.End(), Seq: v.Seq()})
 		v.Leave(old)
 	}
-	c.goTo(e.joined, e.begin.Cur, e.begin.Pos)
+	c.GoTo(v, e.joined, e.begin.Cur, e.begin.Pos)
 	return nil, nil
 }
 
@@ -152,18 +154,10 @@ func (s *server) open(v *hub.View, e *subscribing, share, setBack bool) (missing
 	return nil
 }
 
-// goTo notes the feed that the connection goes to, and its place there. nil is
-// none. It is called with the hub's View, so that feed and place belong together.
-func (c *conn) goTo(f *hub.Feed, cur hub.Cursor, pos uint64) {
-	c.entered.Store(pos)
-	c.enteredOwn.Store(cur.Owned())
-	c.feed.Store(f)
-}
-
 // isLatest reports whether a subscription may skip events.
 func isLatest(req *wire.Subscribe) bool { return req.Delivery == wire.DeliverLatest || req.MaxHz > 0 }
 
-func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
+func (s *server) checkSubscribe(c *session, req *wire.Subscribe) *wire.Error {
 	fail := func(code wire.ErrorCode, format string, args ...any) *wire.Error {
 		return &wire.Error{Code: code, Message: fmt.Sprintf(format, args...), Retryable: code.Retryable()}
 	}
@@ -188,7 +182,7 @@ func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
 		return fail(wire.CodeInvalid, "maxHz %v: use %v to %v, or 0 for no limit", hz, hub.MinHz, hub.MaxHz)
 	case hz != 0 && req.Delivery == wire.DeliverAll:
 		return fail(wire.CodeInvalid, `maxHz %v skips events: use it with delivery "latest"`, hz)
-	case len(c.subs.patterns) > 0 && (hz != c.subs.maxHz || isLatest(req) != c.latest.Load()):
+	case len(c.subs.patterns) > 0 && (hz != c.subs.maxHz || isLatest(req) != c.Latest()):
 		return fail(wire.CodeInvalid, "all subscriptions of a connection have the same delivery and maxHz; open another connection for others")
 	}
 	if req.Replay != "" && req.Replay != "latest" {
@@ -198,43 +192,43 @@ func (s *server) checkSubscribe(c *conn, req *wire.Subscribe) *wire.Error {
 }
 
 // holds sets the connection's subscriptions. Reader's.
-func (c *conn) holds(patterns []string) {
+func (c *session) holds(patterns []string) {
 	size := func(list []string) (n int64) {
 		for _, p := range list {
 			n += int64(len(p)) + 32
 		}
 		return n
 	}
-	c.extra.Add(size(patterns) - size(c.subs.patterns))
+	c.Charge(size(patterns) - size(c.subs.patterns))
 	c.subs.patterns = patterns
 }
 
 // unsubscribe takes patterns away. No frame of theirs follows the answer.
 // Reader's.
-func (s *server) unsubscribe(c *conn, id uint64, req *wire.Unsubscribe) *wire.Error {
+func (s *server) unsubscribe(c *session, id uint64, req *wire.Unsubscribe) *wire.Error {
 	all := slices.DeleteFunc(slices.Clone(c.subs.patterns), func(p string) bool { return slices.Contains(req.Topics, p) })
-	answer := encode(c.format.Plain(), &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
+	answer := frame.Encode(c.Format.Plain(), &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
 	before, after := topic.Canonical(c.subs.patterns), topic.Canonical(all)
 	c.holds(all)
-	old := c.feed.Load()
+	old := c.Feed()
 	if old == nil || slices.Equal(before, after) {
-		c.send(answer)
+		c.Send(answer)
 		return nil
 	}
 	s.hub.With(func(v *hub.View) {
 		v.Settle(old)
-		steps := []step{{until: old.End(), seq: v.Seq()}, {data: answer}}
+		steps := []conn.Step{{Until: old.End(), Seq: v.Seq()}, {Data: answer}}
 		v.Leave(old)
 		if len(after) > 0 {
-			f := v.Join(after, c.format, c.subs.maxHz)
+			f := v.Join(after, c.Format, c.subs.maxHz)
 			cur, pos := v.Tip(f)
-			steps = append(steps, step{feed: f, cur: cur, pos: pos})
-			c.goTo(f, cur, pos)
+			steps = append(steps, conn.Step{Feed: f, Cur: cur, Pos: pos})
+			c.GoTo(v, f, cur, pos)
 		} else {
-			c.feed.Store(nil)
+			c.GoTo(v, nil, hub.Cursor{}, 0)
 		}
-		c.enter(steps...)
+		c.Queue(steps...)
 	})
-	c.writer.push(job{conn: c, what: jobMove})
+	c.Move()
 	return nil
 }

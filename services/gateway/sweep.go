@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
+	"github.com/pollcast/pollcast/services/gateway/conn"
+	"github.com/pollcast/pollcast/services/gateway/frame"
 	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/ws"
 )
@@ -30,7 +32,7 @@ func (s *server) sweep(ctx context.Context) {
 		case now := <-tick.C:
 			s.hub.Sweep(now)
 			s.metrics.setReady(s.ready())
-			s.conns.each(func(c *conn) { s.check(c, now) })
+			s.conns.each(func(c *session) { s.check(c, now) })
 			s.sweepSockets(now)
 			s.readbacks.sweep(s.budget, now)
 			if n%recountEvery == 0 || !s.budget.Room(0) {
@@ -43,33 +45,33 @@ func (s *server) sweep(ctx context.Context) {
 
 // check pings a connection when it is time, and closes it when it has stopped
 // answering or fallen too far behind.
-func (s *server) check(c *conn, now time.Time) {
+func (s *server) check(c *session, now time.Time) {
 	// Only one whose socket is full is slow: the others are about to be written
 	// to. With delivery latest it keeps nothing waiting (conflate.go).
-	if at := c.closed.Load(); at != 0 {
-		if now.UnixNano()-at > int64(closeLimit) {
-			c.fail() // whatever its client is waiting for
+	if at := c.ClosingSince(); at != 0 {
+		if now.UnixNano()-at > int64(conn.CloseLimit) {
+			c.Fail() // whatever its client is waiting for
 		}
 		return
 	}
-	blocked := c.draining.Load()
-	if age := c.age(now.UnixNano()); blocked && !c.latest.Load() && (c.lag() > uint64(s.cfg.MaxLag) || age > s.cfg.MaxLagTime) {
-		c.close(wire.CloseSlowConsumer, "")
+	blocked := c.Blocked()
+	if age := c.Age(now.UnixNano()); blocked && !c.Latest() && (c.Lag() > uint64(s.cfg.MaxLag) || age > s.cfg.MaxLagTime) {
+		c.Close(wire.CloseSlowConsumer, "")
 		return
 	}
-	heard, pinged := c.heard.Load(), c.pinged.Load()
+	heard, pinged := c.Heard(), c.pinged
 	switch {
-	case blocked && c.latest.Load():
+	case blocked && c.Latest():
 		// It may be as slow as it likes, and no ping would get through. A dead
 		// peer is the kernel's to find.
-	case c.format != hub.SSE && pinged > heard && now.UnixNano()-pinged > int64(pongWait):
-		c.close(wire.ClosePingTimeout, "")
+	case c.Format != hub.SSE && pinged > heard && now.UnixNano()-pinged > int64(pongWait):
+		c.Close(wire.ClosePingTimeout, "")
 	case now.UnixNano()-pinged > int64(s.cfg.PingInterval):
-		c.pinged.Store(now.UnixNano())
-		if c.format == hub.SSE {
-			c.send(sseHeartbeat)
+		c.pinged = now.UnixNano()
+		if c.Format == hub.SSE {
+			c.Send(frame.Heartbeat)
 		} else {
-			c.send(pingFrame)
+			c.Send(pingFrame)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/topic"
+	"github.com/pollcast/pollcast/services/gateway/frame"
 	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/memory"
 )
@@ -105,5 +106,5 @@ func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(30 * time.Second)) // not every writer has one
-	_, _ = w.Write(append(marshal(v), '\n'))                                             // a client that left needs no answer
+	_, _ = w.Write(append(frame.Marshal(v), '\n'))                                       // a client that left needs no answer
 }

@@ -41,6 +41,9 @@ func TestDependencies(t *testing.T) {
 		{"services/gateway/hub", module + "pkg/bus", "records come to the hub by its methods"},
 		{"services/gateway/hub", module + "services/gateway/ws", "the hub's frames are any bytes"},
 		{"services/gateway/memory", module, "the budget counts bytes of anything"},
+		{"services/gateway/conn", "net/http", "what a client sends, and how it came, is no business of what is sent to it"},
+		{"services/gateway/conn", "github.com/gorilla/", "a connection begins after the handshake"},
+		{"services/gateway/conn", "github.com/nats-io/", "a connection reads feeds, not the stream"},
 		{"services/poller", "github.com/gorilla/", "clients are the gateway's"},
 		{"services/poller", module + "services/gateway", "they meet in NATS and in pollcast only"},
 		{"services/poller", module + "services/hostrpc", "hostrpc is an upstream like any other"},
@@ -92,8 +95,10 @@ var gatewayRooms = map[string]string{
 	"ws/wstest":   "",
 	"memory":      "",
 	"hub":         "memory",
+	"frame":       "hub ws",
+	"conn":        "frame hub memory",
 	"console":     "",
-	".":           "console hub memory ws",
+	".":           "conn console frame hub memory ws",
 	"cmd/gateway": ".",
 }
 

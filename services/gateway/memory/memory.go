@@ -124,3 +124,11 @@ func (b *Budget) Recount(count func() int64) {
 	b.counted.Store(count())
 	b.grown.Add(-grown)
 }
+
+// Less returns a - b, or 0 if b is more.
+func Less(a, b uint64) uint64 {
+	if a > b {
+		return a - b
+	}
+	return 0
+}

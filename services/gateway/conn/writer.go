@@ -1,4 +1,4 @@
-package gateway
+package conn
 
 import (
 	"context"
@@ -18,18 +18,16 @@ const (
 	writeWait = 10 * time.Second
 	// blockedWrite is how long a write takes that had to wait for the client.
 	blockedWrite = 100 * time.Millisecond
-	// closeWait is how long a closing connection may take to answer.
-	closeWait = 3 * time.Second
-	// closeLimit is how long closing may take in all, with what is sent before
+	// CloseLimit is how long closing may take in all, with what is sent before
 	// the close frame.
-	closeLimit = 10 * time.Second
+	CloseLimit = 10 * time.Second
 )
 
 // A job is one thing for a writer to look at; exactly one field besides what
 // is set.
 type job struct {
 	group *group // it has grown
-	conn  *conn
+	conn  *Conn
 	what  jobKind
 }
 
@@ -42,16 +40,16 @@ const (
 	jobLeave                 // it is gone
 )
 
-// A writer is one goroutine that writes to the sockets of its connections and
+// A Writer is one goroutine that writes to the sockets of its connections and
 // never waits for one: a socket that takes no more is handed to a goroutine of
 // its own (drain) until it has caught up.
 //
 // Its queue holds at most one job per group, and per connection one of each
 // kind and one move per subscribe.
-type writer struct {
-	index   int // among the writers, and of its group in a feed
-	metrics *metrics
-	drains  sync.WaitGroup
+type Writer struct {
+	index  int // among the writers, and of its group in a feed
+	host   *Host
+	drains sync.WaitGroup
 
 	mu     sync.Mutex
 	queue  []job
@@ -67,8 +65,8 @@ type writer struct {
 	rawFn func(fd uintptr) bool
 }
 
-func newWriter(index int, m *metrics) *writer {
-	w := &writer{index: index, metrics: m, wakeup: make(chan struct{}, 1)}
+func NewWriter(index int, host *Host) *Writer {
+	w := &Writer{index: index, host: host, wakeup: make(chan struct{}, 1)}
 	w.rawFn = func(fd uintptr) bool {
 		for {
 			w.n, w.err = send(fd, w.buf)
@@ -80,7 +78,7 @@ func newWriter(index int, m *metrics) *writer {
 	return w
 }
 
-func (w *writer) push(j job) {
+func (w *Writer) push(j job) {
 	w.mu.Lock()
 	w.queue = append(w.queue, j)
 	first := len(w.queue) == 1
@@ -94,14 +92,14 @@ func (w *writer) push(j job) {
 }
 
 // wake has a connection looked at.
-func (w *writer) wake(c *conn) {
+func (w *Writer) wake(c *Conn) {
 	if !c.queued.Swap(true) {
 		w.push(job{conn: c, what: jobFlush})
 	}
 }
 
-// run writes until ctx ends, and then waits for the goroutines of its own.
-func (w *writer) run(ctx context.Context) {
+// Run writes until ctx ends, and then waits for the goroutines of its own.
+func (w *Writer) Run(ctx context.Context) {
 	for {
 		if w.turn() {
 			continue
@@ -116,7 +114,7 @@ func (w *writer) run(ctx context.Context) {
 }
 
 // turn does what is in the queue; false when there is nothing.
-func (w *writer) turn() bool {
+func (w *Writer) turn() bool {
 	w.mu.Lock()
 	jobs := w.queue
 	w.queue = w.spare[:0]
@@ -129,7 +127,7 @@ func (w *writer) turn() bool {
 	return len(jobs) > 0
 }
 
-func (w *writer) do(j job) {
+func (w *Writer) do(j job) {
 	if j.group != nil {
 		w.walk(j.group)
 		return
@@ -139,43 +137,43 @@ func (w *writer) do(j job) {
 	case jobFlush:
 		c.queued.Store(false)
 	case jobMove:
-		w.regroup(c, c.groupOf(c.feed.Load()))
+		w.regroup(c, c.group(c.feed.Load()))
 	case jobReturn:
-		c.away = false
+		c.out.away = false
 		c.draining.Store(false)
 	case jobLeave:
 		w.regroup(c, nil)
 		return
 	}
-	if !c.away {
+	if !c.out.away {
 		w.flush(c)
 	}
 }
 
 // flush sends a connection what it is behind, as far as its socket takes it.
-func (w *writer) flush(c *conn) {
+func (w *Writer) flush(c *Conn) {
 	for budget := passBytes; budget > 0; {
-		b := c.next()
-		c.holdsOwn()
+		b := c.out.next()
+		c.out.noteOwned()
 		if len(b) == 0 {
-			if c.finished() {
+			if c.out.finished() {
 				c.linger()
 			}
 			return
 		}
-		if c.raw == nil {
+		if c.Raw == nil {
 			w.handOff(c)
 			return
 		}
 		w.buf, w.n, w.err = b, 0, nil
-		err := c.raw.Write(w.rawFn)
+		err := c.Raw.Write(w.rawFn)
 		w.buf = nil
 		if err == nil {
 			err = w.err
 		}
 		if w.n > 0 {
-			w.metrics.bytes.Add(float64(w.n))
-			c.advance(b, w.n)
+			w.host.SentBytes.Add(float64(w.n))
+			c.out.advance(b, w.n)
 			budget -= w.n
 			w.wrote += w.n
 		}
@@ -184,7 +182,7 @@ func (w *writer) flush(c *conn) {
 			w.handOff(c)
 			return
 		case err != nil:
-			c.fail()
+			c.Fail()
 			return
 		}
 	}
@@ -192,34 +190,32 @@ func (w *writer) flush(c *conn) {
 }
 
 // handOff gives a connection whose socket is full to a goroutine of its own.
-func (w *writer) handOff(c *conn) {
-	c.away = true
+func (w *Writer) handOff(c *Conn) {
+	c.out.away = true
 	c.draining.Store(true)
-	w.metrics.draining.Inc()
+	w.host.Blocked.Inc()
 	w.drains.Go(func() {
 		w.drain(c)
-		w.metrics.draining.Dec()
+		w.host.Blocked.Dec()
 		w.push(job{conn: c, what: jobReturn})
 	})
 }
 
 // drain writes to a socket that takes little, until it has caught up.
-func (w *writer) drain(c *conn) {
+func (w *Writer) drain(c *Conn) {
 	for {
 		closed := c.closed.Load()
 		switch {
 		case closed != 0:
-			c.mu.Lock()
-			c.cutLoose()
-			c.mu.Unlock()
+			c.out.cutLoose()
 		case c.latest.Load():
-			c.conflate()
+			c.out.conflate()
 		}
-		b := c.next()
-		c.holdsOwn()
-		if c.forgotten {
-			c.forgotten = false
-			c.close(wire.CloseSlowConsumer, "")
+		b := c.out.next()
+		c.out.noteOwned()
+		if c.out.forgotten {
+			c.out.forgotten = false
+			c.Close(wire.CloseSlowConsumer, "")
 			continue
 		}
 		if len(b) == 0 {
@@ -228,16 +224,16 @@ func (w *writer) drain(c *conn) {
 		start := time.Now()
 		until := start.Add(writeWait)
 		if closed != 0 {
-			until = time.Unix(0, closed).Add(closeLimit)
+			until = time.Unix(0, closed).Add(CloseLimit)
 		}
-		_ = c.nc.SetWriteDeadline(until) // a dead socket shows in Write
+		_ = c.Socket.SetWriteDeadline(until) // a dead socket shows in Write
 		if closed == 0 && c.closed.Load() != 0 {
 			continue // close may have set its deadline before this one
 		}
-		n, err := c.nc.Write(b)
+		n, err := c.Socket.Write(b)
 		if n > 0 {
-			w.metrics.bytes.Add(float64(n))
-			c.advance(b, n)
+			w.host.SentBytes.Add(float64(n))
+			c.out.advance(b, n)
 			if now := time.Now(); now.Sub(start) > blockedWrite {
 				c.heard.Store(now.UnixNano()) // the socket was full and took more: the client reads
 			}
@@ -250,7 +246,7 @@ func (w *writer) drain(c *conn) {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				c.note(wire.CloseSlowConsumer)
 			}
-			c.fail()
+			c.Fail()
 			return
 		}
 	}

@@ -1,4 +1,4 @@
-package gateway
+package conn
 
 import (
 	"sync/atomic"
@@ -16,17 +16,20 @@ const (
 
 // A group is the connections of one feed that one writer serves.
 type group struct {
-	writer *writer
+	writer *Writer
 	feed   *hub.Feed
 	dirty  atomic.Bool  // a walk is under way, or queued
 	n      atomic.Int32 // len(conns), for wake
 
 	// The writer's.
-	conns   []*conn
+	conns   []*Conn
 	left    int // of conns, those before are yet to be visited
 	walking bool
 	end     uint64 // of the feed when the walk began
 }
+
+// NewGroup returns the group of the writer's connections in a feed.
+func (w *Writer) NewGroup(f *hub.Feed) hub.Group { return &group{writer: w, feed: f} }
 
 // Wake implements hub.Group: it has the group's connections sent what their feed has grown by.
 func (g *group) Wake() {
@@ -38,7 +41,7 @@ func (g *group) Wake() {
 // walk visits the group's connections from the last to the first, one stride of
 // them. Whoever leaves meanwhile gives its place to one that was visited, and
 // whoever comes is visited for itself.
-func (w *writer) walk(g *group) {
+func (w *Writer) walk(g *group) {
 	if !g.walking {
 		g.walking, g.left, g.end = true, len(g.conns), g.feed.End()
 	}
@@ -46,7 +49,7 @@ func (w *writer) walk(g *group) {
 	until := w.wrote + strideBytes
 	for n := strideConns; n > 0 && g.left > 0 && w.wrote < until; n-- {
 		g.left--
-		if c := g.conns[g.left]; !c.away {
+		if c := g.conns[g.left]; !c.out.away {
 			w.flush(c)
 		}
 	}
@@ -61,28 +64,20 @@ func (w *writer) walk(g *group) {
 	w.push(job{group: g})
 }
 
-// groupOf is where c stands in a feed.
-func (c *conn) groupOf(f *hub.Feed) *group {
-	if f == nil || c.gone.Load() {
-		return nil
-	}
-	return f.Groups[c.writer.index].(*group)
-}
-
 // regroup moves a connection to another group; nil: to none.
-func (w *writer) regroup(c *conn, to *group) {
-	if c.group == to {
+func (w *Writer) regroup(c *Conn, to *group) {
+	if c.out.group == to {
 		return
 	}
-	if g := c.group; g != nil {
+	if g := c.out.group; g != nil {
 		last := g.conns[len(g.conns)-1]
-		g.conns[c.index], last.index = last, c.index
+		g.conns[c.out.index], last.out.index = last, c.out.index
 		g.conns[len(g.conns)-1] = nil
 		g.conns = g.conns[:len(g.conns)-1]
 		g.n.Add(-1)
 	}
-	if c.group = to; to != nil {
-		c.index = len(to.conns)
+	if c.out.group = to; to != nil {
+		c.out.index = len(to.conns)
 		to.conns = append(to.conns, c)
 		to.n.Add(1)
 	}

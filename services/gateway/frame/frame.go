@@ -1,4 +1,9 @@
-package gateway
+// Package frame makes and reads the bytes of server frames: JSON and protobuf in
+// WebSocket frames, compressed or not, and JSON as server-sent events.
+//
+//	wire.ServerFrame ─► Append (frame.go) ─► bytes for the socket
+//	                     └─ sse.go
+package frame
 
 import (
 	"bytes"
@@ -15,24 +20,25 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// encode makes the bytes of a server frame, ready for the socket.
-func encode(fm hub.Format, f *wire.ServerFrame) []byte { return appendFrame(nil, fm, f) }
+// Encode makes the bytes of a server frame, ready for the socket.
+func Encode(fm hub.Format, f *wire.ServerFrame) []byte { return Append(nil, fm, f) }
 
-func appendFrame(dst []byte, fm hub.Format, f *wire.ServerFrame) []byte {
+// Append appends the bytes of a server frame.
+func Append(dst []byte, fm hub.Format, f *wire.ServerFrame) []byte {
 	if p := fm.Plain(); p != fm {
-		return append(dst, ws.Compress(encode(p, f))...)
+		return append(dst, ws.Compress(Encode(p, f))...)
 	}
 	if fm == hub.Proto {
 		b, err := f.MarshalProto()
 		if err != nil {
-			panic(fmt.Sprintf("gateway: encode frame: %v", err)) // every string was checked at intake
+			panic(fmt.Sprintf("frame: encode frame: %v", err)) // every string was checked at intake
 		}
 		return append(ws.AppendHeader(dst, ws.Fin|ws.Binary, len(b)), b...)
 	}
 	scratch := scratches.Get().(*[]byte)
 	b, err := f.AppendJSON((*scratch)[:0])
 	if err != nil {
-		panic(fmt.Sprintf("gateway: %v", err)) // every value was checked at intake
+		panic(fmt.Sprintf("frame: %v", err)) // every value was checked at intake
 	}
 	if fm == hub.SSE {
 		dst = appendSSE(dst, f, b)
@@ -52,23 +58,23 @@ var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 const maxScratch = 64 << 10
 
-// marshal makes JSON without escaping what is only special in HTML.
-func marshal(v any) []byte {
+// Marshal makes JSON without escaping what is only special in HTML.
+func Marshal(v any) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		panic(fmt.Sprintf("gateway: encode frame: %v", err)) // every value was checked at intake
+		panic(fmt.Sprintf("frame: encode frame: %v", err)) // every value was checked at intake
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
 }
 
-// An encoder makes the bytes of frames for the hub.
-type encoder struct{}
+// An Encoder makes the bytes of frames for the hub.
+type Encoder struct{}
 
 // Append implements hub.Encoder.
-func (encoder) Append(dst []byte, fm hub.Format, f *wire.ServerFrame) []byte {
-	return appendFrame(dst, fm, f)
+func (Encoder) Append(dst []byte, fm hub.Format, f *wire.ServerFrame) []byte {
+	return Append(dst, fm, f)
 }
 
 // maxDeflate is the longest piece of a frame that is compressed under the hub's
@@ -77,31 +83,31 @@ func (encoder) Append(dst []byte, fm hub.Format, f *wire.ServerFrame) []byte {
 const maxDeflate = 16 << 10
 
 // Compress implements hub.Encoder.
-func (encoder) Compress(frame, value, packed []byte) []byte {
+func (Encoder) Compress(frame, value, packed []byte) []byte {
 	return ws.CompressAround(frame, value, packed, maxDeflate)
 }
 
 // CompressValue implements hub.Encoder.
-func (encoder) CompressValue(value []byte) []byte { return ws.CompressValue(value) }
+func (Encoder) CompressValue(value []byte) []byte { return ws.CompressValue(value) }
 
-// frameLen returns the length of the frame that b begins with.
-func frameLen(fm hub.Format, b []byte) int {
+// Len returns the length of the frame that b begins with.
+func Len(fm hub.Format, b []byte) int {
 	if fm == hub.SSE {
 		return sseLen(b)
 	}
 	return ws.FrameLen(b)
 }
 
-// closeFrame returns the last frame of a connection.
-func closeFrame(fm hub.Format, code wire.CloseCode, text string) []byte {
+// Close returns the last frame of a connection.
+func Close(fm hub.Format, code wire.CloseCode, text string) []byte {
 	if fm == hub.SSE {
 		return sseClose(code, text)
 	}
 	return ws.Close(uint16(code), text)
 }
 
-// eventSeq returns the sequence number of a frame that holds an event.
-func eventSeq(fm hub.Format, frame []byte) (uint64, bool) {
+// EventSeq returns the sequence number of a frame that holds an event.
+func EventSeq(fm hub.Format, frame []byte) (uint64, bool) {
 	if fm == hub.SSE {
 		return sseSeq(frame)
 	}
@@ -109,7 +115,7 @@ func eventSeq(fm hub.Format, frame []byte) (uint64, bool) {
 	if frame[0]&ws.Compressed != 0 {
 		var err error
 		if payload, err = ws.Inflate(payload, math.MaxInt32); err != nil {
-			panic(fmt.Sprintf("gateway: %v", err)) // it was compressed here
+			panic(fmt.Sprintf("frame: %v", err)) // it was compressed here
 		}
 	}
 	if fm.Plain() == hub.Proto {
