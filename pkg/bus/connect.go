@@ -207,7 +207,8 @@ func (c *Conn) dialOptions(name string) ([]nats.Option, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts = append(opts, nats.Name(name+" "+host), nats.Timeout(2*time.Second), nats.CustomInboxPrefix("_INBOX_"+c.opts.Role))
+	opts = append(opts, nats.Name(name+" "+host), nats.Timeout(2*time.Second),
+		nats.CustomInboxPrefix("_INBOX_"+c.opts.Role))
 	if c.opts.InProcess != nil {
 		return append(opts, nats.InProcessServer(c.opts.InProcess)), nil
 	}

@@ -178,7 +178,8 @@ func (c *Config) checkLogin(report func(path, problem, fix string)) {
 	}
 	if c.Creds != "" {
 		if _, err := readCredentials(c.Creds); err != nil {
-			report("credentials", err.Error(), "name a file that `nsc generate creds` made, or one with the seed of a user's nkey")
+			report("credentials", err.Error(),
+				"name a file that `nsc generate creds` made, or one with the seed of a user's nkey")
 		}
 	}
 }

@@ -41,7 +41,8 @@ func (n Names) checkOwner(c jetstream.StreamConfig) error {
 	if c.Mirror != nil || slices.ContainsFunc(c.Subjects, func(s string) bool { return covers(s, n.InAll()) }) {
 		return nil
 	}
-	return fmt.Errorf("stream %s stores %s and not %s: %w", n.Stream(), strings.Join(c.Subjects, ", "), n.InAll(), ErrOtherPrefix)
+	return fmt.Errorf("stream %s stores %s and not %s: %w",
+		n.Stream(), strings.Join(c.Subjects, ", "), n.InAll(), ErrOtherPrefix)
 }
 
 // covers reports whether a pattern matches each subject that another pattern
@@ -127,7 +128,8 @@ func (n Names) checkLeases(ctx context.Context, js jetstream.JetStream, c Config
 		return fail(err)
 	}
 	if ttl := status.TTL(); ttl != c.LeaseTime {
-		return fail(fmt.Errorf("entries vanish after %v, nats.leaseTime is %v (0s: never): %w", ttl, c.LeaseTime, ErrManaged))
+		return fail(fmt.Errorf("entries vanish after %v (0s: never), nats.leaseTime is %v: %w",
+			ttl, c.LeaseTime, ErrManaged))
 	}
 	return kv, nil
 }

@@ -91,7 +91,8 @@ func (a *authority) issue(dir, host string) {
 
 // tlsOf are settings of the files in a directory.
 func tlsOf(dir string) bus.TLS {
-	return bus.TLS{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
+	in := func(name string) string { return filepath.Join(dir, name) }
+	return bus.TLS{CA: in("ca.pem"), Cert: in("cert.pem"), Key: in("key.pem")}
 }
 
 // serverTLS has a server require certificates of the authority in a directory.
