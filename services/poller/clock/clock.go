@@ -1,24 +1,18 @@
 package clock
 
-import (
-	"time"
-)
+import "time"
 
-// Records carry wall-clock times. The wall clock can be set, forwards and back,
-// while a poller runs or between two lives of it; nothing here may then poll in
-// a burst, wait for an hour, or call a value younger than it is. So what is
-// counted in this process is counted by the monotonic clock, which time.Now
-// carries along, and asOf, which is told, is turned back with the wall clock.
-
-// clock is time.Now. Tests set its wall clock.
+// Now is time.Now. Tests replace it to set the wall clock.
 var Now = time.Now
 
-// maxDrift is how far the two clocks may come apart without the wall clock
-// having been set.
+// maxDrift is how far the wall clock and the monotonic clock may differ before
+// WallTime takes it that somebody set the wall clock.
 const maxDrift = 100 * time.Millisecond
 
-// told is at, a time of the past, by the wall clock as it is at now. If that
-// was set back since, at itself would lie too close, or ahead.
+// WallTime returns at, a time before now, as a record carries it: by the wall clock
+// of now, in UTC and whole milliseconds, never later than now. If the wall clock was
+// set back since at, the result moves back with it; if it was set forward, it does
+// not move. A zero at stays zero.
 func WallTime(at, now time.Time) time.Time {
 	if at.IsZero() {
 		return at
@@ -33,8 +27,9 @@ func WallTime(at, now time.Time) time.Time {
 	return Stamp(wall)
 }
 
-// anchor gives a time out of a record the monotonic reading it would have, had
-// no clock been set since. It is not later than now.
+// Anchor returns at, a time from a record, with the monotonic reading that it would
+// have if nobody had set the clock since. The result is not later than now. A zero at
+// stays zero.
 func Anchor(at, now time.Time) time.Time {
 	switch {
 	case at.IsZero():
@@ -45,9 +40,11 @@ func Anchor(at, now time.Time) time.Time {
 	return now.Add(at.Sub(now.Round(0)))
 }
 
-// stamp is a time as records carry it: UTC, in milliseconds, never later than t.
+// Stamp returns t as records carry it: in UTC, cut to whole milliseconds, so that it
+// is never later than t.
 func Stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
+// Later returns the later of two times.
 func Later(a, b time.Time) time.Time {
 	if b.After(a) {
 		return b

@@ -6,29 +6,30 @@ import (
 	"time"
 )
 
-// A standstill that has just ended is known before the pulse beats again, and
-// counted once.
+// TestPulse checks that a standstill that has just ended counts before the next beat,
+// and counts once.
 func TestPulse(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var p Pulse
-		if p.Stood() != 0 || (*Pulse)(nil).Stood() != 0 {
+		if p.Paused() != 0 || (*Pulse)(nil).Paused() != 0 {
 			t.Error("a standstill before the first beat")
 		}
 		p.beat(time.Now())
-		time.Sleep(pulseBeat + pulseSlack)
-		if d := p.Stood(); d != 0 {
+		time.Sleep(pulseInterval + pulseSlack)
+		if d := p.Paused(); d != 0 {
 			t.Errorf("stood still for %v, which is slack", d)
 		}
 		time.Sleep(3*time.Second - pulseSlack)
-		if d := p.Stood(); d != 3*time.Second {
+		if d := p.Paused(); d != 3*time.Second {
 			t.Errorf("stood still for %v before the beat", d)
 		}
-		if d := p.beat(time.Now()); d != 3*time.Second || p.Stood() != d {
-			t.Errorf("stood still for %v, %v in all", d, p.Stood())
+		if d := p.beat(time.Now()); d != 3*time.Second || p.Paused() != d {
+			t.Errorf("stood still for %v, %v in all", d, p.Paused())
 		}
-		time.Sleep(pulseBeat)
-		if d := p.beat(time.Now()); d != 0 || p.Stood() != 3*time.Second {
-			t.Errorf("stood still for %v more, %v in all", d, p.Stood())
+		time.Sleep(pulseInterval)
+		if d := p.beat(time.Now()); d != 0 || p.Paused() != 3*time.Second {
+			t.Errorf("stood still for %v more, %v in all", d, p.Paused())
 		}
 	})
 }

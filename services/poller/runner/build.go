@@ -97,7 +97,7 @@ func (r *Runner) newPoll(index int, topic string, c config.Poll, log *slog.Logge
 	a := &ask.Asker{
 		Topic: topic, Index: index, Config: c, Source: r.config, Upstreams: r.Upstreams,
 		Log:        history.Remember(log.With("poll", topic), lines),
-		MaxPayload: r.maxPayload, Stood: func() time.Duration { return r.Pulse.Stood() },
+		MaxPayload: r.maxPayload, Stood: func() time.Duration { return r.Pulse.Paused() },
 	}
 	var sequence *walk.Sequence
 	var err error

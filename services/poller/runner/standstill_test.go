@@ -43,9 +43,7 @@ func TestStandstill(t *testing.T) {
 				}
 				<-ctx.Done()
 				if stands {
-					p.Mu.Lock()
-					p.Still = 3 * time.Second * time.Duration(tick) // all together
-					p.Mu.Unlock()
+					p.SetPaused(3 * time.Second * time.Duration(tick)) // all together
 				}
 				return "", &source.Failure{Reason: event.Timeout, Detail: "no answer", Counts: true}
 			})
