@@ -172,16 +172,16 @@ func TestHystrixHasOnePlace(t *testing.T) {
 				continue
 			}
 			switch path {
-			case "services/poller/breaker/breaker.go":
+			case "services/poller/breaker/hystrix.go":
 				seen = true
 			case "services/poller/breaker/breaker_test.go":
 			default:
-				t.Errorf("%s imports %s: only services/poller/breaker/breaker.go may", path, name)
+				t.Errorf("%s imports %s: only services/poller/breaker/hystrix.go may", path, name)
 			}
 		}
 	}
 	if !seen {
-		t.Error("services/poller/breaker/breaker.go does not import hystrix-go: where did the breaker go?")
+		t.Error("services/poller/breaker/hystrix.go does not import hystrix-go: where did the breaker go?")
 	}
 }
 

@@ -92,7 +92,7 @@ func New(_ context.Context, o Options) (*Poller, error) {
 	if p.owner == "" {
 		p.owner = p.host + "-" + randomSuffix()
 	}
-	now := &collector{sources: p.sources.list, group: p.group.Load, stood: p.pulse.Stood}
+	now := &collector{sources: p.sources.list, group: p.group.Load, stood: p.pulse.Paused}
 	if p.metrics, err = newMetrics(o.Registerer, now); err != nil {
 		return nil, err
 	}

@@ -6,7 +6,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// hystrix never ends the two goroutines of a circuit.
+// TestMain finds leaked goroutines. hystrix never ends the two goroutines of a circuit.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("github.com/afex/hystrix-go/hystrix.(*metricExchange).Monitor"),

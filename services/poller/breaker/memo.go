@@ -7,16 +7,16 @@ import (
 	"github.com/pollcast/pollcast/services/poller/clock"
 )
 
-// How circuits survive their poller: every breaker record, and every freshness
-// record of a source whose circuits ever had a failure, carries the state of all
-// of them, streaks and Retry-After too, and what was spent of maxCallsPerMinute.
-// The next owner takes of each circuit what was told last.
-
-// memo is the circuit for its next owner; false when it never had a failure.
+// Memo returns the circuit's state for the next holder of the lease; false if it never
+// changed. Every breaker record carries the memos of all circuits of the source, with
+// the calls spent of maxCallsPerMinute, and so does every freshness record once a circuit
+// had a failure. The next holder adopts the newest memo of each circuit.
 func (c *Circuit) Memo() (event.Circuit, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := event.Circuit{Upstream: c.upstream, State: c.state, Failures: c.streak, At: clock.Stamp(c.touched), Changes: c.changes}
+	m := event.Circuit{
+		Upstream: c.upstream, State: c.state, Failures: c.streak, At: clock.Stamp(c.touched), Changes: c.changes,
+	}
 	if c.streak > 0 {
 		m.Cause = event.Detail(c.cause)
 	}
@@ -29,55 +29,59 @@ func (c *Circuit) Memo() (event.Circuit, bool) {
 	return m, !c.touched.IsZero()
 }
 
-// restore is adopt for the circuit that changed.
+// Restore is Adopt for the circuit whose transition b is, from a record without memos;
+// nil does nothing.
 func (c *Circuit) Restore(b *event.Breaker) {
 	if b != nil {
-		c.Adopt(event.Circuit{Upstream: b.Upstream, State: b.To, Failures: b.Failures, Cause: b.Cause, At: b.At, NextProbeAt: b.NextProbeAt.Add(ProbeMargin)}, b.At)
+		c.Adopt(event.Circuit{
+			Upstream: b.Upstream, State: b.To, Failures: b.Failures, Cause: b.Cause, At: b.At,
+			NextProbeAt: b.NextProbeAt.Add(ProbeMargin),
+		}, b.At)
 	}
 }
 
-// adopt gives the circuit the state that a former owner of the source told of,
-// unless this process knows something later.
-func (c *Circuit) Adopt(m event.Circuit, told time.Time) {
+// Adopt gives the circuit the state m that a former holder of the lease published at
+// published, unless m is another upstream's or this process knows a later state.
+func (c *Circuit) Adopt(m event.Circuit, published time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m.Upstream != c.upstream || !m.At.After(c.touched) {
 		return
 	}
 	now := clock.Now()
-	// What is left of a time, but not more than when it was told, if the clock was
-	// set back meanwhile.
-	left := func(until time.Time) time.Time {
-		return now.Add(min(until.Sub(now), until.Sub(clock.Later(m.At, told))))
+	// remaining is the time until a time of the memo, counted from now. If the clock
+	// was set back meanwhile, it is not longer than it was when the memo was published.
+	remaining := func(until time.Time) time.Time {
+		return now.Add(min(until.Sub(now), until.Sub(clock.Later(m.At, published))))
 	}
 	if m.WaitUntil.After(now) {
-		c.notBefore = left(m.WaitUntil)
+		c.notBefore = remaining(m.WaitUntil)
 	}
 	at := m.At
-	if at.After(now) { // it was set back
+	if at.After(now) { // the clock was set back
 		at = now
 	}
 	if m.State == event.Closed {
 		if c.state != event.Closed {
 			c.streak, c.notBefore = 0, time.Time{}
-			c.closeHystrix()
+			c.gate.close()
 			c.transition(event.Closed, "recovered")
 		}
-		// As many may be enough by now to open it; the next failure does.
+		// With this rule so many failures may open the circuit; then the next failure does.
 		c.streak, c.cause, c.touched, c.changes = min(m.Failures, c.rule.Failures-1), m.Cause, at, m.Changes
 		return
 	}
-	c.report("failure", now)
-	if !c.hystrix.IsOpen() && !c.trip() {
+	c.gate.report("failure", now)
+	if !c.gate.isOpen() && !c.gate.trip() {
 		return
 	}
 	c.streak, c.cause = m.Failures, m.Cause
-	// A probe that was out went down with its poller: the next call is it.
+	// A probe under way ended with its poller: the next call is the probe.
 	c.probeAt = now
 	if m.State == event.Open && m.NextProbeAt.After(now) {
-		c.probeAt = left(m.NextProbeAt)
+		c.probeAt = remaining(m.NextProbeAt)
 		if latest := now.Add(max(c.rule.OpenFor+2*ProbeMargin, maxRetryAfter)); c.probeAt.After(latest) {
-			c.probeAt = latest // it was opened under another configuration
+			c.probeAt = latest // another configuration opened it
 		}
 	}
 	c.state = event.Open

@@ -7,12 +7,15 @@ import (
 	"github.com/pollcast/pollcast/pkg/event"
 )
 
-// What was told last counts, whatever order it is read in.
+// TestCircuitAdopt checks that the newest memo counts, in whatever order they are read.
 func TestCircuitAdopt(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, Rule{Failures: 5, OpenFor: time.Minute})
 	now := time.Now()
 	closed := func(n int, ago time.Duration) event.Circuit {
-		return event.Circuit{Upstream: "http://x", State: event.Closed, Failures: n, Cause: "HTTP 500", At: now.Add(-ago), Changes: 1}
+		return event.Circuit{
+			Upstream: "http://x", State: event.Closed, Failures: n, Cause: "HTTP 500", At: now.Add(-ago), Changes: 1,
+		}
 	}
 	b.c.Adopt(closed(3, time.Hour), time.Time{})
 	if s := b.c.Snapshot(); s.Streak != 3 || s.Cause != "HTTP 500" {

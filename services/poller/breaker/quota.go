@@ -6,27 +6,30 @@ import (
 	"time"
 )
 
-// quota bounds the calls to one upstream in any minute, whoever owned the source
-// then: freshness records tell how many there were (handover.go). What the configuration asks for at its regular pace fits
-// (Source.check); this holds back what comes on top: first polls, fail-over of
-// other sources' pace, polls after a recovery.
+// Quota bounds the calls to one upstream in any minute. Its methods may be called from
+// several goroutines. The zero Quota has no bound.
+//
+// The check of the configuration makes sure that the regular polls fit. Quota holds back
+// what comes on top: first polls, fail-over, polls after a recovery. The bound holds across
+// a change of the lease holder: a provider that bans who exceeds its quota does not care
+// which poller called. So records carry Spent, and the next holder learns it (Learn).
 type Quota struct {
 	mu     sync.Mutex
-	Limit  int // 0: no bound
-	counts [quotaSlots]int
-	slot   int64 // the newest, in quotaSlot since start; no older one is negative
-	sum    int
+	Limit  int             // calls a minute; 0: no bound. SetLimit changes it once calls are counted
+	counts [quotaSlots]int // calls by slot, as a ring
+	slot   int64           // the newest, counted from start; quotaSlots or more
+	sum    int             // of counts
 	start  time.Time
 }
 
-// A minute, less a second for ticks that come late and the next in time.
+// The window is a minute less a second: one tick may come late, and the next in time.
 const (
 	quotaSlot  = 100 * time.Millisecond
 	quotaSlots = 590
-	perSecond  = int64(time.Second / quotaSlot)
+	perSecond  = int64(time.Second / quotaSlot) // slots
 )
 
-// take counts a call that is about to be made, or says that it must not be.
+// Take counts a call that the caller is about to make. False: the caller must not make it.
 func (q *Quota) Take(now time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -39,7 +42,7 @@ func (q *Quota) Take(now time.Time) bool {
 	return true
 }
 
-// giveBack is for a call that was not made after all.
+// GiveBack undoes the last Take, for a call that was not made.
 func (q *Quota) GiveBack() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -49,15 +52,15 @@ func (q *Quota) GiveBack() {
 	}
 }
 
-// bound changes the bound, of a quota that goes on after a reload.
-func (q *Quota) SetLimit(most int) {
+// SetLimit changes the bound at a reload and keeps the counts; 0 removes it.
+func (q *Quota) SetLimit(limit int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.Limit = most
+	q.Limit = limit
 }
 
-// spent is how many calls there were in each of the last seconds, the latest
-// first, without zeros at the end; nil if there is no bound.
+// Spent returns the number of calls in each of the last 59 seconds, the latest first,
+// without zeros at the end; nil if there is no bound.
 func (q *Quota) Spent(now time.Time) []int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -73,8 +76,8 @@ func (q *Quota) Spent(now time.Time) []int {
 	return slices.Clone(all[:last])
 }
 
-// learn counts what was spent before a time that is age ago, as far as this
-// quota does not know it.
+// Learn counts calls of a former lease holder: spent is what its Spent returned age ago.
+// A second counts with the larger number of the two, so that Learn may be called again.
 func (q *Quota) Learn(now time.Time, age time.Duration, spent []int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -92,7 +95,7 @@ func (q *Quota) Learn(now time.Time, age time.Duration, spent []int) {
 	}
 }
 
-// seconds sums the slots, the latest second first.
+// seconds returns the calls in each second, the latest first.
 func (q *Quota) seconds() (all [quotaSlots / perSecond]int) {
 	for i := range int64(quotaSlots) {
 		all[i/perSecond] += q.counts[(q.slot-i)%quotaSlots]
@@ -100,7 +103,7 @@ func (q *Quota) seconds() (all [quotaSlots / perSecond]int) {
 	return all
 }
 
-// roll forgets what is older than the window.
+// roll moves the window to now, and forgets the calls before it.
 func (q *Quota) roll(now time.Time) {
 	if q.start.IsZero() {
 		q.start, q.slot = now.Add(-quotaSlots*quotaSlot), quotaSlots

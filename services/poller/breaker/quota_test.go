@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// A quota that learns what another owner has spent, second by second, lets as
-// much through as if it had spent it itself, a second later at most.
+// TestQuotaLearns checks that a quota that learns what another poller spent lets as many
+// calls through as if it had spent them itself, at most a second later.
 func TestQuotaLearns(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	first := &Quota{Limit: 60}
 	for i := range 30 { // one a second, then ten at once
@@ -18,13 +19,13 @@ func TestQuotaLearns(t *testing.T) {
 	for range 10 {
 		first.Take(at)
 	}
-	told := first.Spent(at)
-	if want := append([]int{11}, slices.Repeat([]int{1}, 29)...); !slices.Equal(told, want) {
-		t.Fatalf("spent %v, want %v", told, want)
+	spent := first.Spent(at)
+	if want := append([]int{11}, slices.Repeat([]int{1}, 29)...); !slices.Equal(spent, want) {
+		t.Fatalf("spent %v, want %v", spent, want)
 	}
 	for _, next := range []*Quota{{Limit: 60}, first} {
 		later := at.Add(2200 * time.Millisecond)
-		next.Learn(later, 2200*time.Millisecond, told)
+		next.Learn(later, 2200*time.Millisecond, spent)
 		var got []int
 		for i := range 62 {
 			n := 0

@@ -14,17 +14,17 @@ import (
 // bench drives one circuit and records its transitions.
 type bench struct {
 	*testing.T
-	c     *Circuit
-	calls int // let through
-	turns []string
+	c           *Circuit
+	calls       int // that the circuit let through
+	transitions []string
 }
 
-// newBench must be called outside a synctest bubble: hystrix's goroutines of a
-// circuit never end.
-func newBench(t *testing.T, b Rule) *bench {
+// newBench must be called outside a synctest bubble: the goroutines that hystrix starts
+// for a circuit never end.
+func newBench(t *testing.T, rule Rule) *bench {
 	bn := &bench{T: t}
-	c, err := New(t.Name(), "http://x", b, func(tr event.Breaker) {
-		bn.turns = append(bn.turns, fmt.Sprintf("%s>%s %s", tr.From, tr.To, tr.Cause))
+	c, err := New(t.Name(), "http://x", rule, func(tr event.Breaker) {
+		bn.transitions = append(bn.transitions, fmt.Sprintf("%s>%s %s", tr.From, tr.To, tr.Cause))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +35,7 @@ func newBench(t *testing.T, b Rule) *bench {
 }
 
 // poll makes one call that ends at once.
-func (b *bench) poll(v verdict) bool {
+func (b *bench) poll(v Verdict) bool {
 	p, err := b.c.Begin()
 	if err != nil {
 		return false
@@ -50,22 +50,24 @@ func (b *bench) wantState(when string, want event.State, calls int) {
 	if have := b.c.Snapshot().State; have != want {
 		b.Fatalf("%s: state is %s, want %s", when, have, want)
 	}
-	if open := b.c.hystrix.IsOpen(); open != (want != event.Closed) {
-		b.Fatalf("%s: hystrix open = %v while we say %s", when, open, want)
+	if open := b.c.HystrixOpen(); open != (want != event.Closed) {
+		b.Fatalf("%s: hystrix open = %v while the circuit is %s", when, open, want)
 	}
 	if b.calls != calls {
 		b.Fatalf("%s: %d calls reached the upstream, want %d", when, b.calls, calls)
 	}
 }
 
+// TestCircuit checks the rule of Circuit with polls at several intervals.
 func TestCircuit(t *testing.T) {
+	t.Parallel()
 	for _, interval := range []time.Duration{250 * time.Millisecond, 3 * time.Second, 12 * time.Second, time.Hour} {
 		t.Run(interval.String(), func(t *testing.T) {
 			const openFor = 5 * time.Minute
 			b := newBench(t, Rule{Failures: 5, OpenFor: openFor})
 			synctest.Test(t, func(t *testing.T) {
 				b.T = t
-				polls := func(n int, v verdict) {
+				polls := func(n int, v Verdict) {
 					for range n {
 						b.poll(v)
 						time.Sleep(interval)
@@ -113,16 +115,17 @@ func TestCircuit(t *testing.T) {
 				"closed>open HTTP 503", "open>half_open probe", "half_open>open HTTP 503",
 				"open>half_open probe", "half_open>closed recovered",
 			}
-			if !slices.Equal(b.turns, want) {
-				t.Errorf("transitions are %q, want %q", b.turns, want)
+			if !slices.Equal(b.transitions, want) {
+				t.Errorf("transitions are %q, want %q", b.transitions, want)
 			}
 		})
 	}
 }
 
-// Calls of several polls overlap: those that began before the circuit opened
-// end later and must change nothing.
+// TestCircuitLateEnd checks that a call that began before the circuit opened, and ends
+// after that, changes nothing: calls of several polls overlap.
 func TestCircuitLateEnd(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, Rule{Failures: 2, OpenFor: time.Minute})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
@@ -155,6 +158,7 @@ func TestCircuitLateEnd(t *testing.T) {
 }
 
 func TestCircuitExactlyOneProbe(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, Rule{Failures: 1, OpenFor: time.Second})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
@@ -177,6 +181,7 @@ func TestCircuitExactlyOneProbe(t *testing.T) {
 }
 
 func TestCircuitRetryAfter(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, Rule{Failures: 2, OpenFor: time.Minute})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
@@ -207,6 +212,7 @@ func TestCircuitRetryAfter(t *testing.T) {
 }
 
 func TestCircuitRestore(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, Rule{Failures: 5, OpenFor: 5 * time.Minute})
 	synctest.Test(t, func(t *testing.T) {
 		b.T = t
@@ -241,9 +247,11 @@ func TestCircuitRestore(t *testing.T) {
 	})
 }
 
-// A process has as many circuits as it ever had at once.
+// TestCircuitNames checks that a process has no more circuits than it ever had at the
+// same time.
 func TestCircuitNames(t *testing.T) {
-	make2 := func() (a, b *Circuit) {
+	t.Parallel()
+	newPair := func() (a, b *Circuit) {
 		a, errA := New(t.Name(), "u", Rule{Failures: 1, OpenFor: time.Hour}, func(event.Breaker) {})
 		b, errB := New(t.Name(), "u", Rule{Failures: 1, OpenFor: time.Hour}, func(event.Breaker) {})
 		if errA != nil || errB != nil {
@@ -251,18 +259,18 @@ func TestCircuitNames(t *testing.T) {
 		}
 		return a, b
 	}
-	a, b := make2()
+	a, b := newPair()
 	p, _ := a.Begin()
 	a.End(p, Failure, false, "x")
-	if a.hystrix == b.hystrix || !a.hystrix.IsOpen() || b.hystrix.IsOpen() {
+	if a.gate.hystrix == b.gate.hystrix || !a.HystrixOpen() || b.HystrixOpen() {
 		t.Fatal("two circuits are one")
 	}
 	a.Free()
 	b.Free()
-	c, d := make2()
+	c, d := newPair()
 	defer c.Free()
 	defer d.Free()
-	if c.hystrix != a.hystrix || c.hystrix.IsOpen() {
-		t.Errorf("same circuit: %v, open: %v; want the old one, closed", c.hystrix == a.hystrix, c.hystrix.IsOpen())
+	if c.gate.hystrix != a.gate.hystrix || c.HystrixOpen() {
+		t.Errorf("same circuit: %v, open: %v; want the old one, closed", c.gate.hystrix == a.gate.hystrix, c.HystrixOpen())
 	}
 }
