@@ -21,17 +21,10 @@ const (
 	minBehindPause, maxBehindPause = 5 * time.Millisecond, 250 * time.Millisecond
 )
 
-// seenWait is how long a connection's client has waited, without success, for the
-// gateway to read what it has seen. The reader's.
-type seenWait struct {
-	since time.Time // when the first frame came that had to wait; zero: none has
-	until time.Time // when the last wait ended
-}
-
 // hasReached reports whether the hub has read the stream as far as the client
 // has seen it.
-func (s *server) hasReached(req *wire.Subscribe) (reached bool) {
-	s.hub.With(func(v *hub.View) { reached = v.SeenSeq(req) <= v.Seq() })
+func hasReached(h *hub.Hub, req *wire.Subscribe) (reached bool) {
+	h.With(func(v *hub.View) { reached = v.SeenSeq(req) <= v.Seq() })
 	return reached
 }
 
@@ -41,12 +34,12 @@ func (s *server) hasReached(req *wire.Subscribe) (reached bool) {
 // wait together: a frame that came while another one waited does not wait again.
 // It blocks the connection's reader, and only that: frames of one connection are
 // answered in their order.
-func (s *server) awaitSeen(c *session, req *wire.Subscribe) (came time.Time) {
-	if s.hasReached(req) {
-		return s.hub.Now()
+func awaitSeen(h *hub.Hub, c *session, req *wire.Subscribe) (came time.Time) {
+	if hasReached(h, req) {
+		return h.Now()
 	}
 	if c.seenWait.since.IsZero() {
-		c.seenWait.since = s.hub.Now()
+		c.seenWait.since = h.Now()
 	}
 	start := time.Now()
 	if start.Sub(c.seenWait.until) < behindWait {
@@ -54,9 +47,9 @@ func (s *server) awaitSeen(c *session, req *wire.Subscribe) (came time.Time) {
 	}
 	for waited := time.Duration(0); waited < behindWait && !c.IsClosing(); waited = time.Since(start) {
 		time.Sleep(min(max(waited/4, minBehindPause), maxBehindPause))
-		if s.hasReached(req) {
+		if hasReached(h, req) {
 			c.seenWait = seenWait{}
-			return s.hub.Now()
+			return h.Now()
 		}
 	}
 	c.seenWait.until = time.Now()

@@ -95,7 +95,7 @@ func TestFreshnessWhileTheStreamIsReadBack(t *testing.T) {
 	fresh(1)
 	gw, _ := r.start(nil) // has none of it in its history
 	s := gw.server
-	s.past = slowPast{s.past, func() {
+	s.readbacks.source = slowPast{s.readbacks.source, func() {
 		r.event("a.x", "3")
 		for i := 2; i <= 5; i++ {
 			fresh(i)
@@ -132,7 +132,7 @@ func TestTrimmedWhileTheStreamIsReadBack(t *testing.T) {
 	}
 	gw, _ := r.start(nil)
 	s := gw.server
-	s.past = slowPast{s.past, func() {
+	s.readbacks.source = slowPast{s.readbacks.source, func() {
 		for i := range 40 {
 			r.event("a.x", fmt.Sprint(i))
 		}
@@ -157,7 +157,7 @@ func TestDeletedWhileTheStreamIsReadBack(t *testing.T) {
 	gw, _ := r.start(nil)
 	r.event("a.x", "4") // in the history
 	s := gw.server
-	s.past = slowPast{s.past, func() {
+	s.readbacks.source = slowPast{s.readbacks.source, func() {
 		r.versions["a.x"]++
 		m := r.names.EventMsg(&event.Event{Topic: "a.x", Poll: "a.x", Deleted: true, Version: r.versions["a.x"], ChangedAt: time.Now(), AsOf: time.Now()}, time.Now())
 		m.Header.Set("Nats-Rollup", "sub")
@@ -193,7 +193,7 @@ func TestPacedSnapshotAfterReadingBack(t *testing.T) {
 	r.event("a.x", "3") // the tick that makes the next one wait
 	other.event()
 	time.Sleep(2 * 100 * time.Millisecond) // that of the other one is shared no more
-	s.past = slowPast{failing{}, func() {
+	s.readbacks.source = slowPast{failing{}, func() {
 		r.event("a.x", "4")
 		eventually(t, "the gateway heard of it", func() bool {
 			return position(s) >= 4
@@ -285,7 +285,7 @@ func TestResumeFromAStreamThatIsCutShort(t *testing.T) {
 	}
 	gw, _ := r.start(nil) // has none of it in its history
 	s := gw.server
-	s.past = shortPast{s.past, 3}
+	s.readbacks.source = shortPast{s.readbacks.source, 3}
 	epoch := epochOf(s)
 	p, sub := resume(t, gw.Addr(), "a.>", 1, epoch)
 	if sub.Resumed || sub.Reason != wire.NotResumedTooFar {

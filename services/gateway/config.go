@@ -98,3 +98,11 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 		report("drainTime", fmt.Sprintf("%v is out of range", c.DrainTime), "use 0s to 10m")
 	}
 }
+
+// Bounds of the budget that is derived, and what is taken for the machine's
+// memory where it cannot be read.
+const (
+	minBudget     config.Size = 64 << 20
+	maxBudget     config.Size = 8 << 30
+	unknownMemory config.Size = 2 << 30
+)

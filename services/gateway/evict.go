@@ -19,14 +19,17 @@ import (
 // cheap is what a connection may take that is not worth closing, in bytes.
 const cheap = 4 << 10
 
-// runtimeCost is the part of memory.ProcessCost that Go's runtime does not count:
-// the program's own pages.
-const runtimeCost = 16 << 20
-
 // An evictor counts what everything takes of the memory budget, and closes the
 // connections that take most while the budget is exceeded. One goroutine at a
 // time counts.
 type evictor struct {
+	budget  *memory.Budget
+	hub     *hub.Hub
+	conns   *registry
+	sockets *sockets
+	metrics *metrics
+	log     *slog.Logger
+
 	mu        sync.Mutex
 	collected time.Time // garbage, by relieve
 	short     bool      // connections are being closed, and the log has it
@@ -52,11 +55,11 @@ func (u *usage) sum() int64 {
 }
 
 // tally counts what everything takes now.
-func (s *server) tally(conns []*session) {
-	s.budget.Recount(func() int64 {
+func (e *evictor) tally(conns []*session) {
+	e.budget.Recount(func() int64 {
 		u := usage{Base: memory.ProcessCost}
-		s.hub.With(func(v *hub.View) { u.Values, u.History, u.Feeds = v.Usage() })
-		u.Sockets = int64(s.sockets.count()) * memory.SocketCost
+		e.hub.With(func(v *hub.View) { u.Values, u.History, u.Feeds = v.Usage() })
+		u.Sockets = int64(e.sockets.count()) * memory.SocketCost
 		u.Connections = int64(len(conns)) * memory.ConnectionCost
 		kept := map[*hub.Feed]uint64{} // by the slowest connection of each
 		for _, c := range conns {
@@ -70,26 +73,26 @@ func (s *server) tally(conns []*session) {
 		for _, n := range kept {
 			u.Feeds += int64(n)
 		}
-		u.Frames = s.budget.Shared()
-		s.evictor.last.Store(&u)
+		u.Frames = e.budget.Shared()
+		e.last.Store(&u)
 		return u.sum()
 	})
-	s.metrics.memory.Set(float64(s.budget.Used()))
+	e.metrics.memory.Set(float64(e.budget.Used()))
 }
 
 // relieve closes the dearest connections while the budget is nearly used up.
-func (s *server) relieve() (closed int) {
-	b, ev := s.budget, &s.evictor
+func (e *evictor) relieve() (closed int) {
+	b := e.budget
 	if !b.Over() {
-		ev.short = ev.short && b.Tight()
+		e.short = e.short && b.Tight()
 		return 0
 	}
-	if now := time.Now(); b.Shared() > b.Limit()/8 && now.Sub(ev.collected) > time.Second {
-		ev.collected = now
+	if now := time.Now(); b.Shared() > b.Limit()/8 && now.Sub(e.collected) > time.Second {
+		e.collected = now
 		runtime.GC() // some of the big frames may be held by nobody any more
 		time.Sleep(time.Millisecond)
 	}
-	conns := slices.DeleteFunc(s.conns.all(), (*session).IsClosing)
+	conns := slices.DeleteFunc(e.conns.all(), (*session).IsClosing)
 	var evicted []*session
 	for b.Used() > b.Part(memory.EvictTo) && len(conns) > 0 {
 		type item struct {
@@ -112,20 +115,20 @@ func (s *server) relieve() (closed int) {
 			} else {
 				i.c.Close(wire.CloseSlowConsumer, "")
 			}
-			s.metrics.evicted.Inc()
-			s.metrics.evictions.Add(1)
+			e.metrics.evicted.Inc()
+			e.metrics.evictions.Add(1)
 			closed++
 			evicted = append(evicted, i.c)
 		}
 		conns = slices.DeleteFunc(conns, (*session).IsClosing)
-		s.tally(s.conns.all())
+		e.tally(e.conns.all())
 	}
 	for end := time.Now().Add(looseWait); !allLoose(evicted) && time.Now().Before(end); {
 		time.Sleep(200 * time.Microsecond)
 	}
-	if !ev.short {
-		ev.short = true
-		s.log.Warn("memoryBudget is nearly used up; the slowest connections are closed and new ones refused", slog.Int("closed", closed), "used", config.Size(b.Used()), "budget", config.Size(b.Limit()), "usage", *ev.last.Load())
+	if !e.short {
+		e.short = true
+		e.log.Warn("memoryBudget is nearly used up; the slowest connections are closed and new ones refused", slog.Int("closed", closed), "used", config.Size(b.Used()), "budget", config.Size(b.Limit()), "usage", *e.last.Load())
 	}
 	return closed
 }
@@ -138,15 +141,15 @@ func allLoose(conns []*session) bool {
 const looseWait = 20 * time.Millisecond
 
 // watch relieves the budget between sweeps, until ctx ends.
-func (s *server) watch(ctx context.Context) {
+func (e *evictor) watch(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.budget.Kick():
+		case <-e.budget.Kick():
 		}
 		pause := 5 * time.Millisecond
-		if s.recount() == 0 {
+		if e.recount() == 0 {
 			pause *= 10 // nothing can be done
 		}
 		select {
@@ -159,14 +162,14 @@ func (s *server) watch(ctx context.Context) {
 
 // makeRoom relieves the budget before more is taken in. If nobody can be closed
 // it gives the writers time to catch up, unless it is not their doing.
-func (s *server) makeRoom() {
-	b := s.budget
-	if time.Since(time.Unix(0, s.evictor.hopeless.Load())) < 50*time.Millisecond {
+func (e *evictor) makeRoom() {
+	b := e.budget
+	if time.Since(time.Unix(0, e.hopeless.Load())) < 50*time.Millisecond {
 		return
 	}
-	for end := time.Now().Add(looseWait); s.recount() == 0 && b.Over() && time.Now().Before(end); {
-		if u := s.evictor.last.Load(); u.Feeds+u.Frames < b.Part(10) {
-			s.evictor.hopeless.Store(time.Now().UnixNano())
+	for end := time.Now().Add(looseWait); e.recount() == 0 && b.Over() && time.Now().Before(end); {
+		if u := e.last.Load(); u.Feeds+u.Frames < b.Part(10) {
+			e.hopeless.Store(time.Now().UnixNano())
 			return
 		}
 		time.Sleep(time.Millisecond)
@@ -174,9 +177,9 @@ func (s *server) makeRoom() {
 }
 
 // recount adds up and relieves. It returns how many connections it closed.
-func (s *server) recount() int {
-	s.evictor.mu.Lock()
-	defer s.evictor.mu.Unlock()
-	s.tally(s.conns.all())
-	return s.relieve()
+func (e *evictor) recount() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.tally(e.conns.all())
+	return e.relieve()
 }

@@ -81,14 +81,14 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.http = &http.Server{
 		Handler:           mux,
-		ReadHeaderTimeout: 2 * requestWait, // sweepSockets comes first, and says so
+		ReadHeaderTimeout: 2 * requestWait, // sockets.sweep comes first, with an answer
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
-	g.server.watchSockets(g.http)
+	g.server.sockets.watch(g.http, o.Config.MaxConnections, g.server.budget, g.server.metrics.refused)
 	return g, nil
 }
 
@@ -126,7 +126,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer nc.Close()
 	g.nc.Store(nc)
 	follower := &bus.Follower{Conn: nc, Names: g.names, Log: &intake{Hub: g.server.hub}, Logger: g.opts.Logger}
-	g.server.past = streamPast{follower, time.Now}
+	g.server.readbacks.source = streamPast{follower, time.Now}
 
 	// What ends last is stopped last: inner lives while clients are drained.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))

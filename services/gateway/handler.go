@@ -1,12 +1,10 @@
 package gateway
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -23,83 +21,6 @@ import (
 var protocols = []string{wire.ProtocolJSON, wire.ProtocolProto}
 
 func knownProtocol(p string) bool { return slices.Contains(protocols, p) }
-
-// errNotRead says why a gateway cannot serve anybody yet.
-var errNotRead = errors.New("the stream has not been read yet")
-
-// routes are the paths for clients. console is served at every other path.
-func (s *server) routes(console http.Handler) *http.ServeMux {
-	mux := http.NewServeMux()
-	ws := s.upgrade()
-	mux.HandleFunc("GET /v1/ws", ws)
-	mux.HandleFunc("GET /ws", ws)
-	mux.HandleFunc("GET /v1/events", s.serveSSE)
-	mux.HandleFunc("GET /v1/topics", s.serveTopics)
-	mux.HandleFunc("GET /v1/values", s.serveValues)
-	for _, path := range []string{"/v1/ws", "/ws", "/v1/events", "/v1/topics", "/v1/values"} {
-		mux.HandleFunc(path, onlyGet)
-	}
-	mux.Handle("/", console)
-	return mux
-}
-
-func onlyGet(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Allow", "GET, HEAD")
-	http.Error(w, r.Method+" does nothing here; use GET", http.StatusMethodNotAllowed)
-}
-
-// ready returns nil when the gateway can serve a snapshot and reads NATS.
-func (s *server) ready() error {
-	epoch, down, why := s.stream()
-	switch {
-	case s.drained.Load():
-		return errors.New("draining")
-	case epoch == "":
-		return fmt.Errorf("%w: %s", errNotRead, why)
-	case down:
-		return errors.New(why)
-	}
-	return nil
-}
-
-// admit answers requests that cannot be served: of pages that may not connect,
-// and while there is nothing to serve. It reports whether to go on.
-func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
-	if !s.originAllowed(r) {
-		s.metrics.refused.WithLabelValues("origin").Inc()
-		s.log.Info("refused a page of another site; add it to gateway.allowedOrigins if it is yours", "origin", r.Header.Get("Origin"), "host", r.Host)
-		http.Error(w, "pages of "+r.Header.Get("Origin")+" may not connect here (gateway.allowedOrigins)", http.StatusForbidden)
-		return false
-	}
-	if err := s.canServe(); err != nil {
-		s.metrics.refused.WithLabelValues("not_open").Inc()
-		w.Header().Set("Retry-After", "2")
-		http.Error(w, "not now: "+err.Error(), http.StatusServiceUnavailable)
-		return false
-	}
-	return true
-}
-
-// canServe returns nil when connections can be taken: also without NATS, once the
-// stream was read, since stale values that say so are better than none.
-func (s *server) canServe() error {
-	if s.drained.Load() {
-		return errors.New("the gateway is draining")
-	}
-	if epoch, _, why := s.stream(); epoch == "" {
-		return fmt.Errorf("%w: %s", errNotRead, why)
-	}
-	return nil
-}
-
-// stream returns the stream's epoch, and whether and why it cannot be read.
-func (s *server) stream() (epoch string, down bool, why string) {
-	s.hub.With(func(v *hub.View) {
-		epoch = v.Epoch()
-		down, why = v.Down()
-	})
-	return epoch, down, why
-}
 
 // upgrade makes a WebSocket connection of a request and leaves the handler at
 // once: staying would keep the request and its 8 KB of buffers for good.
@@ -232,36 +153,4 @@ func (s *server) begin(c *session, r *http.Request, sub *wire.Subscribe) {
 	if s.drained.Load() { // drain may have looked before add
 		c.Close(wire.CloseRestart, "")
 	}
-}
-
-// topicsParam reads ?topics=a,b and repeated ?topics=.
-func topicsParam(q url.Values) ([]string, error) {
-	var out []string
-	for _, v := range q["topics"] {
-		for t := range strings.SplitSeq(v, ",") {
-			if t != "" && !slices.Contains(out, t) {
-				out = append(out, t)
-			}
-		}
-	}
-	if len(q["topics"]) > 0 && len(out) == 0 {
-		return nil, errors.New("?topics= is empty; write ?topics=host.> or leave it out")
-	}
-	return out, nil
-}
-
-// originAllowed keeps pages of other sites out: a browser sends its cookies
-// with every WebSocket, whatever page opens it. Programs send no Origin.
-func (s *server) originAllowed(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return true
-	}
-	for _, o := range s.cfg.AllowedOrigins {
-		if o == "*" || strings.EqualFold(o, origin) {
-			return true
-		}
-	}
-	u, err := url.Parse(origin)
-	return err == nil && strings.EqualFold(u.Host, r.Host)
 }

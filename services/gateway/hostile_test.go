@@ -93,7 +93,7 @@ func TestIdleSocketStays(t *testing.T) {
 		}
 		return false
 	})
-	s.sweepSockets(time.Now().Add(time.Hour))
+	s.sockets.sweep(time.Now().Add(time.Hour), s.metrics.refused)
 	if n := s.sockets.count(); n != 1 {
 		t.Errorf("%d sockets, want the idle one", n)
 	}

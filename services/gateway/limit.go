@@ -18,6 +18,10 @@ func (c *Config) memory() config.Size {
 	return max(minBudget, min(available()/2, maxBudget))
 }
 
+// runtimeCost is the part of memory.ProcessCost that Go's runtime does not count:
+// the program's own pages.
+const runtimeCost = 16 << 20
+
 // LimitMemory has the runtime collect garbage early enough for the whole
 // process to stay within the budget, unless GOMEMLIMIT says otherwise. It is
 // for the main of a process that is a gateway and nothing else.
@@ -26,14 +30,6 @@ func LimitMemory(c Config) {
 		debug.SetMemoryLimit(int64(c.memory()) - runtimeCost)
 	}
 }
-
-// Bounds of the budget that is derived, and what is taken for the machine's
-// memory where it cannot be read.
-const (
-	minBudget     config.Size = 64 << 20
-	maxBudget     config.Size = 8 << 30
-	unknownMemory config.Size = 2 << 30
-)
 
 // available is how much memory the process may use.
 func available() config.Size {

@@ -13,6 +13,16 @@ import (
 	"github.com/pollcast/pollcast/services/gateway/ws"
 )
 
+// only is the gateway's only connection.
+func (r *rig) only() *session {
+	r.t.Helper()
+	conns := r.gw.server.conns.all()
+	if len(conns) != 1 {
+		r.t.Fatalf("%d connections, want one; ended: %v", len(conns), r.gw.Status().Closed)
+	}
+	return conns[0]
+}
+
 // block publishes until the only connection's socket is full.
 func (r *rig) block(topic, body string) *session {
 	r.t.Helper()
@@ -39,7 +49,7 @@ func TestClosedButNotReading(t *testing.T) {
 	c := r.block("big.x", body)
 	eventually(t, "it is closed", func() bool { r.event("big.x", body); return c.IsClosing() })
 	eventually(t, "it has let go of its feed", func() bool {
-		r.gw.server.recount()
+		r.gw.server.evictor.recount()
 		u := r.gw.server.evictor.last.Load()
 		return c.Lag() > 0 && u.Feeds < 512<<10 && c.Private() < 128<<10
 	})

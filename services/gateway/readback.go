@@ -3,10 +3,12 @@ package gateway
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/pollcast/pollcast/pkg/throttle"
 	"github.com/pollcast/pollcast/services/gateway/hub"
 	"github.com/pollcast/pollcast/services/gateway/memory"
 )
@@ -26,17 +28,17 @@ const (
 )
 
 // fill reads a gap back. The caller calls done when it is through with it.
-func (r *readbacks) fill(s *server, g *hub.Gap) (done func()) {
-	if s.past == nil {
+func (r *readbacks) fill(g *hub.Gap) (done func()) {
+	if r.source == nil {
 		return func() {}
 	}
-	b, err := r.get(s, g.Patterns, g.After)
+	b, err := r.get(g.Patterns, g.After)
 	if err != nil {
-		s.logUnread(err)
+		r.logUnread(err)
 		return func() {}
 	}
 	g.Found = &b.past
-	return func() { r.put(s.budget, b) }
+	return func() { r.put(b) }
 }
 
 // unreadLogEvery is the shortest time between two log lines about resumes for
@@ -44,9 +46,9 @@ func (r *readbacks) fill(s *server, g *hub.Gap) (done func()) {
 const unreadLogEvery = 10 * time.Second
 
 // logUnread logs that the stream could not be read back for a client.
-func (s *server) logUnread(err error) {
-	if n := s.unreadLog.Pass(s.hub.Now(), unreadLogEvery); n > 0 {
-		s.log.Warn("cannot read the stream back for clients that resume; they get a snapshot", "clients", n, "error", err)
+func (r *readbacks) logUnread(err error) {
+	if n := r.unread.Pass(r.hub.Now(), unreadLogEvery); n > 0 {
+		r.log.Warn("cannot read the stream back for clients that resume; they get a snapshot", "clients", n, "error", err)
 	}
 }
 
@@ -84,6 +86,13 @@ type readback struct {
 // being read or was lately, and the next one, for which whoever is further
 // behind than the current one reaches comes together until that is read.
 type readbacks struct {
+	hub    *hub.Hub
+	budget *memory.Budget
+	source replayer // nil: nothing beyond the hub's history
+	count  hub.Counter
+	log    *slog.Logger
+	unread throttle.Gate // of log lines
+
 	mu      sync.Mutex
 	current map[string]*readback
 	next    map[string]*readback
@@ -91,39 +100,42 @@ type readbacks struct {
 	bytes   int64 // of all
 }
 
-func newReadbacks() *readbacks {
-	return &readbacks{current: map[string]*readback{}, next: map[string]*readback{}, turns: make(chan struct{}, maxReadbacks)}
+func newReadbacks(h *hub.Hub, budget *memory.Budget, count hub.Counter, log *slog.Logger) *readbacks {
+	return &readbacks{
+		hub: h, budget: budget, count: count, log: log,
+		current: map[string]*readback{}, next: map[string]*readback{}, turns: make(chan struct{}, maxReadbacks),
+	}
 }
 
 // get returns a readback of what patterns match that begins at seq or before
 // and ends where the history begins, or fails after replayWait. The caller gives
 // it back (put). Whoever is the first to ask for one reads it, for all.
-func (r *readbacks) get(s *server, patterns []string, seq uint64) (*readback, error) {
+func (r *readbacks) get(patterns []string, seq uint64) (*readback, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), replayWait)
 	defer cancel()
 	var from uint64
 	var era int
-	s.hub.With(func(v *hub.View) { from, era = v.HistoryFrom() })
+	r.hub.With(func(v *hub.View) { from, era = v.HistoryFrom() })
 	key := strings.Join(patterns, "\n")
 	r.mu.Lock()
 	b := r.current[key]
 	if b != nil && b.fits(seq, from, era) {
 		b.users++
 		r.mu.Unlock()
-		return r.wait(ctx, s, b)
+		return r.wait(ctx, b)
 	}
 	before := b
 	if b = r.next[key]; b != nil {
 		b.least = min(b.least, seq)
 		b.users++
 		r.mu.Unlock()
-		return r.wait(ctx, s, b)
+		return r.wait(ctx, b)
 	}
 	b = &readback{key: key, patterns: patterns, least: seq, done: make(chan struct{}), users: 1}
 	r.next[key] = b
 	r.mu.Unlock()
-	r.read(ctx, s, b, before)
-	return r.wait(ctx, s, b)
+	r.read(ctx, b, before)
+	return r.wait(ctx, b)
 }
 
 // fits reports whether a current readback has, or will have, what a client at
@@ -140,7 +152,7 @@ func (b *readback) fits(seq, from uint64, era int) bool {
 }
 
 // wait returns a readback when it is done.
-func (r *readbacks) wait(ctx context.Context, s *server, b *readback) (*readback, error) {
+func (r *readbacks) wait(ctx context.Context, b *readback) (*readback, error) {
 	var err error
 	select {
 	case <-b.done:
@@ -149,7 +161,7 @@ func (r *readbacks) wait(ctx context.Context, s *server, b *readback) (*readback
 		err = errReadback
 	}
 	if err != nil {
-		r.put(s.budget, b)
+		r.put(b)
 		return nil, err
 	}
 	return b, nil
@@ -157,26 +169,26 @@ func (r *readbacks) wait(ctx context.Context, s *server, b *readback) (*readback
 
 // read waits for the current readback, if there is one, and for a turn, and
 // then reads.
-func (r *readbacks) read(ctx context.Context, s *server, b, before *readback) {
+func (r *readbacks) read(ctx context.Context, b, before *readback) {
 	defer close(b.done)
-	most := s.budget.Part(2)
+	most := r.budget.Part(2)
 	err := r.turn(ctx, before)
 	var done func()
 	if err == nil {
 		defer func() { <-r.turns }()
-		if done = s.budget.Pass(2 * most); done == nil {
+		if done = r.budget.Pass(2 * most); done == nil {
 			err = errShort
 		}
 	}
 	var to uint64
 	var era int
-	s.hub.With(func(v *hub.View) { to, era = v.HistoryReach() })
+	r.hub.With(func(v *hub.View) { to, era = v.HistoryReach() })
 	r.mu.Lock()
 	delete(r.next, b.key) // who comes from here on finds its position fixed
 	b.from, b.to, b.era, b.err = memory.Less(b.least, readAhead), to, era, err
 	if err == nil {
 		if old := r.current[b.key]; old != nil {
-			r.drop(s.budget, old)
+			r.drop(old)
 		}
 		r.current[b.key], b.kept = b, true
 	}
@@ -185,23 +197,23 @@ func (r *readbacks) read(ctx context.Context, s *server, b, before *readback) {
 		return
 	}
 	defer done()
-	b.past, b.err = s.past.replay(ctx, b.patterns, b.from, b.to, int(most))
-	s.metrics.readbacks.Inc()
+	b.past, b.err = r.source.replay(ctx, b.patterns, b.from, b.to, int(most))
+	r.count.Inc()
 	if b.err == nil {
-		s.hub.With(func(v *hub.View) { v.Check(&b.past, era) })
+		r.hub.With(func(v *hub.View) { v.Check(&b.past, era) })
 	}
 	b.ended = time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b.cost = int64(b.past.Bytes)
-	s.budget.Hold(b.cost)
+	r.budget.Hold(b.cost)
 	r.bytes += b.cost
 	if b.err != nil {
-		r.drop(s.budget, b)
+		r.drop(b)
 	}
 	for _, old := range r.current { // of different patterns there may be any number
-		if r.bytes > s.budget.Part(8) && old != b && old.over() {
-			r.drop(s.budget, old)
+		if r.bytes > r.budget.Part(8) && old != b && old.over() {
+			r.drop(old)
 		}
 	}
 }
@@ -233,37 +245,37 @@ func (b *readback) over() bool {
 }
 
 // put gives a readback back.
-func (r *readbacks) put(m *memory.Budget, b *readback) {
+func (r *readbacks) put(b *readback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b.users--
-	r.release(m, b)
+	r.release(b)
 }
 
 // drop keeps a readback no longer for those who come next. The caller holds the
 // mutex.
-func (r *readbacks) drop(m *memory.Budget, b *readback) {
+func (r *readbacks) drop(b *readback) {
 	b.kept = false
 	delete(r.current, b.key)
-	r.release(m, b)
+	r.release(b)
 }
 
 // release counts the memory of a readback that nobody looks at any more as free.
-func (r *readbacks) release(m *memory.Budget, b *readback) {
+func (r *readbacks) release(b *readback) {
 	if b.users == 0 && !b.kept {
-		m.Hold(-b.cost)
+		r.budget.Hold(-b.cost)
 		r.bytes -= b.cost
 		b.cost = 0
 	}
 }
 
 // sweep drops what was kept for long enough.
-func (r *readbacks) sweep(m *memory.Budget, now time.Time) {
+func (r *readbacks) sweep(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, b := range r.current {
 		if b.over() && now.Sub(b.ended) > readbackKept {
-			r.drop(m, b)
+			r.drop(b)
 		}
 	}
 }

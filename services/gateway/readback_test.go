@@ -63,7 +63,7 @@ func TestManyResumeFromTheStream(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	all, err := s.past.replay(t.Context(), []string{">"}, 0, end, 64<<20)
+	all, err := s.readbacks.source.replay(t.Context(), []string{">"}, 0, end, 64<<20)
 	if err != nil || all.TooFar > 0 {
 		t.Fatalf("%d events, far %d, %v", len(all.Events), all.TooFar, err)
 	}
@@ -155,13 +155,13 @@ func TestReadbacks(t *testing.T) {
 		cfg := DefaultConfig()
 		s := newServer(cfg, "gw", 1, newMetrics(prometheus.NewRegistry()), quiet())
 		blocked := &blockedPast{let: make(chan struct{})}
-		s.past = blocked
+		s.readbacks.source = blocked
 		s.hub.Reset("E")
 		s.hub.Snapshot(nil, 100_000)
 		var shared, failed atomic.Int64
 		ask := func(pattern string, seq uint64) {
 			go func() {
-				b, err := s.readbacks.get(s, []string{pattern}, seq)
+				b, err := s.readbacks.get([]string{pattern}, seq)
 				if err != nil {
 					if !errors.Is(err, errReadback) {
 						t.Error(err)
@@ -173,7 +173,7 @@ func TestReadbacks(t *testing.T) {
 					t.Errorf("%d..%d for %d", b.from, b.to, seq)
 				}
 				shared.Add(1)
-				s.readbacks.put(s.budget, b)
+				s.readbacks.put(b)
 			}()
 		}
 		for i := range uint64(50) {
@@ -210,7 +210,7 @@ func TestReadbacks(t *testing.T) {
 			t.Errorf("what was just read is read again")
 		}
 		time.Sleep(2 * readbackKept)
-		s.readbacks.sweep(s.budget, time.Now())
+		s.readbacks.sweep(time.Now())
 		if n := len(s.readbacks.current) + len(s.readbacks.next); n > 0 || s.readbacks.bytes != 0 || s.budget.Passing() != 0 {
 			t.Errorf("%d are kept, of %d bytes, %d in the budget", n, s.readbacks.bytes, s.budget.Passing())
 		}
@@ -226,7 +226,7 @@ func TestReadbacks(t *testing.T) {
 		close(blocked.let)
 		synctest.Wait()
 		time.Sleep(2 * readbackKept)
-		s.readbacks.sweep(s.budget, time.Now())
+		s.readbacks.sweep(time.Now())
 		if n := len(s.readbacks.current) + len(s.readbacks.next); n > 0 || s.readbacks.bytes != 0 || s.budget.Passing() != 0 {
 			t.Errorf("%d are kept, of %d bytes, %d in the budget", n, s.readbacks.bytes, s.budget.Passing())
 		}
@@ -259,7 +259,7 @@ func TestReadTooMuchBack(t *testing.T) {
 	eventually(t, "the gateway has it all", func() bool {
 		return position(r.gw.server) == n
 	})
-	p := r.gw.server.past
+	p := r.gw.server.readbacks.source
 	for _, tt := range []struct {
 		patterns []string
 		most     int

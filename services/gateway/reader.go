@@ -19,10 +19,6 @@ import (
 // connection is closed with 4502.
 const maxBadFrames = 20
 
-// farewellBytes bounds what is read and thrown away of a client that broke the
-// rules, so that the close frame reaches it before a reset does.
-const farewellBytes = 4 << 20
-
 // read handles what the client sends, until the connection ends.
 func (s *server) read(c *session) {
 	defer s.forget(c)

@@ -15,6 +15,10 @@ import (
 // byte to its last, with control frames in between.
 const messageWait = 10 * time.Second
 
+// farewellBytes bounds what is read and thrown away of a client that broke the
+// rules, so that the close frame reaches it before a reset does.
+const farewellBytes = 4 << 20
+
 // readBuffers are for reads that bring something: a client that says nothing
 // has none.
 var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
@@ -112,19 +116,4 @@ func (c *session) seeOff() {
 	_ = c.Socket.SetReadDeadline(time.Now().Add(conn.CloseWait))
 	_, _ = io.CopyN(io.Discard, c.Socket, farewellBytes) // ends by EOF, deadline or bound: all the same
 	c.AwaitFarewell()
-}
-
-// A framePace is when the next frame would be in time, in unix nanoseconds.
-type framePace int64
-
-// allow reports whether one more is within perSecond, with a burst of twice as
-// many.
-func (p *framePace) allow(now time.Time, perSecond int) bool {
-	each := int64(time.Second) / int64(perSecond)
-	next := max(int64(*p), now.UnixNano())
-	if next-now.UnixNano() > each*int64(2*perSecond-1) {
-		return false
-	}
-	*p = framePace(next + each)
-	return true
 }

@@ -92,7 +92,7 @@ func TestResumeBeyondDeletions(t *testing.T) {
 	r := newRig(t, nil)
 	r.event("a.x", "1")
 	r.event("a.x", "2")
-	past := r.gw.server.past.(streamPast)
+	past := r.gw.server.readbacks.source.(streamPast)
 	for _, tt := range []struct {
 		later time.Duration
 		want  bool

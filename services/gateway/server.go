@@ -3,14 +3,10 @@ package gateway
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/pollcast/pollcast/pkg/throttle"
 	"github.com/pollcast/pollcast/pkg/wire"
 	"github.com/pollcast/pollcast/services/gateway/conn"
 	"github.com/pollcast/pollcast/services/gateway/frame"
@@ -25,19 +21,17 @@ const historyBytes = 64 << 20
 // A server holds the connections of one gateway and what runs for them. It
 // needs no NATS: the hub is fed from outside.
 type server struct {
-	cfg       Config
-	name      string
-	hub       *hub.Hub
-	budget    *memory.Budget
-	evictor   evictor
-	gate      *gate
-	sockets   sockets
-	metrics   *metrics
-	log       *slog.Logger
-	host      conn.Host
-	writers   []*conn.Writer
-	past      replayer      // nil: nothing beyond the hub's history
-	unreadLog throttle.Gate // of lines about resumes for which the stream could not be read back
+	cfg     Config
+	name    string
+	hub     *hub.Hub
+	budget  *memory.Budget
+	evictor evictor
+	gate    *gate
+	sockets sockets
+	metrics *metrics
+	log     *slog.Logger
+	host    conn.Host
+	writers []*conn.Writer
 
 	readbacks *readbacks
 	conns     registry
@@ -46,7 +40,7 @@ type server struct {
 }
 
 func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logger) *server {
-	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: memory.New(int64(cfg.memory())), gate: newGate(cfg.AcceptRate), readbacks: newReadbacks()}
+	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: memory.New(int64(cfg.memory())), gate: newGate(cfg.AcceptRate)}
 	m.memoryBudget.Set(float64(s.budget.Limit()))
 	for i := range max(1, writers) {
 		s.writers = append(s.writers, conn.NewWriter(i, &s.host))
@@ -54,7 +48,7 @@ func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logge
 	s.hub = hub.New(hub.Options{
 		Encoder: frame.Encoder{}, Budget: s.budget, Metrics: m.hub(), Log: log,
 		MaxTopics: cfg.MaxStreamTopics, History: cfg.History, HistoryBytes: int(min(historyBytes, s.budget.Limit()/8)),
-		Groups: s.groups, OnShort: s.makeRoom,
+		Groups: s.groups, OnShort: s.evictor.makeRoom,
 		OnReset: func() {
 			s.conns.each(func(c *session) { c.Close(wire.CloseRestart, "the stream was created again") })
 		},
@@ -62,6 +56,8 @@ func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logge
 	s.host = conn.Host{
 		Hub: s.hub, Budget: s.budget, Conflations: m.conflations, SentBytes: m.bytes, Blocked: m.draining,
 	}
+	s.evictor = evictor{budget: s.budget, hub: s.hub, conns: &s.conns, sockets: &s.sockets, metrics: m, log: log}
+	s.readbacks = newReadbacks(s.hub, s.budget, m.readbacks, log)
 	return s
 }
 
@@ -72,18 +68,6 @@ func (s *server) groups(f *hub.Feed) []hub.Group {
 		all[i] = w.NewGroup(f)
 	}
 	return all
-}
-
-// run serves the connections until ctx ends, by when the caller must have
-// ended them all (drain).
-func (s *server) run(ctx context.Context) {
-	var wg sync.WaitGroup
-	for _, w := range s.writers {
-		wg.Go(func() { w.Run(ctx) })
-	}
-	wg.Go(func() { s.sweep(ctx) })
-	wg.Go(func() { s.watch(ctx) })
-	wg.Wait()
 }
 
 // drain asks every client to go elsewhere, each after a time of its own, and
@@ -137,77 +121,4 @@ func (s *server) forget(c *session) {
 	}
 	s.log.Log(context.Background(), level, "connection ended", "connection", c.Name, "why", closeLabel(code))
 	s.conns.remove(c) // last: drain waits for it
-}
-
-// A registry is the connections of a gateway and the places they take.
-type registry struct {
-	mu    sync.Mutex
-	m     map[uint64]*session
-	n     int           // places taken: with those on their way in
-	empty chan struct{} // set when no more may come; closed when none is left
-}
-
-// reserve takes one of max places; false when all are taken.
-func (r *registry) reserve(max int) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.n >= max || r.empty != nil {
-		return false
-	}
-	r.n++
-	return true
-}
-
-// release gives a place back.
-func (r *registry) release() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.n--; r.n == 0 && r.empty != nil {
-		close(r.empty)
-	}
-}
-
-// shut takes no more connections. The channel it returns is closed when the
-// last one has gone.
-func (r *registry) shut() <-chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.empty = make(chan struct{})
-	if r.n == 0 {
-		close(r.empty)
-	}
-	return r.empty
-}
-
-// add fills a reserved place.
-func (r *registry) add(c *session) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.m == nil {
-		r.m = map[uint64]*session{}
-	}
-	r.m[c.ID] = c
-}
-
-// remove frees the place of a connection that is gone.
-func (r *registry) remove(c *session) {
-	r.mu.Lock()
-	delete(r.m, c.ID)
-	r.mu.Unlock()
-	r.release()
-}
-
-func (r *registry) all() []*session {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.m))
-}
-
-// each calls fn for every connection, under the registry's mutex.
-func (r *registry) each(fn func(*session)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.m {
-		fn(c)
-	}
 }

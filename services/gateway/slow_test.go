@@ -140,7 +140,7 @@ func TestSlowButSteady(t *testing.T) {
 			want++
 		}
 	}
-	eventually(t, "it is back with its writer", func() bool { return !r.gw.server.conns.all()[0].Blocked() })
+	eventually(t, "it is back with its writer", func() bool { return !r.only().Blocked() })
 	p.ws.WriteMessage(websocket.TextMessage, []byte(`{"id":5,"ping":{}}`))
 	p.until("pong", func(f wire.ServerFrame) bool { return f.ID == 5 && f.Pong != nil })
 }

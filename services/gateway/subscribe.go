@@ -13,12 +13,6 @@ import (
 	"github.com/pollcast/pollcast/services/gateway/hub"
 )
 
-// subscriptions are the patterns of one connection, in the order they came.
-type subscriptions struct {
-	patterns []string
-	maxHz    float64 // of them all
-}
-
 // A subscribing is a subscribe frame on its way into a feed.
 type subscribing struct {
 	req           *wire.Subscribe
@@ -50,7 +44,7 @@ func (s *server) subscribe(c *session, id uint64, req *wire.Subscribe) *wire.Err
 		}
 	}
 	e.before, e.after = topic.Canonical(c.subs.patterns), topic.Canonical(e.patterns)
-	e.came = s.awaitSeen(c, req)
+	e.came = awaitSeen(s.hub, c, req)
 	for release := func() {}; ; {
 		var missing *hub.Gap
 		var err *wire.Error
@@ -63,7 +57,7 @@ func (s *server) subscribe(c *session, id uint64, req *wire.Subscribe) *wire.Err
 			break
 		}
 		e.filled = missing
-		release = s.readbacks.fill(s, missing)
+		release = s.readbacks.fill(missing)
 	}
 	defer e.done()
 	answer := frame.Encode(c.Format.Plain(), &wire.ServerFrame{ID: id, Subscribed: &e.answer})
@@ -142,7 +136,7 @@ func (s *server) open(v *hub.View, e *subscribing, share, setBack bool) (missing
 			return r.Missing
 		}
 		if r.CutShort {
-			s.logUnread(errCutShort)
+			s.readbacks.logUnread(errCutShort)
 		}
 		e.answer.Reason, e.answer.Resumed = r.Reason, r.Reason == ""
 		s.metrics.resumes.WithLabelValues(cmp.Or(r.Reason, "complete")).Inc()

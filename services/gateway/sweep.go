@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/wire"
@@ -21,6 +22,18 @@ const (
 	pongWait = 10 * time.Second
 )
 
+// run serves the connections until ctx ends, by when the caller must have
+// ended them all (drain).
+func (s *server) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, w := range s.writers {
+		wg.Go(func() { w.Run(ctx) })
+	}
+	wg.Go(func() { s.sweep(ctx) })
+	wg.Go(func() { s.evictor.watch(ctx) })
+	wg.Wait()
+}
+
 // sweep runs the gateway's only timer until ctx ends.
 func (s *server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
@@ -33,10 +46,10 @@ func (s *server) sweep(ctx context.Context) {
 			s.hub.Sweep(now)
 			s.metrics.setReady(s.ready())
 			s.conns.each(func(c *session) { s.check(c, now) })
-			s.sweepSockets(now)
-			s.readbacks.sweep(s.budget, now)
+			s.sockets.sweep(now, s.metrics.refused)
+			s.readbacks.sweep(now)
 			if n%recountEvery == 0 || !s.budget.Room(0) {
-				s.recount()
+				s.evictor.recount()
 			}
 			s.metrics.waiting.Set(float64(s.gate.waiting.Load()))
 		}
