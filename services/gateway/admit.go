@@ -15,7 +15,7 @@ import (
 	"github.com/pollcast/pollcast/services/gateway/memory"
 )
 
-// errNotRead says why a gateway cannot serve anybody yet.
+// errNotRead is why a gateway cannot serve anybody yet.
 var errNotRead = errors.New("the stream has not been read yet")
 
 // ready returns nil when the gateway can serve a snapshot and reads NATS.
@@ -37,8 +37,10 @@ func (s *server) ready() error {
 func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
 	if !s.originAllowed(r) {
 		s.metrics.refused.WithLabelValues("origin").Inc()
-		s.log.Info("refused a page of another site; add it to gateway.allowedOrigins if it is yours", "origin", r.Header.Get("Origin"), "host", r.Host)
-		http.Error(w, "pages of "+r.Header.Get("Origin")+" may not connect here (gateway.allowedOrigins)", http.StatusForbidden)
+		s.log.Info("refused a page of another site; add it to gateway.allowedOrigins if it is yours",
+			"origin", r.Header.Get("Origin"), "host", r.Host)
+		http.Error(w, "pages of "+r.Header.Get("Origin")+" may not connect here (gateway.allowedOrigins)",
+			http.StatusForbidden)
 		return false
 	}
 	if err := s.canServe(); err != nil {
@@ -102,8 +104,8 @@ func (s *server) turnAway(w http.ResponseWriter, reason, why string) {
 	http.Error(w, why, http.StatusServiceUnavailable)
 }
 
-// let waits until a client may come in, and takes a place for it. Otherwise it
-// says why not: by the metric's label, and in words.
+// let waits until a client may connect, and takes a place for it. If it may not,
+// let returns why: as the metric's label, and in words.
 func (s *server) let(ctx context.Context) (reason, why string) {
 	if err := s.gate.enter(ctx); err != nil {
 		return reasonQueue, errQueueFull.Error()

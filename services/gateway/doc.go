@@ -25,6 +25,6 @@
 //	sweep.go      pings, deadlines and silence, in one clock; evict.go: memory
 //	server.go     all connections: drain, clean-up, the registry
 //
-// What a client may do is decided in three places: admit (handler.go) for its
+// Three places decide what a client may do: admit (handler.go) for its
 // request, let (accept.go) for its connection, handle (reader.go) for its frames.
 package gateway

@@ -13,38 +13,40 @@ import (
 )
 
 const (
-	// queueWait is the longest that a client waits for its turn: the queue holds
-	// as many as are taken in that time.
+	// queueWait is the longest that a client waits for its ticket: the queue holds
+	// as many clients as are admitted in that time.
 	queueWait = 2 * time.Second
-	// retryLeast and retrySpread are when a client for whom there is no room may
+	// retryLeast and retrySpread are when a client for which there is no room may
 	// come again; spread, so that they do not come together.
 	retryLeast  = 2 * time.Second
 	retrySpread = 8 * time.Second
-	// againMost bounds when a client that the gate turns away may come again.
+	// againMost bounds when a client that the gate refuses may come again.
 	againMost = time.Minute
 )
 
-// A gate lets clients in at a rate. Those who come faster wait for their turn;
-// those who would wait too long are turned away, and told when their turn is:
-// of ten thousand that come at once, all are in as soon as the rate allows.
+// A gate admits clients at a rate. Clients that come faster wait for their ticket;
+// those that would wait too long are refused, with the time when they may come
+// again. Of ten thousand that come at once, all are connected as soon as the rate
+// allows.
 type gate struct {
 	limit   *rate.Limiter
-	away    *rate.Limiter // the turns of those who were turned away
+	away    *rate.Limiter // tickets of those that were refused
 	waiting atomic.Int64
-	mu      sync.Mutex // held while a turn is taken that may be given back
+	mu      sync.Mutex // held while a ticket is taken that may be given back
 }
 
-// take takes a turn that is no later than most. (Of a turn that is given back
-// when another was taken after it, a limiter gives nothing back.)
-func (g *gate) take(from *rate.Limiter, most time.Duration) (turn *rate.Reservation, wait time.Duration, ok bool) {
+// take takes a ticket of a limiter, if its wait is not longer than most. The mutex
+// keeps others from taking one before that is known: a limiter gets nothing back
+// for a ticket that is cancelled after a later one was taken.
+func (g *gate) take(from *rate.Limiter, most time.Duration) (ticket *rate.Reservation, wait time.Duration, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	turn = from.Reserve()
-	if wait = turn.Delay(); wait > most {
-		turn.Cancel()
+	ticket = from.Reserve()
+	if wait = ticket.Delay(); wait > most {
+		ticket.Cancel()
 		return nil, wait, false
 	}
-	return turn, wait, true
+	return ticket, wait, true
 }
 
 func newGate(perSecond int) *gate {
@@ -54,10 +56,10 @@ func newGate(perSecond int) *gate {
 	}
 }
 
-// again is when a client that is turned away may come again, in whole seconds:
-// as many are told to come in each as are let in, and the queue takes what
-// comes unevenly. Nobody is told to come later than againMost; if so many were
-// turned away, they come spread over half of it.
+// again returns when a refused client may come again, in whole seconds. In each
+// second as many may come as are admitted in one; the queue evens out the rest.
+// The longest is againMost: if more are refused, they come spread over the second
+// half of it.
 func (g *gate) again() time.Duration {
 	_, wait, ok := g.take(g.away, againMost-time.Second)
 	if !ok {
@@ -66,18 +68,18 @@ func (g *gate) again() time.Duration {
 	return wait.Truncate(time.Second) + time.Second
 }
 
-// Why a client is turned away.
+// The reasons for which a client is refused.
 var (
 	errQueueFull = errors.New("too many clients come at once")
 	errShort     = errors.New("the gateway is short of memory")
 )
 
-// reasonQueue is the metric's label for those whom the gate turns away.
+// reasonQueue is the metric's label for clients that the gate refuses.
 const reasonQueue = "queue"
 
-// enter waits for a turn.
+// enter waits for a ticket.
 func (g *gate) enter(ctx context.Context) error {
-	turn, wait, ok := g.take(g.limit, queueWait)
+	ticket, wait, ok := g.take(g.limit, queueWait)
 	switch {
 	case !ok:
 		return errQueueFull
@@ -92,15 +94,15 @@ func (g *gate) enter(ctx context.Context) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		turn.Cancel()
+		ticket.Cancel()
 		return ctx.Err()
 	}
 }
 
-// retryAfter is when a client for whom there is no room may come again.
+// retryAfter returns when a client for which there is no room may come again.
 func retryAfter() time.Duration {
 	return (retryLeast + rand.N(retrySpread)).Round(time.Second)
 }
 
-// overloaded is the reason of a close frame with code 1013.
+// overloaded returns the reason of a close frame with code 1013.
 func overloaded(why string) string { return wire.RetryIn(why, retryAfter()) }

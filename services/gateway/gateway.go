@@ -26,7 +26,7 @@ type Options struct {
 	NATS   bus.Config
 	// InProcess, if set, is an embedded NATS server to use instead of a socket.
 	InProcess nats.InProcessConnProvider
-	// Name tells gateways apart in welcome frames and logs; empty: the host's.
+	// Name is in welcome frames and logs, to distinguish gateways; empty: the host's.
 	Name     string
 	Logger   *slog.Logger
 	Registry *prometheus.Registry

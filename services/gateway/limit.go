@@ -9,7 +9,7 @@ import (
 	"github.com/pollcast/pollcast/pkg/config"
 )
 
-// memory is the budget that a configuration means: 0 stands for half of what
+// memory returns the budget that a configuration means: 0 stands for half of what
 // the container, or else the machine, has.
 func (c *Config) memory() config.Size {
 	if c.MemoryBudget > 0 {
@@ -23,7 +23,7 @@ func (c *Config) memory() config.Size {
 const runtimeCost = 16 << 20
 
 // LimitMemory has the runtime collect garbage early enough for the whole
-// process to stay within the budget, unless GOMEMLIMIT says otherwise. It is
+// process to stay within the budget, unless GOMEMLIMIT is set. It is
 // for the main of a process that is a gateway and nothing else.
 func LimitMemory(c Config) {
 	if os.Getenv("GOMEMLIMIT") == "" {

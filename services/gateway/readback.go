@@ -14,11 +14,10 @@ import (
 )
 
 const (
-	// maxReadbacks is how many readings of the stream's past there are at a time.
-	// Those beyond wait for them.
+	// maxReadbacks is how many readbacks are read at a time. The others wait.
 	maxReadbacks = 4
 	// replayWait bounds what reading the stream back may take, with the wait for
-	// the turn.
+	// others.
 	replayWait = 10 * time.Second
 	// readAhead is how many messages more are read than were asked for, for those
 	// who come next and are a little further behind.
@@ -56,11 +55,11 @@ func (r *readbacks) logUnread(err error) {
 // there is no more although there is.
 var errCutShort = errors.New("NATS holds less than was read from it before")
 
-// errReadback says that reading the stream back took too long.
+// errReadback is the error of reading the stream back for too long.
 var errReadback = errors.New("reading the stream back took longer than " + replayWait.String())
 
-// A readback is one reading of the stream's past for all who ask for the same
-// topics at the same time.
+// A readback is one reading of an earlier part of the stream, for all clients that
+// need the same topics at the same time.
 type readback struct {
 	key      string
 	patterns []string
@@ -83,8 +82,8 @@ type readback struct {
 }
 
 // readbacks are at most two for each set of patterns: the current one, which is
-// being read or was lately, and the next one, for which whoever is further
-// behind than the current one reaches comes together until that is read.
+// being read or was lately, and the next one. Clients that are further behind than
+// the current one reaches wait together for the next one.
 type readbacks struct {
 	hub    *hub.Hub
 	budget *memory.Budget
@@ -109,7 +108,7 @@ func newReadbacks(h *hub.Hub, budget *memory.Budget, count hub.Counter, log *slo
 
 // get returns a readback of what patterns match that begins at seq or before
 // and ends where the history begins, or fails after replayWait. The caller gives
-// it back (put). Whoever is the first to ask for one reads it, for all.
+// it back (put). The first caller that asks for one reads it, for all.
 func (r *readbacks) get(patterns []string, seq uint64) (*readback, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), replayWait)
 	defer cancel()

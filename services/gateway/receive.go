@@ -19,8 +19,8 @@ const messageWait = 10 * time.Second
 // rules, so that the close frame reaches it before a reset does.
 const farewellBytes = 4 << 20
 
-// readBuffers are for reads that bring something: a client that says nothing
-// has none.
+// readBuffers are for reads that return bytes: a client that sends nothing has
+// none.
 var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 
 // A gulp reads from a socket what is there. While it waits, there is little on
@@ -52,8 +52,8 @@ func (g *gulp) drop() {
 	g.buf = nil
 }
 
-// receive hands what the client sends to hear until that returns false, which
-// is not an error, or the client can be read no more.
+// receive passes what the client sends to hear, until hear returns false (no error)
+// or the client cannot be read any more.
 func (c *session) receive(hear func(b []byte) bool) error {
 	g := new(gulp)
 	try := g.try
@@ -85,7 +85,7 @@ func (c *session) receive(hear func(b []byte) bool) error {
 }
 
 // hurry gives a client that has begun a message messageWait to end it. ended
-// says that it has ended another since the last call.
+// reports that it has ended another one since the last call.
 func (c *session) hurry(ended bool) {
 	unfinished := c.in.Unfinished()
 	switch {
@@ -111,7 +111,7 @@ func (c *session) readBy(t time.Time) {
 
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
-// seeOff waits until a closing connection's client has seen why, or could have.
+// seeOff gives the client of a closing connection the time to read the close frame.
 func (c *session) seeOff() {
 	_ = c.Socket.SetReadDeadline(time.Now().Add(conn.CloseWait))
 	_, _ = io.CopyN(io.Discard, c.Socket, farewellBytes) // ends by EOF, deadline or bound: all the same

@@ -40,7 +40,9 @@ type server struct {
 }
 
 func newServer(cfg Config, name string, writers int, m *metrics, log *slog.Logger) *server {
-	s := &server{cfg: cfg, name: name, metrics: m, log: log, budget: memory.New(int64(cfg.memory())), gate: newGate(cfg.AcceptRate)}
+	s := &server{
+		cfg: cfg, name: name, metrics: m, log: log, budget: memory.New(int64(cfg.memory())), gate: newGate(cfg.AcceptRate),
+	}
 	m.memoryBudget.Set(float64(s.budget.Limit()))
 	for i := range max(1, writers) {
 		s.writers = append(s.writers, conn.NewWriter(i, &s.host))
@@ -81,8 +83,8 @@ func (s *server) drain() {
 		s.log.Info("draining", "connections", len(conns), "over", s.cfg.DrainTime)
 	}
 	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
-	// A client told to leave at once would meet the next one that is leaving:
-	// each hears when its own connection ends.
+	// If all clients left at once, they would meet at the next gateway that drains:
+	// each gets the time at which its own connection ends.
 	step := s.cfg.DrainTime / time.Duration(max(1, len(conns)))
 	for i, c := range conns {
 		after := time.Duration(i) * step

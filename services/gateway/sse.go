@@ -80,7 +80,7 @@ func (s *server) readSSE(c *session) {
 			return
 		}
 		if heard += n; heard > maxSSEInput {
-			c.Close(wire.CloseProtocolError, "a client of server-sent events says nothing")
+			c.Close(wire.CloseProtocolError, "a client of server-sent events sends nothing")
 			c.seeOff()
 			return
 		}

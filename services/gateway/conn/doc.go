@@ -15,5 +15,5 @@
 //	mail     what waits to be sent, from any goroutine: under its mutex
 //	account  what the connection costs and how far it is (account.go): atomics
 //
-// What a client sends is no business of this package.
+// This package does not read what a client sends.
 package conn

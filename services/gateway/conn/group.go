@@ -39,8 +39,8 @@ func (g *group) Wake() {
 }
 
 // walk visits the group's connections from the last to the first, one stride of
-// them. Whoever leaves meanwhile gives its place to one that was visited, and
-// whoever comes is visited for itself.
+// them. A connection that leaves meanwhile gives its place to one that was visited,
+// and one that comes is visited by its own job.
 func (w *Writer) walk(g *group) {
 	if !g.walking {
 		g.walking, g.left, g.end = true, len(g.conns), g.feed.End()

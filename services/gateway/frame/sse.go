@@ -46,7 +46,7 @@ func appendSSE(dst []byte, f *wire.ServerFrame, b []byte) []byte {
 	return fmt.Appendf(dst, "event: %s\ndata: %s\n\n", name, b) // JSON has no line breaks
 }
 
-// sseClose is what a client that cannot be sent a close frame is told.
+// sseClose returns the event that stands for a close frame.
 func sseClose(code wire.CloseCode, text string) []byte {
 	return fmt.Appendf(nil, "event: close\ndata: %s\n\n", Marshal(struct {
 		Code   wire.CloseCode `json:"code"`

@@ -6,7 +6,7 @@
 //	            apply        topics      live         append      bytes
 //	                         polls       frames         └─► Group.Wake
 //
-// What a new or returning client gets before the live frames:
+// A new or returning client gets, before the live frames:
 //
 //	opening.go   a snapshot or a replay, shared by those who come together
 //	resume.go    the events after a position: from history.go, or from a part of

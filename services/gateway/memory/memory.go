@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 )
 
-// What is not counted byte by byte costs so much, in bytes: a little more than
-// was measured, so that the budget holds.
+// The costs, in bytes, of things that are not counted byte by byte: a little more
+// than was measured, so that the budget holds.
 const (
 	ProcessCost    = 24 << 20 // the process without clients and values: code, runtime, NATS's buffers
 	ConnectionCost = 7 << 10  // its goroutine, buffers and bookkeeping; 6.0 to 6.4 KB were measured
