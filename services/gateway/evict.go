@@ -128,7 +128,8 @@ func (e *evictor) relieve() (closed int) {
 	}
 	if !e.short {
 		e.short = true
-		e.log.Warn("memoryBudget is nearly used up; the slowest connections are closed and new ones refused", slog.Int("closed", closed), "used", config.Size(b.Used()), "budget", config.Size(b.Limit()), "usage", *e.last.Load())
+		e.log.Warn("memoryBudget is nearly used up; the slowest connections are closed and new ones refused",
+			slog.Int("closed", closed), "used", config.Size(b.Used()), "budget", config.Size(b.Limit()), "usage", *e.last.Load())
 	}
 	return closed
 }

@@ -67,8 +67,9 @@ func New(o Options) (*Gateway, error) {
 	}
 	if o.Config.Operations != "" {
 		g.admin, err = admin.New(admin.Options{
-			Listen: o.Config.Operations, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger, Status: http.HandlerFunc(g.serveStatus),
-			More: o.Operations, Reload: o.Reload,
+			Listen: o.Config.Operations, Ready: g.Ready, Gatherer: o.Registry, Logger: o.Logger,
+			Status: http.HandlerFunc(g.serveStatus),
+			More:   o.Operations, Reload: o.Reload,
 		})
 		if err != nil {
 			g.ln.Close()

@@ -41,12 +41,14 @@ func (s *server) upgrade() http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !websocket.IsWebSocketUpgrade(r) {
 			w.Header().Set("Upgrade", "websocket")
-			http.Error(w, "this is a WebSocket endpoint: connect with ws:// (or wss://), for example\n  websocat 'ws://"+r.Host+r.URL.Path+"?topics=>'", http.StatusUpgradeRequired)
+			http.Error(w, "this is a WebSocket endpoint: connect with ws:// (or wss://), for example\n  websocat 'ws://"+
+				r.Host+r.URL.Path+"?topics=>'", http.StatusUpgradeRequired)
 			return
 		}
 		if !r.ProtoAtLeast(1, 1) { // RFC 6455, section 4.2.1
 			s.metrics.refused.WithLabelValues("handshake").Inc()
-			http.Error(w, "WebSocket needs HTTP/1.1; this request came as "+r.Proto+", perhaps from a proxy (proxy_http_version 1.1 in nginx)", http.StatusBadRequest)
+			http.Error(w, "WebSocket needs HTTP/1.1; this request came as "+r.Proto+
+				", perhaps from a proxy (proxy_http_version 1.1 in nginx)", http.StatusBadRequest)
 			return
 		}
 		if !s.admit(w, r) {
@@ -64,7 +66,8 @@ func (s *server) upgrade() http.HandlerFunc {
 		}
 		if offered := websocket.Subprotocols(r); len(offered) > 0 && !slices.ContainsFunc(offered, knownProtocol) {
 			s.metrics.refused.WithLabelValues("handshake").Inc()
-			http.Error(w, fmt.Sprintf("none of the subprotocols %q is known here; offer %s, or none", offered, strings.Join(protocols, " or ")), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("none of the subprotocols %q is known here; offer %s, or none",
+				offered, strings.Join(protocols, " or ")), http.StatusBadRequest)
 			return
 		}
 		reason, why := s.let(r.Context())
@@ -99,7 +102,8 @@ func (s *server) upgrade() http.HandlerFunc {
 func (s *server) hangUp(ws *websocket.Conn, reason, why string) {
 	s.metrics.refused.WithLabelValues(reason).Inc()
 	msg := websocket.FormatCloseMessage(int(wire.CloseOverloaded), wire.RetryIn(why, s.retry(reason)))
-	_ = ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second)) // the client is being turned away either way
+	// The client is refused either way.
+	_ = ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second))
 	_ = ws.Close()
 }
 
@@ -124,7 +128,8 @@ func (s *server) accept(ws *websocket.Conn, r *http.Request, topics []string, de
 // newSession makes a connection of a socket.
 func (s *server) newSession(nc net.Conn, fm hub.Format) *session {
 	id := s.nextID.Add(1)
-	c := &session{Conn: conn.New(&s.host, id, fmt.Sprintf("%s-%d", s.name, id), nc, fm, s.writers[id%uint64(len(s.writers))])}
+	w := s.writers[id%uint64(len(s.writers))]
+	c := &session{Conn: conn.New(&s.host, id, fmt.Sprintf("%s-%d", s.name, id), nc, fm, w)}
 	// The first ping comes at a random part of the interval, so that pings of
 	// clients that came together do not stay together.
 	c.pinged = c.Begun.UnixNano() - rand.Int64N(int64(s.cfg.PingInterval))

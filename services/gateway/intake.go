@@ -28,7 +28,9 @@ func (in *intake) convert(msgs []bus.Message) []hub.Record {
 	in.records = in.records[:0]
 	for i := range msgs {
 		m := &msgs[i]
-		in.records = append(in.records, hub.Record{Seq: m.Seq, Stored: m.Stored, Event: m.Event, Fresh: m.Fresh, Breaker: m.Breaker})
+		in.records = append(in.records, hub.Record{
+			Seq: m.Seq, Stored: m.Stored, Event: m.Event, Fresh: m.Fresh, Breaker: m.Breaker,
+		})
 	}
 	return in.records
 }

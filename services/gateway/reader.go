@@ -148,7 +148,8 @@ func decodeClient(fm hub.Format, kind int, body []byte) (f wire.ClientFrame, wer
 	}
 	if fm == hub.Proto {
 		if kind != ws.Binary {
-			return bad(wire.CodeBadFrame, "a text message on a connection that speaks %s; send a binary ClientFrame", wire.ProtocolProto)
+			return bad(wire.CodeBadFrame, "a text message on a connection that speaks %s; send a binary ClientFrame",
+				wire.ProtocolProto)
 		}
 		if err := f.UnmarshalProto(body); err != nil {
 			return bad(wire.CodeBadFrame, "%v", err)
@@ -183,7 +184,8 @@ func decodeClient(fm hub.Format, kind int, body []byte) (f wire.ClientFrame, wer
 	}
 	switch {
 	case known == 0 && unknown != "":
-		return bad(wire.CodeUnknownFrame, "frame %q is not known; known are %s", short([]byte(unknown)), strings.Join(clientKeys, ", "))
+		return bad(wire.CodeUnknownFrame, "frame %q is not known; known are %s",
+			short([]byte(unknown)), strings.Join(clientKeys, ", "))
 	case known != 1:
 		return bad(wire.CodeBadFrame, "a frame has exactly one of %s; this one has %d", strings.Join(clientKeys, ", "), known)
 	}

@@ -79,7 +79,8 @@ func (k *sockets) watch(h *http.Server, most int, budget *memory.Budget, refused
 }
 
 // tooLate is the answer to a request that does not come.
-var tooLate = fmt.Appendf(nil, "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nno whole request within %v\n", requestWait)
+var tooLate = fmt.Appendf(nil, "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\n"+
+	"Connection: close\r\n\r\nno whole request within %v\n", requestWait)
 
 // sweep closes those whose request does not come.
 func (k *sockets) sweep(now time.Time, refused *prometheus.CounterVec) {

@@ -177,7 +177,8 @@ func (s *server) checkSubscribe(c *session, req *wire.Subscribe) *wire.Error {
 	case hz != 0 && req.Delivery == wire.DeliverAll:
 		return fail(wire.CodeInvalid, `maxHz %v skips events: use it with delivery "latest"`, hz)
 	case len(c.subs.patterns) > 0 && (hz != c.subs.maxHz || isLatest(req) != c.Latest()):
-		return fail(wire.CodeInvalid, "all subscriptions of a connection have the same delivery and maxHz; open another connection for others")
+		return fail(wire.CodeInvalid,
+			"all subscriptions of a connection have the same delivery and maxHz; open another connection for others")
 	}
 	if req.Replay != "" && req.Replay != "latest" {
 		return fail(wire.CodeInvalid, `replay %q: this gateway knows "latest"`, req.Replay)
@@ -201,7 +202,9 @@ func (c *session) holds(patterns []string) {
 // Reader's.
 func (s *server) unsubscribe(c *session, id uint64, req *wire.Unsubscribe) *wire.Error {
 	all := slices.DeleteFunc(slices.Clone(c.subs.patterns), func(p string) bool { return slices.Contains(req.Topics, p) })
-	answer := frame.Encode(c.Format.Plain(), &wire.ServerFrame{ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics}})
+	answer := frame.Encode(c.Format.Plain(), &wire.ServerFrame{
+		ID: id, Unsubscribed: &wire.Unsubscribed{Topics: req.Topics},
+	})
 	before, after := topic.Canonical(c.subs.patterns), topic.Canonical(all)
 	c.holds(all)
 	old := c.Feed()

@@ -40,7 +40,8 @@ func (s *server) serveValues(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, tag, ok := s.hub.Values(topic.Canonical(topics), maxValues)
 	if !ok {
-		http.Error(w, fmt.Sprintf("more than %d values match; ask for fewer topics", maxValues), http.StatusRequestEntityTooLarge)
+		http.Error(w, fmt.Sprintf("more than %d values match; ask for fewer topics", maxValues),
+			http.StatusRequestEntityTooLarge)
 		return
 	}
 	cost := int64(len(answer.Fresh)) * memory.FrameCost

@@ -147,7 +147,9 @@ func (v *View) eventsOf(events []Event, f *Feed, before []string, now time.Time)
 // newContents takes the freshness of the feed's polls that the patterns before did
 // not cover. All events are taken with the freshness of this moment, at which the
 // live frames begin.
-func (v *View) newContents(f *Feed, before []string, phase wire.Phase, now time.Time) (*contents, map[*pollState]event.Freshness) {
+func (v *View) newContents(
+	f *Feed, before []string, phase wire.Phase, now time.Time,
+) (*contents, map[*pollState]event.Freshness) {
 	c := &contents{encoder: v.Encoder, phase: phase, epoch: v.epoch}
 	fresh := v.freshness(f, now)
 	for p, fr := range fresh {

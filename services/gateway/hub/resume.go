@@ -57,7 +57,9 @@ func (v *View) MaybeOlder(came time.Time) bool { return v.link.down || !v.link.p
 // nil at first. With share, connections that come together get the same bytes, or
 // their end: clients that have seen as much or more, but nothing after it (up to
 // seenSeq).
-func (v *View) Replay(f *Feed, before []string, since *wire.Since, share bool, seenSeq uint64, filled *Gap) (Opening, Replayed) {
+func (v *View) Replay(
+	f *Feed, before []string, since *wire.Since, share bool, seenSeq uint64, filled *Gap,
+) (Opening, Replayed) {
 	if p := v.sharedReplay(f, since, seenSeq); share && p != nil {
 		o := *p
 		o.since = since.Seq

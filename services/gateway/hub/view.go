@@ -185,15 +185,3 @@ func (v *View) forget(t *topicState) {
 	}
 	delete(v.topics, t.name)
 }
-
-func matchAny(patterns []string, name string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return topic.Match(p, name) })
-}
-
-func coversPoll(patterns []string, poll string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return topic.CoversPoll(p, poll) })
-}
-
-func coversSource(patterns []string, source string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return topic.CoversSource(p, source) })
-}
