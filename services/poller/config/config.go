@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/pollcast/pollcast/pkg/config"
 	"github.com/pollcast/pollcast/pkg/topic"
-	"github.com/pollcast/pollcast/services/poller/jq"
 	"github.com/pollcast/pollcast/services/poller/source"
 	"github.com/pollcast/pollcast/services/poller/source/drivers"
 )
@@ -131,7 +131,7 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 	if len(c.Sources) == 0 {
 		report("sources", "there is nothing to poll", "add a source with an upstream and a poll")
 	}
-	for _, name := range jq.SortedKeys(c.Sources) {
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		path := "sources." + name
 		s := c.Sources[name].WithDefaults()
 		if err := topic.CheckToken(name); err != nil {
@@ -175,7 +175,7 @@ func (s Source) check(name string, report func(path, problem, fix string)) {
 		report("polls", fmt.Sprintf("%d polls are too many for one source", len(s.Polls)),
 			fmt.Sprintf("use at most %d; another source may have the same upstreams", MaxPolls))
 	}
-	names := jq.SortedKeys(s.Polls)
+	names := slices.Sorted(maps.Keys(s.Polls))
 	for i, poll := range names {
 		path := "polls." + poll
 		if err := topic.Check(name + "." + poll); err != nil {
@@ -253,7 +253,7 @@ func (s Source) checkUpstreams(driver source.Driver, report func(path, problem, 
 }
 
 func checkHeaders(headers map[string]config.Secret, report func(path, problem, fix string)) {
-	for _, name := range jq.SortedKeys(headers) {
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
 		if problem, fix := headerProblem(name, headers[name].Reveal()); problem != "" {
 			report("headers."+name, problem, fix)
 		}

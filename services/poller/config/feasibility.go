@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/services/poller/breaker"
-	"github.com/pollcast/pollcast/services/poller/jq"
 )
 
 // PollTiming is what a poll's settings amount to at worst, while the poller
@@ -67,11 +66,11 @@ type UpstreamCalls struct {
 // source by source in the order of their names.
 func Feasibility(c Config) []PollTiming {
 	var all []PollTiming
-	for _, name := range jq.SortedKeys(c.Sources) {
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		s := c.Sources[name].WithDefaults()
 		polls := make([]pacedPoll, 0, len(s.Polls))
 		longest, reach := time.Duration(0), MaxUpstreams
-		for _, pollName := range jq.SortedKeys(s.Polls) {
+		for _, pollName := range slices.Sorted(maps.Keys(s.Polls)) {
 			p := s.Polls[pollName].WithDefaults(s)
 			c := NewPace(s, p)
 			polls = append(polls, pacedPoll{p, c})
@@ -79,7 +78,7 @@ func Feasibility(c Config) []PollTiming {
 		}
 		open := timeToOpen(requests(polls, s.Batch), s.Breaker.Failures, max(1, len(s.Upstreams)), reach)
 		probe := s.Breaker.OpenFor + breaker.ProbeMargin + breaker.ProbeStagger
-		for i, pollName := range jq.SortedKeys(s.Polls) {
+		for i, pollName := range slices.Sorted(maps.Keys(s.Polls)) {
 			p := polls[i]
 			// A probe that began before may still be out and fail; the next one
 			// closes the circuit.
@@ -152,7 +151,7 @@ func perMinute(interval time.Duration) float64 { return float64(time.Minute) / f
 // Load returns how often each upstream will be asked.
 func Load(c Config) []UpstreamCalls {
 	var all []UpstreamCalls
-	for _, name := range jq.SortedKeys(c.Sources) {
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		s := c.Sources[name].WithDefaults()
 		calls := 0.0
 		for _, p := range s.Polls {

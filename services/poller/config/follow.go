@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -152,9 +154,9 @@ func (p Poll) mentions(text string) bool {
 // the stream keeps messages per subject: who looks away for a tick could not
 // read them back.
 func (c *Config) CheckHistory(history int, report func(path, problem, fix string)) {
-	for _, name := range jq.SortedKeys(c.Sources) {
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		polls := c.Sources[name].Polls
-		for _, poll := range jq.SortedKeys(polls) {
+		for _, poll := range slices.Sorted(maps.Keys(polls)) {
 			f := polls[poll].Follow
 			if f == nil || f.WithDefaults().MaxPerTick <= history {
 				continue

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -133,7 +135,7 @@ func (p Poll) checkShape(report func(path, problem, fix string)) {
 	if p.MaxKeys < 1 || p.MaxKeys > MaxMaxKeys {
 		report("maxKeys", fmt.Sprintf("%d is out of range", p.MaxKeys), fmt.Sprintf("use 1 to %d", MaxMaxKeys))
 	}
-	for _, path := range jq.SortedKeys(p.Deadband) {
+	for _, path := range slices.Sorted(maps.Keys(p.Deadband)) {
 		amount := p.Deadband[path]
 		if math.IsNaN(amount) || math.IsInf(amount, 0) || amount < 0 {
 			report("deadband", fmt.Sprintf("%q: %v is no amount", path, amount), "use a number from 0")

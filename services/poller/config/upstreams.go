@@ -4,11 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 	"time"
-
-	"github.com/pollcast/pollcast/services/poller/jq"
 )
 
 // What a source says of its upstreams beyond where they are: how the calls of a
@@ -22,7 +21,7 @@ func (s Source) checkAttempts(report func(path, problem, fix string)) {
 	}
 	var tightest, slackest Pace
 	var name string
-	for _, n := range jq.SortedKeys(s.Polls) {
+	for _, n := range slices.Sorted(maps.Keys(s.Polls)) {
 		p := s.Polls[n].WithDefaults(s)
 		if p.Interval < MinInterval || p.Timeout < MinTimeout {
 			continue // has a mistake of its own

@@ -6,17 +6,17 @@ import (
 	"github.com/itchyny/gojq"
 )
 
-// advancing watches the part of a poll's value that must advance.
+// Progress watches the part of a poll's value that must advance. The caller guards it.
 type Progress struct {
 	Mark any       // the highest number, or the last text; nil: none seen yet
 	at   time.Time // when it was first seen
 }
 
-// see takes a new mark and reports whether the value stands still, that is,
-// has not advanced for within. Text advances by becoming another; a number by
-// exceeding the highest so far, so that two upstreams of which one lags do not
-// look like progress. A number that starts anew from below, as after a reset,
-// is taken for the highest once the old one has stood still.
+// Observe takes a new mark and reports whether the value stands still: whether it has not
+// advanced for longer than within. Text advances when it becomes another text. A number
+// advances when it exceeds the highest so far, so that two upstreams of which one lags do
+// not look like progress. A number below the highest, as after a reset, becomes the
+// highest once the old one has stood still.
 func (a *Progress) Observe(mark any, now time.Time, within time.Duration) (still bool) {
 	still = now.Sub(a.at) > within
 	order := 0
@@ -34,7 +34,7 @@ func (a *Progress) Observe(mark any, now time.Time, within time.Duration) (still
 	return still
 }
 
-// seed takes the mark of a value from before this process.
+// Seed takes the mark of a value from before this process, unless there is one already.
 func (a *Progress) Seed(mark any, since time.Time) {
 	if a.Mark == nil && mark != nil {
 		a.Mark, a.at = mark, since

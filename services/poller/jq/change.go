@@ -12,16 +12,14 @@ import (
 	"strings"
 )
 
-// digest stands for a value when two are compared: equal digests are equal
-// values. Key order, white space and the way a number is written do not
-// matter; what the ignored paths lead to does not either.
+// Digest identifies a value: equal digests mean equal values. The order of keys, white
+// space, the way a number is written and the ignored parts do not matter.
 type Digest [sha256.Size]byte
 
-// path leads to parts of a value: keys of objects and positions in arrays, "*"
-// for any.
+// Path names parts of a value: keys of objects and positions in arrays, "*" for any.
 type Path []string
 
-// parsePath reads keys joined by dots.
+// ParsePath reads keys joined by dots. No key may be empty.
 func ParsePath(s string) (Path, error) {
 	p := Path(strings.Split(s, "."))
 	if slices.Contains(p, "") {
@@ -30,7 +28,7 @@ func ParsePath(s string) (Path, error) {
 	return p, nil
 }
 
-// digestOf returns the digest of valid JSON.
+// DigestOf returns the digest of one JSON value without its ignored parts.
 func DigestOf(value []byte, ignore []Path) (Digest, error) {
 	v, err := Decode(value)
 	if err != nil {
@@ -39,8 +37,8 @@ func DigestOf(value []byte, ignore []Path) (Digest, error) {
 	return digestTree(v, ignore, len(value)), nil
 }
 
-// digestTree returns the digest of decoded JSON, of which it keeps nothing.
-// size is about as long as it is.
+// digestTree returns the digest of decoded JSON. It removes the ignored parts from v.
+// size is about the length of the JSON in bytes.
 func digestTree(v any, ignore []Path, size int) Digest {
 	for _, p := range ignore {
 		v = p.cut(v)
@@ -48,7 +46,7 @@ func digestTree(v any, ignore []Path, size int) Digest {
 	return sha256.Sum256(canonical(make([]byte, 0, size), v))
 }
 
-// band is a part of the value whose number may move a little.
+// Band is a part of a value whose number may differ by amount without being a change.
 type Band struct {
 	path   Path
 	amount *big.Float
@@ -57,6 +55,8 @@ type Band struct {
 // bandBits is the precision in which numbers are subtracted: 77 digits.
 const bandBits = 256
 
+// NewBand returns the band of the path s, where "." is the value itself. amount must be
+// finite and not negative.
 func NewBand(s string, amount float64) (Band, error) {
 	b := Band{amount: big.NewFloat(amount).SetPrec(bandBits)}
 	if s == "." { // the value itself
@@ -67,8 +67,8 @@ func NewBand(s string, amount float64) (Band, error) {
 	return b, err
 }
 
-// within reports whether value differs from old by no more than the bands
-// allow, and what is ignored.
+// Within reports whether value and old are equal, apart from what the bands allow and from
+// the ignored parts. It is false if one of them is no JSON.
 func Within(value, old []byte, bands []Band, ignore []Path) bool {
 	v, err := Decode(value)
 	if err != nil {
@@ -84,8 +84,7 @@ func Within(value, old []byte, bands []Band, ignore []Path) bool {
 	return digestTree(v, ignore, len(value)) == digestTree(o, ignore, len(old))
 }
 
-// level replaces the numbers that the path leads to by their old ones where
-// those are near.
+// level replaces each number at the path by the old number if the two are near.
 func (b Band) level(p Path, v, old any) any {
 	if len(p) == 0 {
 		x, ok := v.(json.Number)
@@ -117,6 +116,7 @@ func (b Band) level(p Path, v, old any) any {
 	return v
 }
 
+// near reports whether two numbers differ by at most amount.
 func (b Band) near(x, y string) bool {
 	f, _, errX := big.ParseFloat(x, 10, bandBits, big.ToNearestEven)
 	g, _, errY := big.ParseFloat(y, 10, bandBits, big.ToNearestEven)
@@ -127,8 +127,8 @@ func (b Band) near(x, y string) bool {
 	return d.Abs(d).Cmp(b.amount) <= 0
 }
 
-// cut removes what the path leads to and returns what is left. In an array the
-// place stays, so that other positions keep their meaning.
+// cut removes the parts at the path and returns what is left. In an array it leaves null,
+// so that other positions keep their meaning.
 func (p Path) cut(v any) any {
 	if len(p) == 0 {
 		return nil
@@ -156,7 +156,7 @@ func (p Path) cut(v any) any {
 	return v
 }
 
-// canonical appends the one way in which a value is written.
+// canonical appends v in a form that is the same for equal values.
 func canonical(b []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -197,7 +197,7 @@ func canonicalNumber(b []byte, s string) []byte {
 	if i := strings.IndexAny(rest, "eE"); i >= 0 {
 		p, err := strconv.ParseInt(rest[i+1:], 10, 64)
 		if err != nil || p > math.MaxInt32 || p < math.MinInt32 {
-			return append(b[:start], s...) // no number that anybody computes with
+			return append(b[:start], s...) // too large or small to compute with
 		}
 		mantissa, power = rest[:i], p
 	}

@@ -6,6 +6,7 @@ import (
 )
 
 func TestDigest(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		a, b   string
 		ignore string

@@ -10,14 +10,14 @@ import (
 	"github.com/itchyny/gojq"
 )
 
-// Functions that expressions have beside jq's own: Ethereum and others write
+// functions are those that expressions have beside jq's own: Ethereum and others write
 // numbers in hexadecimal.
 var functions = []gojq.CompilerOption{
 	gojq.WithFunction("hex", 0, 0, func(v any, _ []any) any { return toHex(v) }),
 	gojq.WithFunction("fromhex", 0, 0, func(v any, _ []any) any { return fromHex(v) }),
 }
 
-// toHex makes "0x1a" of 26.
+// toHex is the function hex: it makes "0x1a" of 26.
 func toHex(v any) any {
 	n := new(big.Int)
 	switch v := v.(type) {
@@ -43,6 +43,7 @@ func toHex(v any) any {
 	return "0x" + n.Text(16)
 }
 
+// notWhole is the error of hex for a number with a fraction.
 func notWhole(number string) error {
 	return &RedactedError{
 		Public: "hex cannot be applied to what is no whole number",
@@ -50,7 +51,7 @@ func notWhole(number string) error {
 	}
 }
 
-// fromHex makes 26 of "0x1a" or "1a".
+// fromHex is the function fromhex: it makes 26 of "0x1a" or "1a".
 func fromHex(v any) any {
 	s, ok := v.(string)
 	if !ok {

@@ -7,6 +7,7 @@ import (
 )
 
 func TestCompilePlace(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ text, want string }{
 		{".a | }", `at character 6: unexpected token "}"`},
 		{".a |", "at character 5: unexpected EOF"},
@@ -23,6 +24,7 @@ func TestCompilePlace(t *testing.T) {
 }
 
 func TestWithin(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		old, new string
 		path     string
@@ -60,7 +62,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-func TestAdvancing(t *testing.T) {
+func TestProgress(t *testing.T) {
+	t.Parallel()
 	var a Progress
 	begin := time.Now()
 	for i, step := range []struct {

@@ -7,9 +7,10 @@ import (
 	"github.com/itchyny/gojq"
 )
 
-// What an expression stumbles over is an upstream's answer, of which clients may
-// see only what select leaves.
-func TestJQWords(t *testing.T) {
+// TestPublicWords checks that no public error text quotes the upstream's answer: clients
+// may see only what select leaves of it.
+func TestPublicWords(t *testing.T) {
+	t.Parallel()
 	const in = `{"s":"sesame) and number (sesame","n":4711,"o":{"sesame":[4711]},"a":["sesame"],"b":true}`
 	for _, tt := range []struct{ text, want string }{
 		{`.s.x`, "expected an object but got: string"},

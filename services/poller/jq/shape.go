@@ -1,7 +1,6 @@
 package jq
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,41 +13,42 @@ import (
 	"github.com/pollcast/pollcast/pkg/topic"
 )
 
-// shape makes of an answer what is published: one value, or a value per key.
-// The order is select, mustAdvance, each, key.
+// Shape makes what is published out of an answer: one value, or a value for each key.
+// The expressions run in the order select, mustAdvance.path, each, key. A Shape does not
+// change and may be used by several goroutines.
 type Shape struct {
 	choose, Advance, each, Key *Expression // nil: not configured
 	maxKeys                    int
 	limit                      time.Duration // for all expressions together
 }
 
-// shaped is what became of an answer.
+// shaped is what Apply makes out of an answer.
 type shaped struct {
 	Value json.RawMessage // of a poll without keys
 	Items []Item          // of a poll with keys
-	Mark  any             // what must advance; nil when nothing must
+	Mark  any             // the part that must advance; nil: none is configured
 }
 
-// item is the value of one key.
+// Item is the value of one key. Token is the key as a token of a topic.
 type Item struct {
 	Key, Token string
 	Value      json.RawMessage
 }
 
+// Keyed reports whether Apply returns Items instead of a Value.
 func (s *Shape) Keyed() bool { return s.each != nil }
 
-// idle says that answers pass as they are.
+// PassesThrough reports whether Apply returns each answer as it is.
 func (s *Shape) PassesThrough() bool { return s.choose == nil && s.Advance == nil && s.each == nil }
 
-// shapeSpec is what makes a shape: expressions, where "" is none.
+// ShapeSpec is what NewShape needs: jq expressions, where "" is none, and bounds.
 type ShapeSpec struct {
 	Select, Advance, Each, Key string
 	MaxKeys                    int
 	Limit                      time.Duration // for all expressions together
 }
 
-// newShape compiles the expressions. Its errors name the key of the
-// configuration.
+// NewShape compiles the expressions. It returns an error for each that does not compile.
 func NewShape(spec ShapeSpec) (*Shape, []KeyError) {
 	var bad []KeyError
 	s := &Shape{maxKeys: spec.MaxKeys, limit: spec.Limit}
@@ -70,12 +70,14 @@ func NewShape(spec ShapeSpec) (*Shape, []KeyError) {
 	return s, bad
 }
 
+// KeyError is a mistake in the expression or the template under a key of the
+// configuration.
 type KeyError struct {
 	Key string
 	Err error
 }
 
-// apply shapes an answer. It ends soon after ctx does.
+// Apply shapes an answer. It returns soon after ctx ends, or after ShapeSpec.Limit.
 func (s *Shape) Apply(ctx context.Context, raw []byte) (out shaped, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()
@@ -101,7 +103,7 @@ func (s *Shape) Apply(ctx context.Context, raw []byte) (out shaped, err error) {
 	return out, err
 }
 
-// split makes the items of a value.
+// split makes the items of a value, with each and key.
 func (s *Shape) split(ctx context.Context, v any) ([]Item, error) {
 	all, err := s.each.run(ctx, v, s.maxKeys)
 	if errors.Is(err, errMore) {
@@ -142,8 +144,8 @@ func (s *Shape) split(ctx context.Context, v any) ([]Item, error) {
 	return items, nil
 }
 
-// markOf is what must advance: a number, which must grow, or text, which must
-// become another.
+// MarkOf returns the part of v that must advance: a number, which must grow, or text,
+// which must become another.
 func (s *Shape) MarkOf(ctx context.Context, v any) (any, error) {
 	m, err := s.Advance.One(ctx, v)
 	if err != nil {
@@ -156,14 +158,15 @@ func (s *Shape) MarkOf(ctx context.Context, v any) (any, error) {
 	return nil, fmt.Errorf("mustAdvance.path gives %s; a number or text is needed", gojq.TypeOf(m))
 }
 
-// expression is a compiled jq expression.
+// Expression is a compiled jq expression. It may be used by several goroutines.
 type Expression struct {
 	Name string // its key in the configuration
 	code *gojq.Code
 }
 
-// compile reports where in the text a mistake is. The variables' values are
-// handed to run in the same order.
+// Compile compiles a jq expression. name is its key in the configuration. An error says
+// where in the text the mistake is. The callers of One pass the values of the variables in
+// the same order.
 func Compile(name, text string, variables ...string) (*Expression, error) {
 	q, err := gojq.Parse(text)
 	if p, ok := errors.AsType[*gojq.ParseError](err); ok {
@@ -188,7 +191,7 @@ func Compile(name, text string, variables ...string) (*Expression, error) {
 	return &Expression{name, code}, nil
 }
 
-// place is where an offset in bytes is, counted from 1 as editors do.
+// place says where an offset in bytes is: line and character, counted from 1.
 func place(text string, offset int) string {
 	before := text[:min(max(offset, 0), len(text))]
 	line := strings.Count(before, "\n") + 1
@@ -199,10 +202,10 @@ func place(text string, offset int) string {
 	return fmt.Sprintf("at line %d, character %d", line, column)
 }
 
-// errMore: an expression gives more than was asked for.
+// errMore says that an expression gives more values than the caller allows.
 var errMore = errors.New("too many results")
 
-// run returns what the expression gives, at most most values.
+// run returns what the expression gives for v; errMore if that is more than most values.
 func (e *Expression) run(ctx context.Context, v any, most int, vars ...any) ([]any, error) {
 	var out []any
 	results := e.code.RunWithContext(ctx, v, vars...)
@@ -224,7 +227,8 @@ func (e *Expression) run(ctx context.Context, v any, most int, vars ...any) ([]a
 	}
 }
 
-// one is for expressions that give exactly one value.
+// One returns what the expression gives for v. It is an error if that is not exactly one
+// value.
 func (e *Expression) One(ctx context.Context, v any, vars ...any) (any, error) {
 	out, err := e.run(ctx, v, 1, vars...)
 	switch {
@@ -238,20 +242,7 @@ func (e *Expression) One(ctx context.Context, v any, vars ...any) (any, error) {
 	return out[0], nil
 }
 
-// decode reads JSON and keeps numbers as they are written.
-func Decode(value []byte) (any, error) {
-	d := json.NewDecoder(bytes.NewReader(value))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, fmt.Errorf("read value: %w", err)
-	}
-	if len(bytes.TrimLeft(value[d.InputOffset():], " \t\r\n")) > 0 {
-		return nil, errors.New("read value: more than one")
-	}
-	return v, nil
-}
-
+// Short returns s for an error text: its first 40 characters, with … for the rest.
 func Short(s string) string {
 	if r := []rune(s); len(r) > 40 {
 		return string(r[:40]) + "…"

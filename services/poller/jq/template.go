@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,21 +19,18 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// Texts in what a poll asks may hold {{ jq }}. A text that is one expression
-// and nothing else becomes what the expression gives, of any type; otherwise
-// the results are put in as text.
-
-// Variables of templates, in the order in which their values are handed over. A
-// poll with keys has no previous value, but one for each key.
+// Variables of templates, in the order in which Moment gives their values. A poll with
+// keys has no $prev, because it has a previous value for each key.
 var (
 	PollVariables  = []string{"$now", "$slot", "$prev"}
 	KeyedVariables = []string{"$now", "$slot"}
 )
 
-// maxRequest bounds what templates make, in bytes of one request.
+// maxRequest bounds what templates make of one request, in bytes.
 const maxRequest = 1 << 20
 
-// template is a text that holds expressions.
+// template is a text that holds {{ jq }}. A text that is one expression and nothing else
+// becomes what the expression gives, of any type. Otherwise the results become text.
 type template struct {
 	key   string // in the configuration
 	parts []templatePart
@@ -44,11 +42,10 @@ type templatePart struct {
 	expr *Expression // nil: text
 }
 
-// whole says that the text is one expression and nothing else.
+// whole reports whether the text is one expression and nothing else.
 func (t *template) whole() bool { return len(t.parts) == 1 }
 
-// literals are the parts of a text that no expression makes, and the texts
-// within expressions.
+// Literals returns the parts of a text outside {{ }}, and the texts in quotes inside.
 func Literals(text string) []string {
 	var all []string
 	for text != "" {
@@ -68,8 +65,8 @@ func Literals(text string) []string {
 
 var quoted = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 
-// cutExpression cuts at the }} that ends an expression: the first one before
-// which there is a whole one. Objects and texts may hold }} as well.
+// cutExpression cuts text at the }} that ends its first expression. Objects and texts in
+// the expression may hold }} as well, so it takes the first }} that leaves valid jq before it.
 func cutExpression(text string) (code, rest string, found bool) {
 	for from := 0; ; {
 		i := strings.Index(text[from:], "}}")
@@ -112,7 +109,7 @@ func parseTemplate(key, text string, variables []string) (*template, error) {
 	return t, nil
 }
 
-// value is what the text becomes.
+// value returns what the text becomes.
 func (t *template) value(ctx context.Context, vars []any) (any, error) {
 	if t.whole() {
 		return t.parts[0].expr.One(ctx, nil, vars...)
@@ -120,8 +117,8 @@ func (t *template) value(ctx context.Context, vars []any) (any, error) {
 	return t.text(ctx, vars, func(s string) (string, error) { return s, nil })
 }
 
-// text is what the text becomes if it must stay one. put makes an expression's
-// result fit in.
+// text returns what the text becomes where only text fits. put encodes the result of each
+// expression.
 func (t *template) text(ctx context.Context, vars []any, put func(string) (string, error)) (string, error) {
 	var b strings.Builder
 	for _, p := range t.parts {
@@ -158,9 +155,10 @@ func (t *template) text(ctx context.Context, vars []any, put func(string) (strin
 
 var errTooLong = errors.New("the templates make a request of more than 1 MiB")
 
-// question is what is asked, with its templates.
+// Question is a request with its templates compiled. It does not change and may be used by
+// several goroutines.
 type Question struct {
-	// plain is the call without templates; what they make is missing in it.
+	// Plain is the call without what templates make.
 	Plain        source.Call
 	variables    []string
 	params, body any // trees that hold *template; nil: none
@@ -169,7 +167,7 @@ type Question struct {
 	limit        time.Duration // for all expressions together
 }
 
-// asking is the part of the configuration that says what to ask.
+// Request is the part of the configuration that says what to ask.
 type Request struct {
 	Method       string
 	Params, Body any
@@ -178,8 +176,8 @@ type Request struct {
 	Headers      map[string]config.Secret
 }
 
-// newQuestion compiles the templates. Its errors name the key of the
-// configuration.
+// NewQuestion compiles the templates of a request. limit bounds the time of one Call. It
+// returns an error for each template that does not compile.
 func NewQuestion(a Request, variables []string, limit time.Duration) (*Question, []KeyError) {
 	var bad []KeyError
 	q := &Question{Plain: source.Call{Method: a.Method}, variables: variables, limit: limit}
@@ -199,7 +197,7 @@ func NewQuestion(a Request, variables []string, limit time.Duration) (*Question,
 	if q.path = parse("path", a.Path); q.path == nil {
 		q.Plain.Path = a.Path
 	}
-	for _, k := range SortedKeys(a.Query) {
+	for _, k := range slices.Sorted(maps.Keys(a.Query)) {
 		if q.Plain.Query == nil {
 			q.Plain.Query = url.Values{}
 		}
@@ -246,7 +244,7 @@ func parseTree(key string, v any, parse func(key, text string) *template) any {
 				v[i] = walk(key+"["+strconv.Itoa(i)+"]", v[i])
 			}
 		case map[string]any:
-			for _, k := range SortedKeys(v) {
+			for _, k := range slices.Sorted(maps.Keys(v)) {
 				v[k] = walk(key+"."+k, v[k])
 			}
 		}
@@ -258,13 +256,13 @@ func parseTree(key string, v any, parse func(key, text string) *template) any {
 	return tree
 }
 
-// constant says that the question is the same at every tick.
+// Constant reports whether the request is the same at every tick.
 func (q *Question) Constant() bool {
 	return q.params == nil && q.body == nil && q.path == nil && q.query == nil
 }
 
-// sample is the call with something in the place of what the templates make,
-// for a driver to check.
+// Sample returns the call with placeholders for what the templates make, so that a driver
+// can check it.
 func (q *Question) Sample() source.Call {
 	c := q.Plain
 	if q.params != nil {
@@ -319,14 +317,14 @@ func fill(v any, by func(*template) any) any {
 	return v
 }
 
-// moment is what the variables of templates stand for.
+// Moment holds the values of the variables of templates at one tick.
 type Moment struct {
 	Now, Slot time.Time
 	Prev      json.RawMessage // nil: none yet
 	Position  int64           // of a walk
 }
 
-// values has them in the order of the names.
+// values returns the values of the named variables, in the same order.
 func (m Moment) values(names []string) []any {
 	all := make([]any, len(names))
 	for i, name := range names {
@@ -354,7 +352,7 @@ func seconds(t time.Time) any {
 	return float64(t.UnixMilli()) / 1000
 }
 
-// call makes the call of a moment. An error names the template.
+// Call returns the call at a moment. An error names the template.
 func (q *Question) Call(ctx context.Context, m Moment) (source.Call, error) {
 	c := q.Plain
 	if q.Constant() {
@@ -397,7 +395,7 @@ func (q *Question) Call(ctx context.Context, m Moment) (source.Call, error) {
 	if len(q.query) > 0 {
 		c.Query = maps.Clone(c.Query)
 	}
-	for _, k := range SortedKeys(q.query) {
+	for _, k := range slices.Sorted(maps.Keys(q.query)) {
 		if err != nil {
 			break
 		}
@@ -408,7 +406,7 @@ func (q *Question) Call(ctx context.Context, m Moment) (source.Call, error) {
 	return c, err
 }
 
-// inPath writes a result so that it is one part of a path.
+// inPath encodes a result as one part of a path.
 func inPath(s string) (string, error) {
 	if s == "" {
 		return "", errors.New("gives an empty text, which a path cannot hold")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/event"
@@ -30,7 +31,7 @@ func New(name string, c config.Source, log *slog.Logger, m *Metrics) (*Runner, e
 		r.Close()
 		return nil, err
 	}
-	for i, pollName := range jq.SortedKeys(c.Polls) {
+	for i, pollName := range slices.Sorted(maps.Keys(c.Polls)) {
 		p, err := r.newPoll(i, name+"."+pollName, c.Polls[pollName].WithDefaults(c), log)
 		if err != nil {
 			r.Close()
@@ -112,7 +113,7 @@ func (r *Runner) newPoll(index int, topic string, c config.Poll, log *slog.Logge
 	if a.Shape, bad = c.Shape(); len(bad) > 0 {
 		return nil, fmt.Errorf("%s: %w", bad[0].Key, bad[0].Err)
 	}
-	for _, path := range jq.SortedKeys(c.Deadband) {
+	for _, path := range slices.Sorted(maps.Keys(c.Deadband)) {
 		b, err := jq.NewBand(path, c.Deadband[path])
 		if err != nil {
 			return nil, fmt.Errorf("deadband: %w", err)

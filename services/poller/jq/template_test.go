@@ -1,4 +1,4 @@
-package config
+package jq
 
 import (
 	"encoding/json"
@@ -8,12 +8,16 @@ import (
 	"time"
 
 	"github.com/pollcast/pollcast/pkg/config"
-	"github.com/pollcast/pollcast/services/poller/jq"
 )
 
+// TestTemplates checks what texts with {{ jq }} become.
 func TestTemplates(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1700000000, 0)
-	m := jq.Moment{Now: now.Add(1500 * time.Millisecond), Slot: now, Prev: json.RawMessage(`{"n":41,"big":123456789012345678901,"t":"a b/c"}`), Position: 26}
+	m := Moment{
+		Now: now.Add(1500 * time.Millisecond), Slot: now, Position: 26,
+		Prev: json.RawMessage(`{"n":41,"big":123456789012345678901,"t":"a b/c"}`),
+	}
 	for _, tt := range []struct{ text, want string }{ // want: JSON, or an error after !
 		{"plain }} text", `"plain }} text"`},
 		{"{{ $slot }}", `1700000000`},
@@ -46,7 +50,7 @@ func TestTemplates(t *testing.T) {
 		{`{{ "x" * 2000000 }}`, "!more than 1 MiB"},
 		{`{{ error("no") }}`, "!params: error: no"},
 	} {
-		q, bad := jq.NewQuestion(jq.Request{Params: tt.text}, append([]string{"$position"}, jq.PollVariables...), 200*time.Millisecond)
+		q, bad := NewQuestion(Request{Params: tt.text}, append([]string{"$position"}, PollVariables...), 200*time.Millisecond)
 		if len(bad) > 0 {
 			t.Errorf("%s: %v", tt.text, bad[0].Err)
 			continue
@@ -59,14 +63,14 @@ func TestTemplates(t *testing.T) {
 			t.Errorf("%s: %s, %v; want %s", tt.text, c.Params, err, tt.want)
 		}
 	}
-	// What an upstream's path and query hold stays there.
+	// The result of an expression stays within its part of the path and its parameter.
 	for _, tt := range []struct{ path, want string }{
 		{"{{ $prev.t }}/x", "a%20b%2Fc/x"},
 		{"a/{{ \"..\" }}", "!path holds . or .."},
 		{"a/{{ \"\" }}/b", "!path gives an empty text"},
 		{"a/{{ $position }}", "a/26"},
 	} {
-		q, bad := jq.NewQuestion(jq.Request{Path: tt.path, Query: map[string]config.Secret{"q": config.NewSecret("{{ $prev.t }}&"), "s": config.NewSecret("1")}},
+		q, bad := NewQuestion(Request{Path: tt.path, Query: map[string]config.Secret{"q": config.NewSecret("{{ $prev.t }}&"), "s": config.NewSecret("1")}},
 			[]string{"$prev", "$position"}, time.Second)
 		if len(bad) > 0 {
 			t.Fatal(bad)
@@ -82,7 +86,7 @@ func TestTemplates(t *testing.T) {
 			t.Errorf("%s: %s ? %s, %v; want %s ? %s", tt.path, c.Path, c.Query.Encode(), err, tt.want, want)
 		}
 	}
-	if have := strings.Join(jq.Literals(`token:${X} {{ $a + "in side" + {a:"}}"} }} end`), "|"); have != `token:${X} |in side|}}| end` {
+	if have := strings.Join(Literals(`token:${X} {{ $a + "in side" + {a:"}}"} }} end`), "|"); have != `token:${X} |in side|}}| end` {
 		t.Errorf("literals %s", have)
 	}
 }

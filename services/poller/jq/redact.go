@@ -10,16 +10,15 @@ import (
 	"github.com/itchyny/gojq"
 )
 
-// The detail of a freshness record is for every client that sees the poll, of
-// which it may see only what select leaves, or a single key. So no failure says
-// there what an answer held; the status and the log, which are the operator's, do.
-
-// discreet is an error in words for everybody; whole is for the operator.
+// RedactedError is an error with two texts. Public is for every client that sees the
+// poll: it stands in the freshness record and quotes no value, because a client may see
+// only what select leaves, or a single key. Full is for the operator: it stands in the
+// status and the log.
 type RedactedError struct{ Public, Full string }
 
 func (e *RedactedError) Error() string { return e.Public }
 
-// wholeText is an error with what it keeps from others.
+// FullText returns the text of err for the operator.
 func FullText(err error) string {
 	d, ok := errors.AsType[*RedactedError](err)
 	if !ok {
@@ -28,7 +27,7 @@ func FullText(err error) string {
 	return strings.Replace(err.Error(), d.Public, d.Full, 1)
 }
 
-// failed is an expression's error while it ran.
+// failed returns the error of an expression that ran, with both texts.
 func (e *Expression) failed(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
@@ -36,8 +35,12 @@ func (e *Expression) failed(err error) error {
 	return &RedactedError{e.Name + ": " + publicWords(err), e.Name + ": " + FullText(err)}
 }
 
-// jqTypes are the names of types by which gojq's messages introduce a value:
-// "string (\"abc ...\")".
+// publicWords needs regular expressions: of the errors of an expression that runs, gojq
+// (v0.12) exports only ValueError and HaltError. All others are unexported types without a
+// method but Error, so the type of the value at fault is only in the message.
+
+// jqTypes are the names of types that gojq's messages put before a value, such as
+// string ("abc ...").
 const jqTypes = `(null|boolean|number|string|array|object)`
 
 var (
@@ -49,9 +52,9 @@ var (
 	jqJSON    = map[byte]string{'"': "string", '{': "object", '[': "array", 't': "boolean", 'f': "boolean", 'n': "null"}
 )
 
-// jqWords is what an expression's error says without the values that it quotes:
-// their types stay. What error and halt_error are given are the expression's own
-// words. gojq's messages begin with words of its own; only those are taken over.
+// publicWords returns the text of an expression's error without the values that it quotes;
+// their types stay. A ValueError, from error or halt_error, holds what the operator wrote
+// into the expression and stays whole. Of other messages only gojq's own first words stay.
 func publicWords(err error) string {
 	if d, ok := errors.AsType[*RedactedError](err); ok {
 		return d.Public
@@ -82,10 +85,11 @@ func publicWords(err error) string {
 	return words
 }
 
-// wholeDetail is what a detail keeps back.
+// Detail is the detail of a failure: the public text, and the full one; an empty Full has
+// nothing to add.
 type Detail struct{ Public, Full string }
 
-// of is a detail for the operator.
+// For returns the text for the operator in the place of detail.
 func (w Detail) For(detail string) string {
 	if w.Full != "" && w.Public == detail {
 		return w.Full
