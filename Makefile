@@ -88,7 +88,7 @@ gen: ## make what is generated: protobuf code, the configuration's reference and
 	cd proto && GOWORK=off $(GO) tool buf generate
 	@mkdir -p bin
 	$(POLLCAST) check -schema >bin/schema.tmp && mv bin/schema.tmp docs/pollcast.schema.json
-	$(POLLCAST) check -reference >bin/reference.tmp && .ci/insert docs/configuration.md bin/reference.tmp
+	$(POLLCAST) check -reference >bin/reference.tmp && .ci/insert docs/settings.md bin/reference.tmp
 
 .PHONY: console
 console: ## build the gateway's web console (needs Node 20; its output is committed)

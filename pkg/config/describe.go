@@ -169,7 +169,7 @@ func Reference(into any) string {
 			continue
 		}
 		if !inTable {
-			b.WriteString("\n| key | type | default | |\n|---|---|---|---|\n")
+			b.WriteString("\n| key | type | default | meaning |\n|---|---|---|---|\n")
 			inTable = true
 		}
 		value := ""
