@@ -10,8 +10,9 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// What is counted by hand reads as the library's own metrics do.
+// TestPollCounts checks that the counts read as the metrics of client_golang do.
 func TestPollCounts(t *testing.T) {
+	t.Parallel()
 	p := &PollCounts{by: map[string]*Counts{}}
 	name := Namespace + "_poll_duration_seconds"
 	library := prometheus.NewHistogramVec(prometheus.HistogramOpts{

@@ -13,43 +13,45 @@ import (
 	"github.com/pollcast/pollcast/services/poller/clock"
 )
 
-// What an operator looks at when something is wrong: the last attempts of each
-// poll, the last lines of its log and of its source's, and what the circuits
-// did. All of it is bounded, so that 5,000 polls need a few megabytes.
+// How much is kept.
 const (
-	keptAttempts    = 50
-	keptTransitions = 20  // of a circuit
-	PollLines       = 5   // of the log
-	SourceLines     = 20  // of the log
-	lineBytes       = 600 // of one line
+	keptAttempts    = 50  // attempts of a poll
+	keptTransitions = 20  // transitions of a circuit
+	PollLines       = 5   // log lines of a poll
+	SourceLines     = 20  // log lines of a source
+	lineBytes       = 600 // bytes of one log line
 )
 
-// attempts is the ring of a poll's last attempts. A tick that the breaker did
-// not let through is one, too; several in a row are counted in one entry, so
-// that they do not push out what opened the breaker.
+// Attempts is the ring of a poll's last attempts. A tick that the breaker did not let
+// through is one, too. Several of those in a row share one entry, so that they do not push
+// out the failures that opened the breaker. Its methods may be called from several
+// goroutines.
 type Attempts struct {
 	mu   sync.Mutex
-	list [keptAttempts]tried
+	list [keptAttempts]attempt
 	n    uint32 // added so far
 }
 
-// tried is one entry, 24 bytes.
-type tried struct {
+// attempt is one entry, 24 bytes.
+type attempt struct {
 	at       int64  // nanoseconds since the Unix epoch, when it began
 	took     uint32 // microseconds
-	times    uint32
-	outcome  uint8 // place in outcomes
-	upstream int8  // place in the source's upstreams; -1: none was asked
+	times    uint32 // attempts in this entry
+	outcome  uint8  // place in outcomes
+	upstream int8   // place in the source's upstreams; -1: none was asked
 }
 
+// Add adds an attempt that began at began and took so long. upstream is its place in the
+// source's upstreams; -1: none was asked.
 func (a *Attempts) Add(outcome string, began time.Time, took time.Duration, upstream int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e := tried{
+	e := attempt{
 		at: began.UnixNano(), took: uint32(min(took.Microseconds(), 1<<32-1)), times: 1,
 		outcome: uint8(outcomeIndex(outcome)), upstream: int8(upstream),
 	}
-	if last := &a.list[(a.n+keptAttempts-1)%keptAttempts]; a.n > 0 && upstream < 0 && last.upstream < 0 && last.outcome == e.outcome {
+	last := &a.list[(a.n+keptAttempts-1)%keptAttempts]
+	if a.n > 0 && upstream < 0 && last.upstream < 0 && last.outcome == e.outcome {
 		last.times++
 		return
 	}
@@ -57,7 +59,8 @@ func (a *Attempts) Add(outcome string, began time.Time, took time.Duration, upst
 	a.n++
 }
 
-// inherit takes over those of a predecessor, whose upstreams had other places.
+// Inherit takes over the attempts of old. place returns the new place of an upstream for
+// its place in old.
 func (a *Attempts) Inherit(old *Attempts, place func(int8) int8) {
 	old.mu.Lock()
 	list, n := old.list, old.n
@@ -70,7 +73,7 @@ func (a *Attempts) Inherit(old *Attempts, place func(int8) int8) {
 	a.list, a.n = list, n
 }
 
-// look gives them, the newest first.
+// List returns the attempts, the newest first. upstreams are the names by place.
 func (a *Attempts) List(upstreams []string) []Attempt {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -91,12 +94,14 @@ func (a *Attempts) List(upstreams []string) []Attempt {
 	return out
 }
 
-// turns keeps the last transitions of a source's circuits, by upstream.
+// Transitions keeps the last transitions of a source's circuits. Its methods may be called
+// from several goroutines.
 type Transitions struct {
 	mu   sync.Mutex
-	list map[string][]event.Breaker
+	list map[string][]event.Breaker // by upstream, the oldest first
 }
 
+// Add adds a transition.
 func (t *Transitions) Add(b event.Breaker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -107,6 +112,7 @@ func (t *Transitions) Add(b event.Breaker) {
 	t.list[b.Upstream] = slices.Clone(list[max(0, len(list)-keptTransitions):])
 }
 
+// Inherit takes over the transitions of old.
 func (t *Transitions) Inherit(old *Transitions) {
 	old.mu.Lock()
 	list := maps.Clone(old.list)
@@ -116,7 +122,7 @@ func (t *Transitions) Inherit(old *Transitions) {
 	t.list = list
 }
 
-// look gives those of an upstream, the newest first.
+// Of returns the transitions of an upstream, the newest first; never nil.
 func (t *Transitions) Of(upstream string) []event.Breaker {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -125,14 +131,14 @@ func (t *Transitions) Of(upstream string) []event.Breaker {
 	return out
 }
 
-// lines keeps the last lines of a log.
+// Lines keeps the last lines of a log. Its methods may be called from several goroutines.
 type Lines struct {
 	mu   sync.Mutex
-	Most int
+	Most int // lines to keep; set before the first use
 	list []string
 }
 
-// Write implements io.Writer; it gets one line at a time.
+// Write implements io.Writer. The caller writes one line at a time.
 func (l *Lines) Write(line []byte) (int, error) {
 	n := len(line)
 	line = bytes.TrimSpace(line)
@@ -148,7 +154,7 @@ func (l *Lines) Write(line []byte) (int, error) {
 	return n, nil
 }
 
-// inherit puts the lines of a predecessor before its own.
+// Inherit puts the lines of old before its own.
 func (l *Lines) Inherit(old *Lines) {
 	list := old.List()
 	l.mu.Lock()
@@ -157,18 +163,20 @@ func (l *Lines) Inherit(old *Lines) {
 	l.list = l.list[max(0, len(l.list)-l.Most):]
 }
 
+// List returns the lines, the oldest first; never nil.
 func (l *Lines) List() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]string{}, l.list...)
 }
 
-// remember is log, of which l keeps the last lines from level info, whether log
-// writes them or not. What log adds to every line by itself is not kept.
+// Remember returns a logger that writes to log and keeps in l the lines from level info on,
+// also those that log leaves out. l does not keep the attributes that log already has.
 func Remember(log *slog.Logger, l *Lines) *slog.Logger {
 	return slog.New(&rememberer{log.Handler(), slog.NewTextHandler(l, nil)})
 }
 
+// rememberer is the handler of Remember.
 type rememberer struct{ log, kept slog.Handler }
 
 // Enabled implements slog.Handler.
@@ -197,14 +205,13 @@ func (r *rememberer) WithGroup(name string) slog.Handler {
 	return &rememberer{r.log.WithGroup(name), r.kept.WithGroup(name)}
 }
 
-// AttemptStatus is one attempt of a poll to get a value.
+// Attempt is one attempt of a poll to get a value, as the status page shows it.
 type Attempt struct {
 	At      time.Time `json:"at"` // when it began
 	TookMs  float64   `json:"tookMs"`
 	Outcome string    `json:"outcome"` // ok, or a reason
-	// Upstream is the one that answered, or failed last; empty if the breaker let
-	// none be asked.
+	// Upstream answered, or failed last; empty if none was asked.
 	Upstream string `json:"upstream,omitempty"`
-	// Times is how many such attempts in a row this stands for, if more than one.
+	// Times is the number of such attempts in a row, if more than one.
 	Times uint32 `json:"times,omitempty"`
 }

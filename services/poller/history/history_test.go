@@ -13,6 +13,7 @@ import (
 )
 
 func TestAttempts(t *testing.T) {
+	t.Parallel()
 	var a Attempts
 	ups := []string{"http://one", "http://two"}
 	start := time.Now()
@@ -22,7 +23,7 @@ func TestAttempts(t *testing.T) {
 	for i := range 60 {
 		a.Add(OutcomeOK, start.Add(time.Duration(i)*time.Second), 1500*time.Microsecond, i%2)
 	}
-	for i := range 1000 { // they do not push out what opened the breaker
+	for i := range 1000 { // must not push out what opened the breaker
 		a.Add(string(event.BreakerOpen), start.Add(time.Duration(60+i)*time.Second), 0, -1)
 	}
 	a.Add(string(event.Timeout), start.Add(time.Hour), time.Second, 0)
@@ -51,6 +52,7 @@ func TestAttempts(t *testing.T) {
 }
 
 func TestLines(t *testing.T) {
+	t.Parallel()
 	var all pollertest.LogLines
 	kept := &Lines{Most: 3}
 	log := Remember(slog.New(slog.NewTextHandler(&all, &slog.HandlerOptions{Level: slog.LevelWarn})).With("poll", "a.b"), kept)
@@ -71,13 +73,16 @@ func TestLines(t *testing.T) {
 	}
 }
 
-func TestTurns(t *testing.T) {
-	var turns Transitions
+func TestTransitions(t *testing.T) {
+	t.Parallel()
+	var transitions Transitions
 	for i := range 30 {
-		turns.Add(event.Breaker{Upstream: "a", Failures: i})
+		transitions.Add(event.Breaker{Upstream: "a", Failures: i})
 	}
-	turns.Add(event.Breaker{Upstream: "b"})
-	if have := turns.Of("a"); len(have) != keptTransitions || have[0].Failures != 29 || len(turns.Of("b")) != 1 || turns.Of("c") == nil {
+	transitions.Add(event.Breaker{Upstream: "b"})
+	have := transitions.Of("a")
+	if len(have) != keptTransitions || have[0].Failures != 29 ||
+		len(transitions.Of("b")) != 1 || transitions.Of("c") == nil {
 		t.Errorf("kept %+v", have)
 	}
 }
