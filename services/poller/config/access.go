@@ -9,7 +9,7 @@ import (
 	"github.com/pollcast/pollcast/services/poller/source"
 )
 
-// Auth is who a source says it is: one of the two, or nobody.
+// Auth holds the credentials of a source: bearer, basic or none.
 type Auth struct {
 	Bearer config.Secret `yaml:"bearer" doc:"token, sent as Authorization: Bearer; write ${NAME} to take it from the environment"`
 	Basic  Basic         `yaml:"basic" doc:"user name and password, sent as Authorization: Basic"`
@@ -21,7 +21,7 @@ type Basic struct {
 	Password config.Secret `yaml:"password" doc:"password; write ${NAME} to take it from the environment"`
 }
 
-// TLS says whom a source trusts, and who it is to upstreams that ask. The files
+// TLS names the authorities that a source trusts, and its client certificate. The files
 // are read again when they change.
 type TLS struct {
 	CA         string `yaml:"ca" doc:"PEM file of the authorities to trust, instead of the system's"`
@@ -30,6 +30,7 @@ type TLS struct {
 	ServerName string `yaml:"serverName" doc:"name the upstream's certificate must have, if not the host of its URL"`
 }
 
+// Files returns the settings as package source takes them.
 func (t TLS) Files() source.CertificateFiles {
 	return source.CertificateFiles{CA: t.CA, Cert: t.Cert, Key: t.Key, ServerName: t.ServerName}
 }
@@ -55,7 +56,7 @@ func (a Auth) check(headers map[string]config.Secret, report func(path, problem,
 	}
 }
 
-// header is the value of Authorization; "" for none.
+// header returns the value of the header Authorization; "" for none.
 func (a Auth) header() string {
 	switch {
 	case !a.Bearer.IsZero():
@@ -66,7 +67,7 @@ func (a Auth) header() string {
 	return ""
 }
 
-// check reads the files.
+// check reports mistakes. It reads the files.
 func (t TLS) check(encrypted bool, report func(path, problem, fix string)) {
 	if t == (TLS{}) {
 		return
@@ -80,7 +81,8 @@ func (t TLS) check(encrypted bool, report func(path, problem, fix string)) {
 	t.Files().Check(func(key, problem, fix string) { report("tls."+key, problem, fix) })
 }
 
-// credentials are the headers and texts by which a source says who it is.
+// Credentials returns the headers of every request, and the texts among them that no
+// error text may hold.
 func (s Source) Credentials() (header http.Header, secrets []string) {
 	header = http.Header{"User-Agent": {"pollcast"}}
 	for k, v := range s.Headers {

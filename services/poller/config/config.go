@@ -74,8 +74,8 @@ type Source struct {
 	Breaker           Breaker                  `yaml:"breaker" doc:"when an upstream is left alone"`
 	Polls             map[string]Poll          `yaml:"polls" doc:"the calls, by name; <source>.<poll> is the topic"`
 
-	// explicit says that SetDefaults has been here: what is zero now was written
-	// so, and is not filled but refused.
+	// explicit says that SetDefaults filled the source before a file was read: what is
+	// zero now stands so in the file, and Check refuses it.
 	explicit bool
 }
 
@@ -97,7 +97,7 @@ func (s *Source) SetDefaults() {
 	}
 }
 
-// withDefaults is the source with its zero fields filled.
+// WithDefaults returns the source with its zero fields filled.
 func (s Source) WithDefaults() Source {
 	if !s.explicit {
 		s.Driver = cmp.Or(s.Driver, DefaultDriver)
@@ -110,7 +110,7 @@ func (s Source) WithDefaults() Source {
 	return s
 }
 
-// shortest is the shortest interval of the source's polls.
+// shortest returns the shortest interval of the source's polls; 0 without polls.
 func (s Source) shortest() time.Duration {
 	shortest := time.Duration(0)
 	for _, p := range s.Polls {
@@ -121,7 +121,7 @@ func (s Source) shortest() time.Duration {
 	return shortest
 }
 
-// Check reports every mistake.
+// Check reports every mistake: where it is, what is wrong, and what to write instead.
 func (c *Config) Check(report func(path, problem, fix string)) {
 	if c.Operations != "" { // the process that embeds a poller may have its own
 		if err := config.CheckAddress(c.Operations); err != nil {
@@ -136,7 +136,7 @@ func (c *Config) Check(report func(path, problem, fix string)) {
 		s := c.Sources[name].WithDefaults()
 		if err := topic.CheckToken(name); err != nil {
 			report(path, err.Error(), "use A-Z a-z 0-9 _ -")
-			name = "source" // its polls need not hear of it
+			name = "source" // its polls must not report the same mistake
 		}
 		s.check(name, func(sub, problem, fix string) { report(join(path, sub), problem, fix) })
 	}
@@ -214,7 +214,7 @@ func (b Breaker) check(shortest time.Duration, report func(path, problem, fix st
 	}
 }
 
-// checkUpstreams never quotes a URL: its path may hold a key.
+// checkUpstreams checks the URLs. It never quotes one: its path may hold a key.
 func (s Source) checkUpstreams(driver source.Driver, report func(path, problem, fix string)) {
 	schemes := driver.Schemes
 	if len(schemes) == 0 { // no such driver, which is reported already
@@ -260,7 +260,7 @@ func checkHeaders(headers map[string]config.Secret, report func(path, problem, f
 	}
 }
 
-// headerProblem says what is wrong with a header, without its value.
+// headerProblem returns what is wrong with a header, without its value; "" for nothing.
 func headerProblem(name, value string) (problem, fix string) {
 	switch http.CanonicalHeaderKey(name) {
 	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Accept-Encoding", "Connection", "Transfer-Encoding", "Idempotency-Key", "If-None-Match":
@@ -277,7 +277,7 @@ func headerProblem(name, value string) (problem, fix string) {
 	return "", ""
 }
 
-// err is every mistake in one error that wraps ErrConfig, or nil.
+// Err returns every mistake in one error that wraps ErrConfig; nil if there is none.
 func (c *Config) Err() error {
 	var all []error
 	c.Check(func(path, problem, fix string) {
@@ -293,7 +293,7 @@ func join(path, sub string) string {
 	return path + "." + sub
 }
 
-// ceil rounds up to what people write: whole 10 ms.
+// ceil rounds up to whole 10 ms.
 func ceil(d time.Duration) time.Duration {
 	const unit = 10 * time.Millisecond
 	return (d + unit - 1) / unit * unit

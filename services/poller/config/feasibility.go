@@ -13,9 +13,11 @@ import (
 	"github.com/pollcast/pollcast/services/poller/breaker"
 )
 
-// PollTiming is what a poll's settings amount to at worst, while the poller
-// itself and NATS are well. Retry-After, which can keep an upstream alone for
-// up to 10 minutes, comes on top.
+// PollTiming says what a poll's settings amount to at worst, while the poller itself and
+// NATS are well. A Retry-After, which can hold calls off for up to 10 minutes, comes on top.
+//
+// The formulas repeat by hand what ask, poll and breaker do: pollcast check must answer
+// without polling. A test of the runner compares them with what a real runner does.
 type PollTiming struct {
 	Poll              string // its topic
 	Interval, Timeout time.Duration
@@ -98,21 +100,20 @@ func Feasibility(c Config) []PollTiming {
 	return all
 }
 
-// pacedPoll is a poll and how its ticks go.
+// pacedPoll is a poll with its pace.
 type pacedPoll struct {
 	Poll
 	Pace
 }
 
-// failureAt is when the poll's n-th failure after all upstreams died is known,
-// at the latest: it had just been asked, each tick is late, every call of the
-// last one hangs.
+// failureAt returns how long after the death of all upstreams the poll's n-th failure is
+// known at the latest: the poll had just asked, each tick is late, every call hangs.
 func (p pacedPoll) failureAt(n int) time.Duration {
 	return time.Duration(n)*p.Interval + min(p.Interval/50, MaxJitter) + p.Tick()
 }
 
-// requests are the polls whose failures count each: of those that are asked in
-// one request only the slowest.
+// requests returns the polls whose failures count each: of the polls of one batch only
+// the slowest.
 func requests(polls []pacedPoll, batch bool) []pacedPoll {
 	if !batch {
 		return polls
@@ -126,9 +127,9 @@ func requests(polls []pacedPoll, batch bool) []pacedPoll {
 	return slices.Collect(maps.Values(slowest))
 }
 
-// timeToOpen is when polls that fail together have filled the streaks of all
-// upstreams: of as many at a time as a tick gets to. When these circuits open, a
-// tick of each other poll may be under way that counts for none any more.
+// timeToOpen returns how long polls that fail together need to open the circuits of all
+// upstreams, of as many at a time as a tick reaches. When these circuits open, each other
+// poll may have a tick under way that no longer counts.
 func timeToOpen(polls []pacedPoll, failures, upstreams, reach int) time.Duration {
 	rounds := (upstreams + reach - 1) / reach
 	need := rounds*failures + (rounds-1)*(len(polls)-1)
@@ -137,7 +138,7 @@ func timeToOpen(polls []pacedPoll, failures, upstreams, reach int) time.Duration
 	}
 	var at []time.Duration
 	for _, p := range polls {
-		// Of the fastest poll alone there would be enough by then.
+		// The fastest poll alone has this many failures by then.
 		for n := 1; n <= need; n++ {
 			at = append(at, p.failureAt(n))
 		}
@@ -214,7 +215,7 @@ func WriteFeasibility(w io.Writer, c Config) error {
 	return nil
 }
 
-// readable rounds up: these are worst cases.
+// readable writes a duration short. It rounds up, because these are worst cases.
 func readable(d time.Duration) string {
 	unit := time.Millisecond
 	switch {
@@ -235,6 +236,7 @@ func readable(d time.Duration) string {
 	return s
 }
 
+// rate writes a number of calls a minute with two significant digits or more.
 func rate(perMinute float64) string {
 	switch {
 	case perMinute >= 10:

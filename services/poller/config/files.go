@@ -5,9 +5,9 @@ import (
 	"os"
 )
 
-// filesDigest is of the contents of the files that a source names, so that a
-// reload notices one that has changed under its name. A file that cannot be
-// read is one that is empty: whoever needs it says so.
+// FilesDigest returns a digest of the contents of the files that a source names, so that
+// a reload notices a file that changed. A file that cannot be read counts as missing: the
+// check of the setting that names it reports the error.
 func (s Source) FilesDigest() (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, name := range []string{s.Descriptors, s.TLS.CA, s.TLS.Cert, s.TLS.Key} {

@@ -38,13 +38,14 @@ const (
 	DefaultMaxPerTick = 10
 	MaxMaxPerTick     = 1000
 	startLatest       = "latest"
-	// maxPosition is the highest number that every JSON reader takes in whole.
+	// MaxPosition is the highest number that every JSON reader takes in whole.
 	MaxPosition = 1<<53 - 1
 )
 
 // SetDefaults fills what follow in a file starts from.
 func (f *Follow) SetDefaults() { *f = Follow{Start: startLatest, MaxPerTick: DefaultMaxPerTick} }
 
+// WithDefaults returns the settings with their zero fields filled.
 func (f Follow) WithDefaults() Follow {
 	f.Start = cmp.Or(f.Start, startLatest)
 	f.MaxPerTick = cmp.Or(f.MaxPerTick, DefaultMaxPerTick)
@@ -57,16 +58,19 @@ var (
 	positionVariables = []string{"$now", "$slot", "$position"}
 )
 
+// HeadQuestion compiles the call that asks for the head. It returns an error for each bad
+// template.
 func (p Poll) HeadQuestion() (*jq.Question, []jq.KeyError) {
-	return jq.NewQuestion(p.askingHead(), headVariables, p.JqLimit())
+	return jq.NewQuestion(p.headRequest(), headVariables, p.JqLimit())
 }
 
-func (p Poll) askingHead() jq.Request {
+// headRequest returns the call that asks for the head.
+func (p Poll) headRequest() jq.Request {
 	h := p.Follow.Head
 	return jq.Request{Method: h.Method, Params: h.Params, Body: h.Body, Path: h.Path, Query: h.Query, Headers: p.Headers}
 }
 
-// callsPerTick is how many calls a tick makes at most, beside what fail-over
+// callsPerTick returns how many calls a tick makes at most, beside what fail-over
 // and retries add.
 func (p Poll) callsPerTick() int {
 	if p.Follow == nil {
@@ -75,7 +79,7 @@ func (p Poll) callsPerTick() int {
 	return 1 + max(1, p.Follow.WithDefaults().MaxPerTick)
 }
 
-// first is the position to begin with; -1 means the head.
+// First returns the position to begin with; -1 means the head.
 func (f Follow) First() (int64, error) {
 	if f.Start == startLatest {
 		return -1, nil
@@ -87,7 +91,7 @@ func (f Follow) First() (int64, error) {
 	return int64(n), nil
 }
 
-// checkFollow reports what does not go with follow, and what it lacks.
+// checkFollow reports settings that do not go with follow, and what follow lacks.
 func (p Poll) checkFollow(report func(path, problem, fix string)) {
 	f := *p.Follow
 	if !p.explicit { // in a file a zero is a zero
@@ -136,7 +140,7 @@ func (p Poll) checkFollow(report func(path, problem, fix string)) {
 	}
 }
 
-// mentions says that what the poll asks holds a text.
+// mentions reports whether what the poll asks holds a text.
 func (p Poll) mentions(text string) bool {
 	tree, _ := json.Marshal([]any{p.Params, p.Body, p.Path}) // reported elsewhere
 	if strings.Contains(string(tree), text) {
@@ -151,7 +155,7 @@ func (p Poll) mentions(text string) bool {
 }
 
 // CheckHistory reports polls that would publish more positions in a tick than
-// the stream keeps messages per subject: who looks away for a tick could not
+// the stream keeps messages per subject: a reader that is away for a tick could not
 // read them back.
 func (c *Config) CheckHistory(history int, report func(path, problem, fix string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {

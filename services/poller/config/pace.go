@@ -13,7 +13,7 @@ const (
 	longestPause = 100 * time.Millisecond
 )
 
-// pace says how the calls of one tick share its time. A tick asks each upstream
+// Pace says how the calls of one tick share its time. A tick asks each upstream
 // of the source at most once and then, after pauses, those again that failed.
 type Pace struct {
 	budget    time.Duration // of the tick: the poll's timeout
@@ -23,17 +23,19 @@ type Pace struct {
 	exact     bool // pauses without jitter: the calls of a batch meet again
 }
 
+// NewPace returns the pace of poll p of source s, both with their defaults.
 func NewPace(s Source, p Poll) Pace {
 	return Pace{budget: p.Timeout, Longest: s.AttemptTimeout, upstreams: max(1, len(s.Upstreams)), Retries: s.Retries, exact: s.Batch}
 }
 
-// calls is the most that a tick makes.
+// Calls returns the most calls that a tick makes.
 func (c Pace) Calls() int { return c.upstreams + c.Retries }
 
-// pause is the longest time before the n-th retry, counted from 1.
+// pause returns the longest pause before the n-th retry, counted from 1.
 func (c Pace) pause(n int) time.Duration { return min(longestPause, c.budget/16) << (n - 1) }
 
-// jittered is a pause between a half and the whole of that.
+// Jittered returns a random pause before the n-th retry, from half of pause to all of it;
+// exactly pause for a source that batches.
 func (c Pace) Jittered(n int) time.Duration {
 	d := c.pause(n)
 	if half := d / 2; !c.exact && half > 0 {
@@ -42,7 +44,7 @@ func (c Pace) Jittered(n int) time.Duration {
 	return d
 }
 
-// pauses is the longest that all pauses from the n-th on take together.
+// Pauses returns the longest time that all pauses from the n-th on take together.
 func (c Pace) Pauses(n int) (sum time.Duration) {
 	for ; n <= c.Retries; n++ {
 		sum += c.pause(n)
@@ -50,8 +52,8 @@ func (c Pace) Pauses(n int) (sum time.Duration) {
 	return sum
 }
 
-// share is the time that each call has if all of them are made, at least, or
-// with attemptTimeout at most.
+// share returns the time that each call has at least if the tick makes all of them; with
+// attemptTimeout it is the most.
 func (c Pace) share() time.Duration {
 	if c.Longest > 0 {
 		return min(c.Longest, c.budget)
@@ -59,14 +61,14 @@ func (c Pace) share() time.Duration {
 	return (c.budget - c.Pauses(1)) / time.Duration(c.Calls())
 }
 
-// fits says that every call of the tick has its time, whatever the others do.
-// Without retries a tick ends when its time does, whoever was not asked yet.
+// fits reports whether every call of a tick has its time, whatever the others do. Without
+// retries a tick ends when its time does, even if it has not asked all upstreams.
 func (c Pace) fits() bool {
 	least := max(c.Longest, MinTimeout)
 	return c.Retries == 0 || c.Pauses(1)+time.Duration(c.Calls())*least <= c.budget
 }
 
-// tick is the longest that one can take.
+// Tick returns the longest time that a tick can take.
 func (c Pace) Tick() time.Duration {
 	if c.Longest == 0 {
 		return c.budget // the last call has what is left
@@ -74,7 +76,7 @@ func (c Pace) Tick() time.Duration {
 	return min(c.budget, c.Pauses(1)+time.Duration(c.Calls())*c.Longest)
 }
 
-// reach is how many upstreams a tick gets to when none answers.
+// reach returns how many upstreams a tick asks when none answers.
 func (c Pace) reach() int {
 	if c.Longest == 0 {
 		return c.upstreams

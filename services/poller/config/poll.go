@@ -39,7 +39,7 @@ type Poll struct {
 
 	Follow *Follow `yaml:"follow" doc:"makes the poll walk a growing sequence, position by position"`
 
-	explicit bool // as Source's
+	explicit bool // see Source.explicit
 }
 
 // MustAdvance marks values that are answered but stand still.
@@ -59,7 +59,7 @@ func (p *Poll) SetDefaults() {
 	*p = Poll{explicit: true, Interval: DefaultInterval, MaxKeys: DefaultMaxKeys, Emit: emitChanges}
 }
 
-// withDefaults is the poll with its zero fields filled, as part of source s.
+// WithDefaults returns the poll with its zero fields filled, as part of source s.
 func (p Poll) WithDefaults(s Source) Poll {
 	if !p.explicit {
 		p.Interval = cmp.Or(p.Interval, DefaultInterval)
@@ -157,7 +157,7 @@ func (p Poll) checkShape(report func(path, problem, fix string)) {
 	}
 }
 
-// question is what the driver is asked, with its templates.
+// Question compiles what the poll asks. It returns an error for each bad template.
 func (p Poll) Question() (*jq.Question, []jq.KeyError) {
 	variables := jq.PollVariables
 	switch {
@@ -166,21 +166,24 @@ func (p Poll) Question() (*jq.Question, []jq.KeyError) {
 	case p.Each != "":
 		variables = jq.KeyedVariables
 	}
-	return jq.NewQuestion(p.asking(), variables, p.JqLimit())
+	return jq.NewQuestion(p.request(), variables, p.JqLimit())
 }
 
-func (p Poll) asking() jq.Request {
+// request returns what the poll asks.
+func (p Poll) request() jq.Request {
 	return jq.Request{Method: p.Method, Params: p.Params, Body: p.Body, Path: p.Path, Query: p.Query, Headers: p.Headers}
 }
 
-// shape compiles the poll's expressions over an answer.
+// Shape compiles the poll's expressions over an answer. It returns an error for each bad
+// one.
 func (p Poll) Shape() (*jq.Shape, []jq.KeyError) {
 	return jq.NewShape(jq.ShapeSpec{
 		Select: p.Select, Advance: p.MustAdvance.Path, Each: p.Each, Key: p.Key, MaxKeys: p.MaxKeys, Limit: p.JqLimit(),
 	})
 }
 
-// jqLimit is how long the expressions of one step may take together.
+// JqLimit returns how long the expressions of one step may take together: a fifth of the
+// interval, 100ms to 1s.
 func (p Poll) JqLimit() time.Duration {
 	return min(max(p.Interval/5, 100*time.Millisecond), time.Second)
 }

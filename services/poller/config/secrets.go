@@ -7,9 +7,9 @@ import (
 	"github.com/pollcast/pollcast/services/poller/jq"
 )
 
-// secretsOf lists what must not come back in an error text: header values, and
-// what may be a key among the parameters and in the URLs. Short texts hide
-// nothing, and would make every message unreadable.
+// SecretsOf lists what no error text may hold: the values of headers, and what may be a
+// key in the parameters and the URLs. It leaves short texts out: they are no keys, and to
+// hide them would make every message unreadable.
 func SecretsOf(c Source) []string {
 	var all []string
 	add := func(s string, shortest int) {
@@ -40,7 +40,7 @@ func SecretsOf(c Source) []string {
 			}
 		}
 	}
-	asked := func(a jq.Request) {
+	addRequest := func(a jq.Request) {
 		walk(jq.Plain(a.Params))
 		walk(jq.Plain(a.Body))
 		for _, v := range a.Query {
@@ -56,9 +56,9 @@ func SecretsOf(c Source) []string {
 		}
 	}
 	for _, p := range c.Polls {
-		asked(p.asking())
+		addRequest(p.request())
 		if p.Follow != nil {
-			asked(p.askingHead())
+			addRequest(p.headRequest())
 		}
 	}
 	for _, address := range c.Upstreams {

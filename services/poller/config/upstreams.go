@@ -10,10 +10,8 @@ import (
 	"time"
 )
 
-// What a source says of its upstreams beyond where they are: how the calls of a
-// tick share its time, and how many an upstream may get.
-
-// checkAttempts looks at the polls that are good themselves.
+// checkAttempts checks how the calls of a tick share its time. It leaves out polls whose
+// interval or timeout is wrong itself.
 func (s Source) checkAttempts(report func(path, problem, fix string)) {
 	if s.Retries < 0 || s.Retries > MaxRetries {
 		report("retries", fmt.Sprintf("%d is out of range", s.Retries), fmt.Sprintf("use 0 to %d", MaxRetries))
@@ -59,8 +57,7 @@ func (s Source) checkAttempts(report func(path, problem, fix string)) {
 	s.checkQuota(report)
 }
 
-// nearest is the most retries that fit, and the shortest timeout with which all
-// do.
+// nearest returns the most retries that fit, and the shortest timeout with which all do.
 func (c Pace) nearest() (retries int, budget time.Duration) {
 	fewer := c
 	for fewer.Retries > 0 && !fewer.fits() {
@@ -75,6 +72,7 @@ func (c Pace) nearest() (retries int, budget time.Duration) {
 	return fewer.Retries, time.Duration(n) * step
 }
 
+// checkQuota checks that the regular polls fit into maxCallsPerMinute.
 func (s Source) checkQuota(report func(path, problem, fix string)) {
 	most := s.MaxCallsPerMinute
 	if most < 0 {
@@ -106,7 +104,7 @@ func (s Source) checkQuota(report func(path, problem, fix string)) {
 		report("maxCallsPerMinute", problem, fix+fmt.Sprintf("; %d polls cannot do with less than %d, whatever their intervals", len(s.Polls), least))
 		return
 	}
-	// By tenths, as people write them.
+	// In tenths, so that the number is short.
 	tenths := 10 + sort.Search(10*int(time.Minute/MinInterval), func(i int) bool {
 		return s.callsInAnyMinute(float64(10+i)/10) <= most
 	})
@@ -121,15 +119,15 @@ func (s Source) checkQuota(report func(path, problem, fix string)) {
 	report("maxCallsPerMinute", problem, fix)
 }
 
-// slowest is the shortest interval with which the only poll keeps to the quota.
+// slowest returns the shortest interval with which the only poll keeps to the quota.
 func (s Source) slowest(p Poll, most int) time.Duration {
 	const step = 10 * time.Millisecond
 	ticks := time.Duration(most / (p.callsPerTick() + s.Retries))
 	return max(p.Interval, (time.Minute/ticks+step-1)/step*step)
 }
 
-// fewerPositions is the most that polls which follow may ask for in a tick to
-// keep to the quota; 0 if there are none, or no number is small enough.
+// fewerPositions returns the largest maxPerTick with which polls that follow keep to the
+// quota; 0 if there are none, or no number is small enough.
 func (s Source) fewerPositions(most int) int {
 	fewer, longest := s, 0
 	fewer.Polls = maps.Clone(s.Polls)
@@ -155,9 +153,8 @@ func (s Source) fewerPositions(most int) int {
 	return 0
 }
 
-// callsInAnyMinute is the most that the polls ask of one upstream in a minute
-// at their pace, with every retry going to it, if their intervals were so many
-// times as long.
+// callsInAnyMinute returns the most calls that one upstream gets in a minute, with every
+// retry, if all intervals were stretch times as long.
 func (s Source) callsInAnyMinute(stretch float64) (n int) {
 	for _, p := range s.Polls {
 		interval := max(MinInterval, time.Duration(stretch*float64(p.WithDefaults(s).Interval)))
@@ -166,8 +163,8 @@ func (s Source) callsInAnyMinute(stretch float64) (n int) {
 	return n
 }
 
-// displayName is scheme and host of a URL, made unique among a source's
-// upstreams.
+// DisplayName returns scheme and host of a URL, made unique among the upstreams of a
+// source: seen counts the names so far.
 func DisplayName(address string, seen map[string]int) string {
 	name := "upstream"
 	if u, err := url.Parse(address); err == nil {
