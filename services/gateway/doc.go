@@ -20,11 +20,12 @@
 //	session.go    a connection with what its client sends: receive.go, reader.go
 //	subscribe.go  how a connection enters a feed, after behind.go; readback.go,
 //	              past.go: what is read back of the stream for clients that resume
-//	handler.go    HTTP: upgrade, origin, bounds; sse.go, values.go: without WebSocket
-//	accept.go     who may come in, and when; room for bounds per client address
+//	handler.go    HTTP: upgrade, origin; sse.go, values.go: without WebSocket
+//	gate.go       when a client may come in; sockets.go: before it has asked
+//	admit.go      who may come in; room for identity and bounds per client address
 //	sweep.go      pings, deadlines and silence, in one clock; evict.go: memory
 //	server.go     all connections: drain, clean-up, the registry
 //
-// Three places decide what a client may do: admit (handler.go) for its
-// request, let (accept.go) for its connection, handle (reader.go) for its frames.
+// Three places decide what a client may do: admit (admit.go) for its request, let
+// (also there) for its connection, handle (reader.go) for its frames.
 package gateway

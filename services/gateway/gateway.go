@@ -129,7 +129,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	follower := &bus.Follower{Conn: nc, Names: g.names, Log: &intake{Hub: g.server.hub}, Logger: g.opts.Logger}
 	g.server.readbacks.source = streamPast{follower, time.Now}
 
-	// What ends last is stopped last: inner lives while clients are drained.
+	// inner ends last and is stopped last: it lives while clients are drained.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var wg sync.WaitGroup

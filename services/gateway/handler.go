@@ -75,7 +75,7 @@ func (s *server) upgrade() http.HandlerFunc {
 			s.turnAway(w, reason, why)
 			return
 		}
-		// Of the extensions the library knows only the name, so it sees what was
+		// The library knows only the names of the extensions, so it sees what was
 		// found acceptable.
 		shake := up
 		shake.EnableCompression = s.cfg.Compression && ws.OffersDeflate(r.Header.Values("Sec-WebSocket-Extensions"))

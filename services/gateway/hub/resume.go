@@ -102,7 +102,7 @@ func (v *View) since(since *wire.Since, f *Feed, filled *Gap) Replayed {
 	case filled != nil:
 		return v.fromStream(filled, since, f)
 	case since.Seq < v.history.from:
-		// What the history holds is not read back: a replica may not have it yet.
+		// Events in the history are not read back: a replica may not have them yet.
 		// Clients that are not far behind share what is read of all topics.
 		if v.history.reach()-since.Seq <= NearBy {
 			return Replayed{Missing: &Gap{Patterns: everything, After: since.Seq, all: true}}

@@ -9,6 +9,6 @@
 // An expression sees the answer and nothing else: no environment, no files, no other
 // input. Its time is bounded by the caller.
 //
-// What fails says two things: one text for everybody, which quotes no value, and one
+// A failure has two texts: one text for everybody, which quotes no value, and one
 // for the operator (RedactedError).
 package jq

@@ -8,7 +8,7 @@
 //	        ▲       └─► a job to publish ─► record ───► settle: what is stored now
 //	        └───────────────────────────────────────────────┘
 //
-// What it knows is its state, which its mutex guards:
+// Its state is guarded by its mutex:
 //
 //	ticks   when it asks next
 //	kind    what a good answer is: values, or positions of a sequence (following)

@@ -126,9 +126,9 @@ func (s *state) nextJob(now time.Time, t *lease.Tenure) *record.Job {
 	return new(j)
 }
 
-// addFence adds to a job the record that makes the stream refuse what is on its way.
-// What there is to publish is it, unless that speaks of a value which the stream may not
-// hold: then the record says of the value what was published last.
+// addFence adds to a job the record that makes the stream refuse what is on its way. It is
+// the freshness record of the job, if that speaks of a value which the stream holds.
+// Otherwise it is a record that says of the value what was published last.
 func (s *state) addFence(j *record.Job, now time.Time) {
 	if j.Fresh == nil && len(j.Changes) == 0 && j.Known.Fresh == nil {
 		return // there is nothing to publish yet
@@ -223,7 +223,7 @@ func (s *state) dropTooLong(err error, now time.Time) {
 func (p *Poll) StoreAgain(first uint64, now time.Time) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// What is under way brings its own idea of what is stored.
+	// A publish that is under way brings its own idea of what is stored.
 	if p.state.outbox.putting || now.Sub(p.state.outbox.restoredAt) < restorePause {
 		return 0
 	}

@@ -100,7 +100,7 @@ func (t *ticks) take(s config.Schedule, now time.Time) (kind tickKind, slot time
 // own tick, where longest is how long a tick takes at most. That tick is then the
 // probe, and fails over.
 func (t *ticks) probe(at, now time.Time, closed bool, longest time.Duration) {
-	// What was due and could not be is not tried in a loop.
+	// A probe that was due and could not be made is not tried in a loop.
 	t.probeAt = clock.Later(at, t.triedAt.Add(probePause))
 	if closed && clock.Later(t.probeAt, now).Add(longest).After(t.at) {
 		t.probeAt = time.Time{}

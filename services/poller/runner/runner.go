@@ -36,7 +36,7 @@ type Runner struct {
 	log       *slog.Logger
 	metrics   *Metrics
 
-	// What a session needs of the poller. Tests of a runner bring their own.
+	// These come from the poller. Tests of a runner bring their own.
 	to         poll.Stream // where its records go; nil before the first session
 	ComplainTo func(error)
 	Pulse      *clock.Pulse
