@@ -45,7 +45,7 @@ known_metrics() {
   python3 -m json.tool "$root/deploy/grafana/dashboards/pollcast.json" /dev/null || return 1
   for name in $(grep -ohE 'pollcast_[a-z_]+' "$root/deploy/prometheus/rules.yml" "$root/deploy/grafana/dashboards/pollcast.json" | sed -E 's/_(bucket|sum|count)$//' | sort -u); do
     service=${name#pollcast_} service=${service%%_*}
-    grep -qE "\"(_?${name#"pollcast_${service}_"}|$name)\"" "$root/services/$service"/*.go || { echo "services/$service has no metric $name"; return 1; }
+    grep -rqE --include='*.go' "\"(_?${name#"pollcast_${service}_"}|$name)\"" "$root/services/$service" || { echo "services/$service has no metric $name"; return 1; }
   done
 }
 check "the alerts and the dashboard name metrics that exist" known_metrics

@@ -119,3 +119,27 @@ func TestBrief(t *testing.T) {
 		t.Errorf("have %s", have)
 	}
 }
+
+// A line of a source names it once, and what a poll logs is in the poll's own lines, not
+// among those of the source.
+func TestLogsAreApart(t *testing.T) {
+	s, u := bustest.Start(t), newRPC(t)
+	u.set("503")
+	w := watch(t, s)
+	p := run(t, oneSource(u.URL, 100*time.Millisecond, time.Hour), s.Config())
+	w.fresh("stale", func(f *event.Freshness) bool { return f.Stale })
+	for line := range strings.Lines(p.log.String()) {
+		if strings.Count(line, " source=") > 1 {
+			t.Errorf("a line names its source twice: %s", line)
+		}
+	}
+	source := p.Status().Sources[0]
+	if len(source.Log) == 0 || len(source.Polls[0].Log) == 0 {
+		t.Fatalf("lines of the source %q, of the poll %q", source.Log, source.Polls[0].Log)
+	}
+	for _, line := range source.Log {
+		if strings.Contains(line, "poll=") {
+			t.Errorf("among the source's lines: %s", line)
+		}
+	}
+}

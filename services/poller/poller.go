@@ -119,7 +119,7 @@ func (p *Poller) Close() {
 
 // newRunner makes a runner that reports to this poller.
 func (p *Poller) newRunner(s *supervisor, c config.Source) (*runner.Runner, error) {
-	r, err := runner.New(s.name, c, s.log, p.metrics.runner)
+	r, err := runner.New(s.name, c, p.log, s.log, p.metrics.runner)
 	if err != nil {
 		return nil, err
 	}

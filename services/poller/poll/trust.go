@@ -75,7 +75,7 @@ func (t *trust) resume(f *event.Freshness, state event.State, maxAge time.Durati
 		// The clock was set back: nobody knows how long that is.
 		t.since = now
 		t.verdict = stale(event.PollerSilent, "the clock was set back while no poller asked")
-	case unconfirmed > maxAge:
+	case unconfirmed > maxAge && !t.asOf.IsZero():
 		// It was asked for, and each call was cut short, as by one reload after the other.
 		t.since = now
 		t.verdict = stale(event.PollerSilent, "no call has ended for "+unconfirmed.Round(time.Second).String())

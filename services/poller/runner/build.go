@@ -20,12 +20,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// New makes the runner of a source, of a configuration that was checked. Close frees it.
-func New(name string, c config.Source, log *slog.Logger, m *Metrics) (*Runner, error) {
+// New makes the runner of a source, of a configuration that was checked. It writes to
+// sourceLog, its polls write to log, each with its name. Close frees it.
+func New(name string, c config.Source, log, sourceLog *slog.Logger, m *Metrics) (*Runner, error) {
 	c = c.WithDefaults()
 	r := &Runner{
 		Name: name, config: c, files: c.FilesDigest(), Upstreams: new(ask.Upstreams),
-		log: log.With("source", name), metrics: m, ComplainTo: func(error) {},
+		log: sourceLog, metrics: m, ComplainTo: func(error) {},
 	}
 	if err := r.openUpstreams(); err != nil {
 		r.Close()

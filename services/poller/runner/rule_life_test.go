@@ -97,7 +97,7 @@ type world struct {
 	failures  int
 	called    bool // in this life
 	waiting   bool // it began while the upstream wanted to be left alone
-	silent    bool // nobody polled for so long before it that readers took the value for stale
+	silent    bool // before it the value was not checked, or not confirmed, for maxAge
 	lost      bool // a crash took the value along before it was stored
 
 	told    event.Freshness // the last record
@@ -416,7 +416,9 @@ func (w *world) restart() {
 	w.life++
 	left, b := w.left(step)
 	silence := time.Since(w.told.CheckedAt)
-	w.silent = silence.Abs() > w.poll().Config.MaxAge
+	confirmed := left.Own().AsOf()
+	w.silent = silence.Abs() > w.poll().Config.MaxAge ||
+		!confirmed.IsZero() && time.Since(confirmed) > w.poll().Config.MaxAge
 	w.begin(left, b)
 }
 

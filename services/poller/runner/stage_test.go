@@ -57,7 +57,7 @@ func newNamedStage(t *testing.T, name string, c config.Source, answer func(ctx c
 	}
 	log := slog.New(slog.NewTextHandler(&lockedWriter{s: s}, nil))
 	var err error
-	if s.r, err = New(name, c, log, NewMetrics()); err != nil {
+	if s.r, err = New(name, c, log, log.With("source", name), NewMetrics()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.r.Close)
