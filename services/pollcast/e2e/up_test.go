@@ -296,6 +296,25 @@ func faultSwitches(t *testing.T, in *installation, c *client) {
 	c.await("fresh", isFresh("host.system.status"))
 }
 
+// TestStateDirectory checks that one state directory has one process, until that
+// ends, however it ends.
+func TestStateDirectory(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t)
+	first := in.start()
+	second := newInstallation(t) // with addresses of its own
+	second.home = in.home
+	refused := run(t, second.command())
+	code, text := refused.wait(endTime), strings.TrimSpace(refused.logs())
+	if code != 1 || strings.Contains(text, "\n") ||
+		!inOrder(text, []string{filepath.Join(in.home, "pollcast"), "in use", "-state"}) {
+		t.Errorf("with the state directory in use: exit code %d and the words %q; "+
+			"want 1 and one sentence with the directory and what to do", code, text)
+	}
+	first.kill()
+	second.start()
+}
+
 // busyPorts checks that a second instance reports the address in use in one
 // sentence.
 func busyPorts(t *testing.T, in *installation) {

@@ -170,11 +170,15 @@ func stateDir(env []string) (string, error) {
 
 // Run runs everything until ctx ends, and stops it in the order of the walk.
 func Run(ctx context.Context, o Options) error {
-	if err := free(o.Config); err != nil {
+	g := newGroup()
+	defer g.stop()
+	unlock, err := lock(o.State)
+	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.State, 0o700); err != nil {
-		return fmt.Errorf("make the state directory: %w", err)
+	g.onStop(unlock)
+	if err := free(o.Config); err != nil {
+		return err
 	}
 	log := func(service string) *slog.Logger { return o.Logger.With("service", service) }
 
@@ -182,8 +186,6 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	g := newGroup()
-	defer g.stop()
 	g.onStop(srv.stop)
 
 	registry := daemon.NewRegistry()
