@@ -58,12 +58,12 @@ func newCluster(t testing.TB) *cluster {
 func (c *cluster) configure(n *clusterNode) {
 	c.t.Helper()
 	data := strconv.Quote(filepath.Join(n.dir, "data"))
-	user := fmt.Sprintf("\n  users: [\n    { user: %s, password: %q }\n", admin, password(admin))
+	user := fmt.Sprintf("\n    users: [\n      { user: %s, password: %q }\n", admin, password(admin))
 	c.rewrite("../../../deploy/config/nats.conf", filepath.Join(n.dir, "nats.conf"), map[string]string{
 		"\nport: 4222\n":     "\nlisten: " + strconv.Quote(n.addr) + "\n",
 		"\nhttp_port: 8222 ": "\nhttp: " + strconv.Quote(n.monitor) + " ",
 		"store_dir: /data\n": "store_dir: " + data + "\n",
-		"\n  users: [\n":     user,
+		"\n    users: [\n":   user,
 	})
 	n.file = filepath.Join(n.dir, "cluster.conf")
 	c.rewrite("../../../deploy/kubernetes/overlays/fleet/cluster.conf", n.file, map[string]string{

@@ -63,8 +63,10 @@ func DefaultConfig() Config {
 type Options struct {
 	Config Config
 	// State is the directory of everything kept across restarts.
-	State  string
-	Logger *slog.Logger
+	State string
+	// PublicNATS lets NATS listen where other machines reach it.
+	PublicNATS bool
+	Logger     *slog.Logger
 	// Ready, if set, is called once everything runs.
 	Ready func(Addresses)
 	// Load, if set, reads the configuration again into one that holds the
@@ -90,6 +92,8 @@ func Command(ctx context.Context, hangups <-chan struct{}, args, env []string, s
 	var f daemon.Flags
 	f.Register(flags)
 	state := flags.String("state", "", "`directory` to keep the last values in (default: pollcast in the user's state directory)")
+	publicNATS := flags.Bool("public-nats", false,
+		"let nats.url be an address that other machines reach: they can read all values without a password")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return daemon.ExitOK
 	} else if err != nil {
@@ -111,7 +115,7 @@ func Command(ctx context.Context, hangups <-chan struct{}, args, env []string, s
 	}
 	logger := cfg.Log.Logger(stderr)
 	err := Run(ctx, Options{
-		Config: cfg, State: *state, Logger: logger,
+		Config: cfg, State: *state, PublicNATS: *publicNATS, Logger: logger,
 		Load: func(c *Config) error { return Load(c, f, env) }, Hangups: hangups,
 		Ready: func(a Addresses) {
 			fmt.Fprint(stdout, a.banner())
@@ -182,7 +186,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	log := func(service string) *slog.Logger { return o.Logger.With("service", service) }
 
-	srv, nats, err := startNATS(o.Config.NATS, filepath.Join(o.State, "nats"), log("nats"))
+	srv, nats, err := startNATS(o.Config.NATS, filepath.Join(o.State, "nats"), o.PublicNATS, log("nats"))
 	if err != nil {
 		return err
 	}
