@@ -223,12 +223,25 @@ func stockCLI(t *testing.T, in *installation, c *client) {
 	for _, args := range [][]string{
 		{"pub", "pollcast.in.host.x", `{"forged":true}`},
 		{"pub", "pollcast.live.host.x", `{"forged":true}`},
+		{"pub", "$JS.API.INFO", "", "--reply=$KV.pollcast_leases.host"},
+		{"pub", "$JS.API.STREAM.NAMES", "", "--reply=$JS.API.STREAM.DELETE.POLLCAST"},
 		{"stream", "rm", "-f", "POLLCAST", "--timeout=1s"},
 		{"kv", "del", "-f", "pollcast_leases", "host", "--timeout=1s"},
 	} {
 		_, text, code := natsCLI(t, append(args, server)...)
 		if code == 0 || !strings.Contains(strings.ToLower(text), "permissions violation") {
 			t.Errorf("nats %s: exit code %d, want it refused: %s", strings.Join(args, " "), code, text)
+		}
+	}
+	// A reader may ask for the last value, and its answer goes where it reads.
+	const last = "$JS.API.DIRECT.GET.POLLCAST.pollcast.in.host.system.status"
+	out, text, code = natsCLI(t, "request", last, "", "--raw", server)
+	if code != 0 || !json.Valid([]byte(out)) {
+		t.Errorf("nats request %s: exit code %d, %q, %s", last, code, out, text)
+	}
+	for _, reply := range []string{"$KV.pollcast_leases.host", "pollcast.in.host.x", "pollcast.live.host.x"} {
+		if _, text, code := natsCLI(t, "pub", last, "", "--reply="+reply, server); code != 0 {
+			t.Errorf("nats pub --reply=%s: exit code %d: %s", reply, code, text)
 		}
 	}
 	for range 2 {
