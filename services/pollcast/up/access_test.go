@@ -351,3 +351,29 @@ func TestNATSAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestNATSAgain checks that the stream is there and can be updated after a restart.
+func TestNATSAgain(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		c := bus.DefaultConfig()
+		c.URL = "nats://127.0.0.1:0"
+		e, c, err := startNATS(c, dir, false, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &access{t: t, url: "nats://" + e.addr(), inside: nats.UserInfo(c.User, c.Password.Reveal())}
+		a.nc = a.connect(a.inside)
+		if a.names, err = bus.NewNames(""); err == nil {
+			a.js, err = jetstream.New(a.nc)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bus.EnsureStream(t.Context(), a.js, a.names, c); err != nil {
+			t.Fatal(err)
+		}
+		a.nc.Close()
+		_ = e.stop() // it never fails
+	}
+}
