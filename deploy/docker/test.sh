@@ -40,6 +40,10 @@ trap clean EXIT
 trap 'exit 130' INT TERM
 
 check "the compose file is valid, with every profile" c --profile observe config --quiet
+no_password() { local out; ! out=$(env -u "$1" docker compose --env-file /dev/null -f "$root/docker-compose.yml" config --quiet 2>&1) && grep -q "$1.*passwords.sh" <<<"$out" || { echo "$out"; return 1; }; }
+for user in POLLER GATEWAY READER; do
+  check "without NATS_${user}_PASSWORD nothing starts" no_password "NATS_${user}_PASSWORD"
+done
 known_metrics() {
   local name service
   python3 -m json.tool "$root/deploy/grafana/dashboards/pollcast.json" /dev/null || return 1
@@ -181,6 +185,11 @@ check "the services never asked NATS for what they may not do" unharmed
 reader_sees() { ask reader "$NATS_READER_PASSWORD" sub 'pollcast.live.host.>' >"$work/nats" && grep -q '^Nats-Sequence: ' "$work/nats"; }
 check "a reader sees what is live, with headers" reader_sees
 check "a reader may not publish what is live" refused 'Permissions Violation' reader "$NATS_READER_PASSWORD" pub pollcast.live.host.system.status
+reader_gets() { ask reader "$NATS_READER_PASSWORD" request '$JS.API.DIRECT.GET.POLLCAST.pollcast.in.host.system.status' >"$work/nats" && grep -q '^Nats-Subject: pollcast.in.host.system.status' "$work/nats"; }
+check "a reader gets the last value" reader_gets
+for request in '$JS.API.INFO' '$JS.API.STREAM.INFO.POLLCAST' '$JS.API.STREAM.NAMES' '$JS.API.DIRECT.GET.POLLCAST'; do
+  check "a reader may not ask $request, whose answer goes to any subject" refused 'Permissions Violation' reader "$NATS_READER_PASSWORD" pub "$request"
+done
 check "a reader may not publish as a poller" refused 'Permissions Violation' reader "$NATS_READER_PASSWORD" pub pollcast.in.host.system.status
 check "a reader may not listen to a gateway's inbox" refused 'Permissions Violation' reader "$NATS_READER_PASSWORD" sub '_INBOX_gateway.>'
 check "a gateway may not publish" refused 'Permissions Violation' gateway "$NATS_GATEWAY_PASSWORD" pub pollcast.in.host.system.status

@@ -8,8 +8,9 @@ probe.py ws URL [SECONDS]
 
 probe.py nats ADDRESS USER PASSWORD sub SUBJECT
 probe.py nats ADDRESS USER PASSWORD pub SUBJECT [PAYLOAD]
+probe.py nats ADDRESS USER PASSWORD request SUBJECT
     Speaks the NATS text protocol. sub prints the first message with its
-    headers, within 15 s; pub publishes. Exit 1 with the server's words when it
+    headers, within 15 s; request prints the first answer; pub publishes. Exit 1 with the server's words when it
     refuses.
 """
 import base64
@@ -117,6 +118,8 @@ def nats(address, user, password, verb, subject, payload="{}"):
     s.sock.sendall(f"CONNECT {json.dumps(options)}\r\nPING\r\n".encode())
     if verb == "sub":
         s.sock.sendall(f"SUB {subject} 1\r\n".encode())
+    elif verb == "request":
+        s.sock.sendall(f"SUB _INBOX.probe 1\r\nPUB {subject} _INBOX.probe 0\r\n\r\n".encode())
     else:
         s.sock.sendall(f"PUB {subject} {len(payload)}\r\n{payload}\r\nPING\r\n".encode())
     pongs = 0
