@@ -95,6 +95,9 @@ func (s *stack) command(name, path string, sets ...string) command {
 	if name == "poller" {
 		c.env = append(c.env, s.env...)
 	}
+	if name == "gateway" {
+		c.env = append(c.env, "POLLCAST_NATS_JETSTREAM_APIPREFIX=pollcast.api")
+	}
 	for _, set := range append(sets, s.sets...) {
 		c.args = append(c.args, "-set", set)
 	}
