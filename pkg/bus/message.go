@@ -220,6 +220,9 @@ func (n Names) Decode(m *nats.Msg) (Message, error) {
 	if !ok {
 		return bad("subject", ErrForeign)
 	}
+	if want, ok := recordTypes[k]; ok && first(m, hdrType) != want {
+		return bad(fmt.Sprintf("%s %q", hdrType, first(m, hdrType)), ErrForeign)
+	}
 	switch k {
 	case kindFresh:
 		r := freshRecord{Freshness: new(event.Freshness)}
@@ -247,6 +250,9 @@ func (n Names) Decode(m *nats.Msg) (Message, error) {
 	}
 	return out, nil
 }
+
+// recordTypes are the types of the records that are no events.
+var recordTypes = map[kind]string{kindFresh: event.TypeFresh, kindBreaker: event.TypeBreaker}
 
 func decodeEvent(m *nats.Msg, about string) (*event.Event, error) {
 	e := &event.Event{

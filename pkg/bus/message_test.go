@@ -160,7 +160,15 @@ func TestDecodeRefuses(t *testing.T) {
 		{"foreign poll", func(m *nats.Msg) { m.Header["ce-poll"] = []string{"z.b"} }, "not the topic's poll"},
 		{"bad freshness", func(m *nats.Msg) {
 			m.Header["Nats-Subject"], m.Data = []string{n.InFresh("a.b")}, []byte(`[]`)
+			m.Header["ce-type"] = []string{event.TypeFresh}
 		}, "freshness record"},
+		{"freshness without a type", func(m *nats.Msg) {
+			m.Header["Nats-Subject"], m.Data = []string{n.InFresh("a.b")}, []byte(`{}`)
+			delete(m.Header, "ce-type")
+		}, `ce-type "": not a pollcast record`},
+		{"breaker of another type", func(m *nats.Msg) {
+			m.Header["Nats-Subject"], m.Data = []string{n.InBreaker("a")}, []byte(`{}`)
+		}, `ce-type "pollcast.event.v1": not a pollcast record`},
 	} {
 		m := good()
 		tt.harm(m)

@@ -69,8 +69,15 @@ func (l *Lease) Wake() {
 	}
 }
 
-// ours reports whether an entry names this poller.
-func (l *Lease) ours(entry []byte) bool { return decodeHolder(entry).Owner == l.group.self.Owner }
+// ours reports whether this poller may overwrite an entry: one that names this poller,
+// or one that is not valid, which no poller wrote.
+func (l *Lease) ours(entry []byte) bool {
+	owner := decodeHolder(entry).Owner
+	if owner == unknown {
+		l.log.Warn("somebody who is no poller wrote on the lease; it is ignored", "bytes", len(entry))
+	}
+	return owner == unknown || owner == l.group.self.Owner
+}
 
 // Acquire waits until this poller holds the lease. The only error is ctx's.
 func (l *Lease) Acquire(ctx context.Context) (*Tenure, error) {

@@ -1,8 +1,10 @@
 package lease
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,5 +58,36 @@ func TestReleaseAfterLostRenewal(t *testing.T) {
 	}
 	if _, err := kv.Get(t.Context(), "host"); err != nil {
 		t.Errorf("the other's lease is gone: %v", err)
+	}
+}
+
+// An entry that no poller wrote holds nothing: the holder renews its lease, and a
+// poller that waits gets it.
+func TestForeignEntry(t *testing.T) {
+	s := bustest.Start(t)
+	_, js, names := s.JetStream()
+	kv, err := bus.EnsureLeases(t.Context(), js, names, s.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	l := NewGroup(Options{
+		KV: kv, Owner: "a", Host: "h", TTL: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
+		Claimants: func() []Claimant { return nil },
+	}).Lease("host", slog.New(slog.NewTextHandler(&log, nil)))
+	for _, entry := range []string{"", "junk", `{"type":"io.nats.jetstream.api.v1.stream_names_response"}`, `{"owner":""}`} {
+		if _, err := kv.Put(t.Context(), "host", []byte(entry)); err != nil {
+			t.Fatal(err)
+		}
+		tenure, err := l.try(t.Context())
+		if err != nil || tenure == nil {
+			t.Fatalf("the entry %q keeps the lease: %v", entry, err)
+		}
+		if have, err := kv.Get(t.Context(), "host"); err != nil || have.Revision() != tenure.Fence {
+			t.Errorf("after %q: %v, %v; want revision %d", entry, have, err, tenure.Fence)
+		}
+	}
+	if n := strings.Count(log.String(), "somebody who is no poller"); n != 4 {
+		t.Errorf("it was logged %d times, want 4:\n%s", n, &log)
 	}
 }

@@ -66,11 +66,14 @@ type Holder struct {
 	Why   string    `json:"why,omitempty"` // why the lease was free when this poller took it
 }
 
-// decodeHolder reads an entry. An entry that is not valid belongs to "unknown".
+// unknown is the owner of an entry that is not valid.
+const unknown = "unknown"
+
+// decodeHolder reads an entry. An entry that is not valid belongs to unknown.
 func decodeHolder(entry []byte) Holder {
 	var h Holder
 	if err := json.Unmarshal(entry, &h); err != nil || h.Owner == "" {
-		return Holder{Owner: "unknown"}
+		return Holder{Owner: unknown}
 	}
 	return h
 }
