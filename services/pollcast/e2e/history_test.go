@@ -13,7 +13,7 @@ import (
 // than the one before, and no message of an older lease holder follows one of a
 // newer.
 func (f *fleet) wantOneHistory() {
-	nc := f.stack.nats.connect("reader")
+	nc := f.stack.nats.connect("poller")
 	js, err := nc.JetStream()
 	if err != nil {
 		f.Fatal(err)

@@ -25,7 +25,7 @@ type topicRecord struct {
 // readStream reads the whole stream, message by message.
 func readStream(t testing.TB, n *natsServer) map[string]*topicRecord {
 	t.Helper()
-	js, err := n.connect("reader").JetStream()
+	js, err := n.connect("poller").JetStream()
 	if err != nil {
 		t.Fatal(err)
 	}
