@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +31,8 @@ type access struct {
 	inside nats.Option // a user without limits in the account of the services
 	nc     *nats.Conn  // of that user
 	js     jetstream.JetStream
+
+	replicas int // of the streams
 }
 
 // TestAccessUp checks what a client without credentials can do to the NATS server
@@ -62,8 +66,61 @@ func TestAccessConfig(t *testing.T) {
 	})
 }
 
-// configured starts a server with the file, and adds a user without limits.
+// TestAccessCluster checks that a gateway reads through every server of a cluster,
+// whichever leads the stream.
+func TestAccessCluster(t *testing.T) {
+	var ports []int
+	var routes []*url.URL
+	for range 3 { // a server needs the routes to all before it starts
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		routes = append(routes, &url.URL{Scheme: "nats-route", Host: l.Addr().String()})
+		l.Close()
+	}
+	var servers []*server.Server
+	for i, port := range ports {
+		opts := options(t)
+		opts.ServerName = fmt.Sprintf("access-%d", i)
+		opts.Cluster = server.ClusterOpts{Name: "access", Host: "127.0.0.1", Port: port}
+		opts.Routes = routes
+		servers = append(servers, launch(t, opts))
+	}
+	a := &access{t: t, url: servers[0].ClientURL(), inside: nats.UserInfo("admin", "admin"), replicas: 3}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		ready := 0
+		for _, s := range servers {
+			if s.JetStreamIsCurrent() && s.NumRoutes() > 0 {
+				ready++
+			}
+		}
+		if ready == len(servers) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the cluster does not form")
+		}
+	}
+	a.fill()
+	a.store(5, lastData)
+	for _, s := range servers {
+		a.url = s.ClientURL()
+		a.gatewayCan()
+	}
+}
+
+// configured starts a server with the file.
 func configured(t *testing.T) *access {
+	t.Helper()
+	a := &access{t: t, url: start(t, options(t)).ClientURL(), inside: nats.UserInfo("admin", "admin"), replicas: 1}
+	a.fill()
+	return a
+}
+
+// options reads the file, and adds a user without limits.
+func options(t *testing.T) *server.Options {
 	t.Helper()
 	t.Setenv("NATS_NAME", "access")
 	for _, user := range []string{"poller", "gateway", "reader"} {
@@ -85,18 +142,29 @@ func configured(t *testing.T) *access {
 	}
 	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir()
 	opts.NoSigs, opts.NoLog = true, true
+	return opts
+}
+
+func start(t *testing.T, opts *server.Options) *server.Server {
+	t.Helper()
+	srv := launch(t, opts)
+	if !srv.ReadyForConnections(10 * time.Second) {
+		t.Fatal("NATS is not ready")
+	}
+	return srv
+}
+
+// launch starts a server and does not wait until it is ready: in a cluster it is that
+// only with the others.
+func launch(t *testing.T, opts *server.Options) *server.Server {
+	t.Helper()
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv.Start()
 	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("NATS is not ready")
-	}
-	a := &access{t: t, url: srv.ClientURL(), inside: nats.UserInfo("admin", "admin")}
-	a.fill()
-	return a
+	return srv
 }
 
 const (
@@ -116,6 +184,7 @@ func (a *access) fill() {
 		a.t.Fatal(err)
 	}
 	c := bus.DefaultConfig()
+	c.Replicas = max(a.replicas, 1)
 	if _, err := bus.EnsureStream(a.t.Context(), a.js, a.names, c); err != nil {
 		a.t.Fatal(err)
 	}
