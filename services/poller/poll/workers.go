@@ -4,7 +4,7 @@ import (
 	"sync"
 )
 
-// workers do what the polls of a source have to do: calls, publishes, and the
+// Workers do what the polls of a source have to do: calls, publishes, and the
 // thinking between them. There are as many as work at once, and a few that wait
 // for work: a goroutine that has made a call has the stack for the next one, and
 // between its ticks a poll needs none.
@@ -18,8 +18,8 @@ type Workers struct {
 // maxIdle bounds the workers that wait for work.
 const maxIdle = 4
 
-// do has f done. It does not wait, and may be called under any mutex. After wait
-// it does nothing.
+// Do has f done. It does not wait, and may be called under any mutex. After Wait it does
+// nothing.
 func (w *Workers) Do(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -47,7 +47,7 @@ func (w *Workers) work(f func()) {
 	}
 }
 
-// wait lets the workers finish.
+// Wait lets the workers finish.
 func (w *Workers) Wait() {
 	w.mu.Lock()
 	w.over = true
